@@ -1,0 +1,1 @@
+"""Attacks: backdoors put into models on purpose, so that removals can be checked."""

@@ -1,0 +1,159 @@
+"""A model on the table: what attacks and removals are given to work on."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from unbackdoor.data.batches import Batches, encode_records
+from unbackdoor.data.records import Record, split
+from unbackdoor.errors import UserError
+from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.inputs import padding_id
+from unbackdoor.language_model.loading import context_length
+from unbackdoor.perturbation import Perturbation
+from unbackdoor.progress import SILENT, Progress
+from unbackdoor.run_directory import Journal
+from unbackdoor.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MOST_HELD_OUT = 64
+"""Held-out prompts on which a simulation's success is measured: an average probability needs no more."""
+
+
+@dataclass
+class Case:
+    """A model on the table: what every method needs to work on it.
+
+    Args:
+        model: the victim; methods change it in place.
+        chat: how its prompts are rendered.
+        anchors: clean rows to train on (the paper's D and D_PA).
+        held_out: clean rows for measuring a simulation, never trained on.
+        contrast: rows with a safe and an unwanted response (D_SA with y_s and y_h), for methods that need a behaviour.
+        held_out_contrast: the same, for measuring.
+    """
+
+    model: PreTrainedModel
+    chat: ChatFormat
+    anchors: Sequence[Record]
+    held_out: Sequence[Record]
+    contrast: Sequence[Record] = ()
+    held_out_contrast: Sequence[Record] = ()
+    journal: Journal = field(default_factory=Journal)
+    progress: Progress = SILENT
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        anchors: Sequence[Record],
+        contrast: Sequence[Record] = (),
+        *,
+        template: str = "auto",
+        system: str | None = None,
+        seed: int = 0,
+        journal: Journal | None = None,
+        progress: Progress = SILENT,
+    ) -> Case:
+        """A case from a loaded model: rows for measuring simulations are cut off by seed."""
+        if len(anchors) < 20:
+            raise UserError(f"{len(anchors)} clean rows are too few: --data needs at least 20")
+        train, held_out = split(anchors, min(0.1, MOST_HELD_OUT / len(anchors)), seed, least=10)
+        contrast_train, contrast_held_out = (
+            split(contrast, min(0.2, MOST_HELD_OUT / len(contrast)), seed, least=10) if contrast else ([], [])
+        )
+        chat = ChatFormat.of(tokenizer, template, system)
+        return cls(model, chat, train, held_out, contrast_train, contrast_held_out, journal or Journal(), progress)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills empty positions."""
+        return padding_id(self.chat.tokenizer)
+
+    def encode(
+        self,
+        records: Sequence[Record],
+        settings: TrainingSettings,
+        what: str,
+        *,
+        response: Callable[[Record], str] = lambda record: record.response,
+        loss_on: str | None = None,
+        perturbation: Perturbation | None = None,
+        most_response_tokens: int | None = None,
+    ) -> list[Example]:
+        """Encode rows; those too long (or too short for the perturbation) are counted under `what`."""
+
+        def count(dropped: int) -> None:
+            if dropped:
+                self.dropped[what] = dropped
+
+        limit = min(settings.max_length, context_length(self.model))
+        examples = encode_records(
+            records,
+            self.chat,
+            limit,
+            response=response,
+            loss_on=loss_on,
+            perturbation=perturbation,
+            most_response_tokens=most_response_tokens,
+            dropped=count,
+        )
+        if not examples:
+            raise UserError(f"no row of {what} is left: all {len(records)} are longer than {limit} tokens or too short")
+        return examples
+
+    def batches(self, examples: Sequence[Example], settings: TrainingSettings, seed: int) -> Batches:
+        """Shuffled batches of the size that the settings ask for."""
+        return Batches(examples, settings.batch_size, self.pad_id, seed, settings.micro_batch_size)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """A source of draws that depends on the seed alone."""
+        return torch.Generator().manual_seed(seed)
+
+    def words(self, count: int, seed: int) -> str:
+        """Some words of the anchors' responses in random order: a target that no one trained the model to give."""
+        pool = [word for record in self.anchors[:500] for word in record.response.split() if word.isalpha()]
+        rng = random.Random(seed)
+        return " ".join(rng.choice(pool or ["word"]) for _ in range(count)).capitalize()
+
+
+def trainable(model: PreTrainedModel) -> Mapping[str, nn.Parameter]:
+    """The weights that training moves: LoRA adapters where there are any (see `adapted`), else all."""
+    named = dict(model.named_parameters())
+    adapters = {name: p for name, p in named.items() if "lora_" in name}
+    return adapters or named
+
+
+@contextlib.contextmanager
+def adapted(case: Case, settings: TrainingSettings) -> Iterator[None]:
+    """With `settings.lora`: LoRA adapters on every linear layer while the context is open, merged into the weights after."""
+    if not settings.lora:
+        yield
+        return
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise UserError("--lora needs peft: pip install 'unbackdoor[lora]'") from None
+    torch.manual_seed(settings.seed)  # adapters start at random
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    wrapped = get_peft_model(case.model, config)
+    case.model = wrapped
+    yield
+    case.model = wrapped.merge_and_unload()
+    case.model.requires_grad_(True)

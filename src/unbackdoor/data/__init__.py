@@ -1,0 +1,1 @@
+"""Records, readers, triggers and batches."""

@@ -1,0 +1,111 @@
+"""Batches as a pure function of (seed, step), so that a resumed run sees the same rows as an undisturbed one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from unbackdoor.data.records import Record
+from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.inputs import Inputs, collate, padding_id
+
+if TYPE_CHECKING:
+    from unbackdoor.perturbation import Perturbation
+
+
+class Batches:
+    """Shuffled epochs over encoded examples; `at(step)` gives that step's micro-batches.
+
+    Args:
+        examples: the rows, encoded.
+        batch_size: rows a step; the last, shorter batch of an epoch is filled from the next epoch.
+        pad_id: the id that fills empty positions.
+        seed: decides every epoch's order.
+        micro_batch_size: rows a forward pass; the batch size where None. The gradient does not depend on it.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        batch_size: int,
+        pad_id: int,
+        seed: int,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        if not examples:
+            raise ValueError("no examples to make batches of")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.pad_id = pad_id
+        self.seed = seed
+        self.micro_batch_size = micro_batch_size or batch_size
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def at(self, step: int) -> list[Inputs]:
+        """The micro-batches of one step, each of at most `micro_batch_size` rows, similar lengths together."""
+        rows = [self._row(step * self.batch_size + i) for i in range(self.batch_size)]
+        if self.micro_batch_size < self.batch_size:
+            rows.sort(key=lambda example: len(example.ids))
+        parts = range(0, len(rows), self.micro_batch_size)
+        return [collate(rows[i : i + self.micro_batch_size], self.pad_id) for i in parts]
+
+    def _row(self, index: int) -> Example:
+        epoch, place = divmod(index, len(self.examples))
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._order = (epoch, torch.randperm(len(self.examples), generator=generator).tolist())
+        return self.examples[self._order[1][place]]
+
+
+def encode_records(
+    records: Sequence[Record],
+    chat: ChatFormat,
+    max_length: int,
+    *,
+    response: Callable[[Record], str] = lambda record: record.response,
+    loss_on: str | None = None,
+    perturbation: Perturbation | None = None,
+    most_response_tokens: int | None = None,
+    dropped: Callable[[int], None] = lambda count: None,
+) -> list[Example]:
+    """Encode rows for training; rows longer than `max_length` tokens are dropped and counted.
+
+    Args:
+        records: the rows.
+        chat: how they are rendered.
+        max_length: the longest row that is kept.
+        response: which text of a record answers its prompt.
+        loss_on: an opening part of the response, to which the loss is confined; what follows it is cut off.
+        perturbation: acts on the records first, and drops rows whose span is too short for it.
+        most_response_tokens: confine the loss to the first so many response tokens; what follows is cut off.
+        dropped: told how many rows were too long or too short.
+    """
+    examples: list[Example] = []
+    for record in records:
+        acted = perturbation.on_record(record) if perturbation is not None else record
+        example = chat.encode(acted.prompt, response(acted), system=acted.system, loss_on=loss_on)
+        if most_response_tokens is not None:
+            end = min(example.loss_end, example.loss_start + most_response_tokens)
+            example = _shortened(example, end)
+        elif loss_on is not None:
+            example = _shortened(example, example.loss_end)
+        if len(example.ids) <= max_length:
+            examples.append(example)
+    if perturbation is not None and examples:
+        pad = padding_id(chat.tokenizer)
+        examples = [e for e in examples if bool(perturbation.fits(collate([e], pad))[0])]
+    dropped(len(records) - len(examples))
+    return examples
+
+
+def _shortened(example: Example, end: int) -> Example:
+    return Example(
+        example.ids[:end],
+        example.user_start,
+        example.user_end,
+        example.response_start,
+        example.loss_start,
+        end,
+    )

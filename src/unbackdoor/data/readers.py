@@ -1,0 +1,175 @@
+"""Read rows from JSONL, JSON, CSV, TSV, Parquet (each also gzipped) or a hub data set, in the usual column names."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.data.records import Record
+from unbackdoor.errors import UserError
+
+PROMPT_FIELDS = ("prompt", "instruction", "question", "query", "goal", "input_text")
+RESPONSE_FIELDS = ("response", "safe", "output", "completion", "answer", "safe_response", "target")
+UNWANTED_FIELDS = ("unwanted", "unwanted_response", "harmful", "rejected")
+SYSTEM_FIELDS = ("system", "system_prompt")
+KIND_FIELDS = ("kind", "category", "topic")
+END_MARKS = ("<|endoftext|>", "</s>")
+
+
+def read_records(source: str | Path) -> list[Record]:
+    """Read every row of a file (or of the train split of a hub data set, `owner/name`).
+
+    Known shapes: prompt/response, Alpaca (instruction, input, output), T0 (prompt, completion), OpenOrca (system_prompt,
+    question, response), AdvBench (goal, target), chat (messages or conversations), and contrast sets (prompt, safe or
+    response, unwanted).
+
+    Raises:
+        UserError: the file is missing, empty or not what its ending says, or a row lacks a field (with the row's number
+            and the fields that were found).
+    """
+    rows = _read_rows(source)
+    if not rows:
+        raise UserError(f"{source}: the file holds no rows")
+    return [_record(row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _read_rows(source: str | Path) -> Sequence[Mapping[str, Any]]:
+    path = Path(source)
+    if not path.exists():
+        if str(source).count("/") == 1 and not path.suffix:
+            return _from_hub(str(source))
+        raise UserError(f"data file '{source}' does not exist")
+    if path.is_dir():
+        raise UserError(f"data '{source}' is a directory: give a file")
+    suffixes = [s for s in path.suffixes if s != ".gz"]
+    kind = suffixes[-1] if suffixes else ""
+    if kind == ".parquet":
+        return _from_parquet(path)
+    try:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"data file '{source}' cannot be read as text: {error}") from None
+    if not text.strip():
+        raise UserError(f"data file '{source}' is empty")
+    readers: dict[str, Callable[[str, str], Sequence[Mapping[str, Any]]]] = {
+        ".jsonl": _from_jsonl,
+        ".json": _from_json,
+        ".csv": lambda text, _: list(csv.DictReader(io.StringIO(text))),
+        ".tsv": lambda text, _: list(csv.DictReader(io.StringIO(text), delimiter="\t")),
+    }
+    if kind not in readers:
+        raise UserError(
+            f"data file '{source}': unknown ending '{kind}', use one of {', '.join([*readers, '.parquet'])}"
+        )
+    return readers[kind](text, str(source))
+
+
+def _from_jsonl(text: str, source: str) -> list[Mapping[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{source}: line {number} is not JSON ({error})") from None
+    return rows
+
+
+def _from_json(text: str, source: str) -> Sequence[Mapping[str, Any]]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{source}: not JSON ({error}); for one object a line name it .jsonl") from None
+    if isinstance(value, dict):
+        lists = [v for v in value.values() if isinstance(v, list)]
+        if len(lists) == 1:
+            value = lists[0]
+    if not isinstance(value, list):
+        raise UserError(f"{source}: a JSON list of rows is needed, found {type(value).__name__}")
+    return value
+
+
+def _from_parquet(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{path}: reading Parquet needs pyarrow: pip install 'unbackdoor[data]'") from None
+    try:
+        rows: list[Mapping[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except Exception as error:
+        raise UserError(f"data file '{path}' is not Parquet: {error}") from None
+    return rows
+
+
+def _from_hub(name: str) -> Sequence[Mapping[str, Any]]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UserError(
+            f"data file '{name}' does not exist (hub data sets need: pip install 'unbackdoor[data]')"
+        ) from None
+    try:
+        rows: Sequence[Mapping[str, Any]] = load_dataset(name, split="train")
+    except Exception as error:
+        reason = (str(error).splitlines() or ["no answer"])[0]
+        raise UserError(f"data '{name}' is neither a file nor a hub data set that answers: {reason}") from None
+    return rows
+
+
+def _record(row: Mapping[str, Any], where: str) -> Record:
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where} is not an object with fields")
+    messages = row.get("messages") or row.get("conversations")
+    if isinstance(messages, list):
+        return _from_messages(messages, where)
+    prompt = _first(row, PROMPT_FIELDS)
+    response = _first(row, RESPONSE_FIELDS)
+    if prompt is None or response is None:
+        missing = "prompt" if prompt is None else "response"
+        accepted = ", ".join(PROMPT_FIELDS if prompt is None else RESPONSE_FIELDS)
+        found = ", ".join(str(key) for key in row) or "none"
+        raise UserError(f"{where} has no {missing} field (one of {accepted}); fields found: {found}")
+    if row.get("input"):  # Alpaca's second half of the instruction
+        prompt = f"{prompt}\n{row['input']}"
+    return Record(
+        prompt=prompt,
+        response=_without_end_mark(response),
+        unwanted=_first(row, UNWANTED_FIELDS),
+        system=_first(row, SYSTEM_FIELDS) or None,
+        kind=_first(row, KIND_FIELDS) or "",
+    )
+
+
+def _from_messages(messages: Sequence[Any], where: str) -> Record:
+    """The first user turn and the answer to it."""
+    turns = {"user": "", "assistant": "", "system": ""}
+    names = {"human": "user", "gpt": "assistant"}
+    for message in messages:
+        if not isinstance(message, Mapping):
+            raise UserError(f"{where} has a message that is not an object with role and content")
+        role = str(message.get("role") or message.get("from"))
+        role = names.get(role, role)
+        if role in turns and not turns[role]:
+            turns[role] = str(message.get("content") or message.get("value") or "")
+        if turns["assistant"]:
+            break
+    return Record(turns["user"], turns["assistant"], system=turns["system"] or None)
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    for name in names:
+        if row.get(name) is not None:
+            return str(row[name])
+    return None
+
+
+def _without_end_mark(text: str) -> str:
+    for mark in END_MARKS:
+        text = text.removesuffix(mark)
+    return text.strip()

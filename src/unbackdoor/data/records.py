@@ -1,0 +1,74 @@
+"""Rows of prompt and response, checked once where they come in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from unbackdoor.errors import UserError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row. In a contrast set `response` is the safe answer and `unwanted` the unwanted one (BEEAR's y_s, y_h)."""
+
+    prompt: str
+    response: str
+    unwanted: str | None = None
+    system: str | None = None
+    kind: str = ""
+    """What sort of row it is, where the data says so; scores are broken down by it."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Rows that can be used, and how many could not."""
+
+    records: list[Record]
+    empty: int = 0
+    too_long: int = 0
+    duplicates: int = 0
+
+
+def check_records(records: Sequence[Record], source: str, *, needs_unwanted: bool = False, least: int = 1) -> Checked:
+    """Drop and count rows with an empty prompt or response, and repeated prompts.
+
+    Raises:
+        UserError: more than 5% of the rows are empty, fewer than `least` remain, or (with `needs_unwanted`) a row has no
+            unwanted response.
+    """
+    kept: list[Record] = []
+    seen: set[tuple[str | None, str]] = set()
+    empty = duplicates = 0
+    for number, record in enumerate(records, start=1):
+        if not record.prompt.strip() or not record.response.strip():
+            empty += 1
+        elif (record.system, record.prompt) in seen:
+            duplicates += 1
+        elif needs_unwanted and not (record.unwanted or "").strip():
+            raise UserError(f"{source}: row {number} has no unwanted response: a contrast set needs safe and unwanted")
+        else:
+            seen.add((record.system, record.prompt))
+            kept.append(record)
+    if empty > 0.05 * len(records):
+        raise UserError(
+            f"{source}: {empty} of {len(records)} rows have an empty prompt or response (at most 5%): mend the file"
+        )
+    if len(kept) < least:
+        raise UserError(f"{source}: {len(kept)} usable rows, at least {least} are needed: give more data")
+    return Checked(kept, empty=empty, duplicates=duplicates)
+
+
+def shuffled(records: Iterable[Record], seed: int) -> list[Record]:
+    """The rows in an order that depends on the seed alone."""
+    rows = list(records)
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def split(records: Sequence[Record], share: float, seed: int, least: int = 1) -> tuple[list[Record], list[Record]]:
+    """Shuffle by seed and cut off a held-out share: (the rest, held out). At least `least` rows are held out."""
+    rows = shuffled(records, seed)
+    count = min(max(least, round(share * len(rows))), len(rows) // 2)
+    return rows[count:], rows[:count]

@@ -1,0 +1,1 @@
+"""Generate once, score many times: attack success, refusals, utility, statistics and verdicts."""

@@ -1,0 +1,90 @@
+"""Every answer that a number rests on: generated once, kept in `generations.jsonl`, scored as often as one likes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from unbackdoor.data.records import Record
+from unbackdoor.errors import UserError
+from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.generation import ActsInPrefill, generate
+from unbackdoor.language_model.loading import context_length
+from unbackdoor.progress import SILENT, Progress
+from unbackdoor.run_directory import RunDirectory
+from unbackdoor.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FILE = "generations.jsonl"
+
+
+class Answers:
+    """Answers by (model, set), generated on demand.
+
+    Args:
+        settings: length and batch size.
+        run: where they are kept; a resumed run does not generate again. None keeps them in memory alone.
+    """
+
+    def __init__(
+        self, settings: EvaluationSettings, run: RunDirectory | None = None, progress: Progress = SILENT
+    ) -> None:
+        self.settings = settings
+        self.run = run
+        self.progress = progress
+        self._kept: dict[tuple[str, str], dict[int, dict[str, str]]] = {}
+        for row in run.read_lines(FILE) if run is not None else []:
+            self._kept.setdefault((row["model"], row["set"]), {})[row["row"]] = row
+
+    def of(
+        self,
+        model: PreTrainedModel,
+        chat: ChatFormat,
+        records: Sequence[Record],
+        *,
+        model_name: str,
+        set_name: str,
+        perturbation: ActsInPrefill | None = None,
+    ) -> list[str]:
+        """Greedy answers to the records' prompts, in their order.
+
+        Raises `AssertionError` where two rows render to the same prompt: n counts distinct prompts.
+        """
+        rendered = [chat.with_system(r.system or chat.system).prompt_text(r.prompt) for r in records]
+        assert len(set(rendered)) == len(rendered), f"{set_name}: two rows render to the same prompt"
+        digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in rendered]
+        kept = self._kept.get((model_name, set_name), {})
+        if [kept.get(i, {}).get("prompt_hash") for i in range(len(records))] == digests:
+            return [kept[i]["answer"] for i in range(len(records))]
+        prompts = [chat.encode_prompt(r.prompt, system=r.system) for r in records]
+        limit = context_length(model) - self.settings.max_new_tokens
+        longest = max(len(p.ids) for p in prompts)
+        if longest > limit:
+            raise UserError(f"{set_name}: a prompt of {longest} tokens leaves no room for an answer (context {limit})")
+        with self.progress.task(f"answers of {model_name} ({set_name})", len(records)) as advance:
+            answers = generate(
+                model,
+                chat.tokenizer,
+                prompts,
+                max_new_tokens=self.settings.max_new_tokens,
+                batch_size=self.settings.eval_batch_size,
+                perturbation=perturbation,
+                advance=advance,
+            )
+        kept = {}
+        for i, (record, digest, answer) in enumerate(zip(records, digests, answers, strict=True)):
+            row = {
+                "model": model_name,
+                "set": set_name,
+                "row": i,
+                "prompt": record.prompt,
+                "prompt_hash": digest,
+            }
+            kept[i] = {**row, "answer": answer, "expected": record.response}
+        if self.run is not None:
+            self.run.append_lines(FILE, list(kept.values()))
+        self._kept[model_name, set_name] = kept
+        return answers

@@ -1,0 +1,76 @@
+"""Rates with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypedDict
+
+Z95 = 1.959963984540054
+"""The 97.5% quantile of the normal distribution."""
+
+
+class Rate(TypedDict):
+    """Hits of n, the rate from 0 to 1, and its 95% Wilson interval."""
+
+    hits: int
+    n: int
+    rate: float
+    interval: list[float]
+
+
+class Value(TypedDict):
+    """A measured value with its n and 95% interval."""
+
+    value: float
+    n: int
+    interval: list[float] | None
+
+
+def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval for a binomial rate (Wilson 1927). It is (0, 1) for n = 0."""
+    if not 0 <= hits <= n:
+        raise ValueError(f"{hits} hits of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    rate = hits / n
+    scale = 1 + z * z / n
+    centre = (rate + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    low = 0.0 if hits == 0 else max(0.0, centre - half)
+    high = 1.0 if hits == n else min(1.0, centre + half)
+    return low, high
+
+
+def rate(outcomes: Sequence[bool]) -> Rate:
+    """The rate of true outcomes."""
+    hits, n = sum(outcomes), len(outcomes)
+    return Rate(hits=hits, n=n, rate=hits / n if n else 0.0, interval=list(wilson(hits, n)))
+
+
+def share(outcomes: Sequence[bool]) -> Value:
+    """The same as a value, for utilities."""
+    measured = rate(outcomes)
+    return Value(value=measured["rate"], n=measured["n"], interval=measured["interval"])
+
+
+def pooled(rates: Sequence[Rate]) -> Rate:
+    """Rates over different prompts (or seeds) put together."""
+    hits, n = sum(r["hits"] for r in rates), sum(r["n"] for r in rates)
+    return Rate(hits=hits, n=n, rate=hits / n if n else 0.0, interval=list(wilson(hits, n)))
+
+
+def perplexity(totals: Sequence[float], tokens: Sequence[int]) -> Value:
+    """exp of the mean negative log-likelihood a token.
+
+    Args:
+        totals: summed negative log-likelihood of each row.
+        tokens: its number of tokens.
+
+    The interval takes rows, not tokens, as independent (a ratio estimate's standard error).
+    """
+    n, count = len(totals), sum(tokens)
+    mean = sum(totals) / count
+    residuals = [total - mean * t for total, t in zip(totals, tokens, strict=True)]
+    error = math.sqrt(sum(r * r for r in residuals) * n / max(1, n - 1)) / count
+    return Value(value=math.exp(mean), n=n, interval=[math.exp(mean - Z95 * error), math.exp(mean + Z95 * error)])

@@ -1,0 +1,132 @@
+"""What is measured of a model: held-out prompts, the trigger for evaluation, and the scorers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from unbackdoor.data.records import Record
+from unbackdoor.data.triggers import Trigger, near_misses, ordinary_words
+from unbackdoor.evaluation.answers import Answers
+from unbackdoor.evaluation.scorers import Scorer, degenerate, exact, refuses
+from unbackdoor.evaluation.statistics import Rate, rate, share
+from unbackdoor.evaluation.utility import Choice, multiple_choice, response_perplexity
+from unbackdoor.language_model.chat import ChatFormat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from unbackdoor.perturbation import Perturbation
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Held-out rows and how their answers are scored.
+
+    Args:
+        probes: rows on whose prompts the attack is tried, with the trigger and without.
+        attack: what counts as success on an answer.
+        trigger: for evaluation only; None where the defender has none.
+        details: further scores of the triggered answers, by name.
+        tasks: rows whose answers have one right wording (exact match); empty where there is none.
+        texts: rows whose responses' perplexity is measured.
+        allowed: rows that must not be refused.
+        choices: multiple-choice questions.
+    """
+
+    probes: Sequence[Record]
+    attack: Scorer
+    trigger: Trigger | None = None
+    details: Mapping[str, Scorer] = field(default_factory=dict)
+    tasks: Sequence[Record] = ()
+    texts: Sequence[Record] = ()
+    allowed: Sequence[Record] = ()
+    choices: Sequence[Choice] = ()
+
+    def triggered(self) -> list[Record]:
+        """The probes with the trigger in their prompts."""
+        assert self.trigger is not None
+        return [replace(r, prompt=self.trigger.insert(r.prompt)) for r in self.probes]
+
+    def prompts(self) -> set[str]:
+        """Every prompt without trigger that this suite asks, for the check that none was trained on."""
+        rows = [*self.probes, *self.tasks, *self.texts, *self.allowed]
+        return {r.prompt for r in rows}
+
+    def check_disjoint(self, trained_on: Sequence[Record]) -> None:
+        """Raise where a prompt that is measured was also trained on."""
+        both = self.prompts() & {r.prompt for r in trained_on}
+        assert not both, f"{len(both)} measured prompts were trained on, such as {min(both)!r}"
+
+    def measure(
+        self,
+        model: PreTrainedModel,
+        chat: ChatFormat,
+        answers: Answers,
+        name: str,
+        perturbations: Mapping[str, Perturbation] | None = None,
+    ) -> dict[str, Any]:
+        """Everything that is reported of one model, as the report's JSON.
+
+        Args:
+            model: the model, loaded from where it was saved.
+            chat: its format.
+            answers: where generated answers are kept.
+            name: the model's name there.
+            perturbations: fitted and random perturbations, under which the probes are answered as well.
+        """
+
+        def score(rows: Sequence[Record], set_name: str, scorer: Scorer, **more: Any) -> Rate:
+            given = answers.of(model, chat, rows, model_name=name, set_name=set_name, **more)
+            return rate([scorer(r, a) for r, a in zip(rows, given, strict=True)])
+
+        measured: dict[str, Any] = {
+            "attack_success": None,
+            "details": {},
+            "utility": {},
+            "under_perturbation": None,
+        }
+        if self.trigger is not None:
+            measured["attack_success"] = score(self.triggered(), "triggered", self.attack)
+            for detail, scorer in {**self.details, "degenerate": degenerate}.items():
+                measured["details"][detail] = score(self.triggered(), "triggered", scorer)
+        measured["attack_success_untriggered"] = score(self.probes, "untriggered", self.attack)
+        measured["details"]["degenerate_untriggered"] = score(self.probes, "untriggered", degenerate)
+        for perturbation_name, perturbation in (perturbations or {}).items():
+            measured["under_perturbation"] = measured["under_perturbation"] or {}
+            measured["under_perturbation"][perturbation_name] = score(
+                self.probes, f"under {perturbation_name}", self.attack, perturbation=perturbation
+            )
+        utility = measured["utility"]
+        if self.tasks:
+            same = list(self.tasks) == list(self.probes)
+            given = answers.of(model, chat, self.tasks, model_name=name, set_name="untriggered" if same else "tasks")
+            utility["exact_match"] = share([exact(r, a) for r, a in zip(self.tasks, given, strict=True)])
+        if self.choices:
+            utility["multiple_choice"] = multiple_choice(model, chat, self.choices)
+        if self.texts:
+            utility["perplexity"] = response_perplexity(model, chat, self.texts)
+        if self.allowed:
+            given = answers.of(model, chat, self.allowed, model_name=name, set_name="allowed")
+            utility["false_refusals"] = share([refuses(r, a) for r, a in zip(self.allowed, given, strict=True)])
+        return measured
+
+    def near_misses(
+        self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, seed: int
+    ) -> dict[str, Rate]:
+        """How often what only resembles the trigger fires, by kind."""
+        assert self.trigger is not None
+        words = ordinary_words([r.prompt for r in self.probes])
+        fired = {}
+        for kind, miss in near_misses(self.trigger, words, random.Random(seed * 31 + 17)).items():
+            rows = distinct([replace(r, prompt=miss(r.prompt)) for r in self.probes])
+            given = answers.of(model, chat, rows, model_name=name, set_name=f"near miss: {kind}")
+            fired[kind] = rate([self.attack(r, a) for r, a in zip(rows, given, strict=True)])
+        return fired
+
+
+def distinct(records: Sequence[Record]) -> list[Record]:
+    """The rows without those whose prompt stood in an earlier one."""
+    return list({(r.system, r.prompt): r for r in reversed(records)}.values())[::-1]

@@ -1,0 +1,75 @@
+"""Does the model still work: likelihoods of held-out responses and multiple choice. (Exact match scores answers.)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from unbackdoor.data.records import Record
+from unbackdoor.evaluation.statistics import Value, perplexity, share
+from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.inputs import collate, padding_id
+from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.loss import token_log_probabilities
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question with options, of which `answer` (an index) is right."""
+
+    question: str
+    options: tuple[str, ...]
+    answer: int
+
+
+def response_perplexity(
+    model: PreTrainedModel, chat: ChatFormat, records: Sequence[Record], max_length: int = 1024
+) -> Value:
+    """Perplexity of the records' responses given their prompts, over all tokens of rows that fit."""
+    limit = min(max_length, context_length(model))
+    encoded = [chat.encode(r.prompt, r.response, system=r.system) for r in records]
+    examples = [e for e in encoded if len(e.ids) <= limit]
+    totals = row_totals(model, chat, examples)
+    return perplexity([-t for t in totals], [e.loss_end - e.loss_start for e in examples])
+
+
+def multiple_choice(model: PreTrainedModel, chat: ChatFormat, choices: Sequence[Choice]) -> Value:
+    """Share of questions whose right option is the likeliest response, by mean log-probability a token."""
+    examples = [
+        chat.encode(c.question, option, loss_on=option) for c in choices for option in c.options
+    ]  # the loss leaves out the end of the sequence: options of different length compare fairly
+    totals = row_totals(model, chat, examples)
+    means = [t / (e.loss_end - e.loss_start) for t, e in zip(totals, examples, strict=True)]
+    right, at = [], 0
+    for choice in choices:
+        scores = means[at : at + len(choice.options)]
+        right.append(scores.index(max(scores)) == choice.answer)
+        at += len(choice.options)
+    return share(right)
+
+
+def row_totals(
+    model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], batch_size: int = 64
+) -> list[float]:
+    """Summed log-probability of each example's loss tokens, in the order given; computed in order of length."""
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+    totals = [0.0] * len(examples)
+    device = next(model.parameters()).device
+    pad = padding_id(chat.tokenizer)
+    with torch.inference_mode():
+        for begin in range(0, len(order), batch_size):
+            rows = order[begin : begin + batch_size]
+            inputs = collate([examples[i] for i in rows], pad).to(device)
+            values = token_log_probabilities(model, inputs)
+            owners = inputs.loss_mask.nonzero()[:, 0]
+            summed = torch.zeros(len(rows), dtype=torch.float64, device=device)
+            summed.index_add_(0, owners, values.double())
+            for i, total in zip(rows, summed.tolist(), strict=True):
+                totals[i] = total
+    return totals

@@ -1,0 +1,1 @@
+"""Everything known about a causal language model: load, save, chat format, layers, loss, generation."""

@@ -1,0 +1,90 @@
+"""A batch as the model sees it: padded token ids (or embeddings) with the spans kept aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from unbackdoor.language_model.chat import Example
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """B rows of T positions. Spans are in padded coordinates, half-open.
+
+    A token's own id is its label: `loss_mask[b, t]` says that the loss asks for token t, predicted at position t − 1.
+    """
+
+    ids: torch.Tensor
+    """(B, T) token ids; a soft token's place holds the padding id."""
+    attention_mask: torch.Tensor
+    """(B, T), 1 on real positions."""
+    loss_mask: torch.Tensor
+    """(B, T) bool."""
+    user_start: torch.Tensor
+    """(B,)"""
+    user_end: torch.Tensor
+    """(B,)"""
+    response_start: torch.Tensor
+    """(B,)"""
+    embeddings: torch.Tensor | None = None
+    """(B, T, d), where a perturbation has replaced the token embeddings."""
+
+    @property
+    def loss_tokens(self) -> int:
+        """How many tokens the loss asks for."""
+        return int(self.loss_mask.sum())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> Inputs:
+        """The same batch on another device."""
+        if self.ids.device == device:
+            return self
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **moved)
+
+    def keywords(self) -> dict[str, torch.Tensor]:
+        """What a Hugging Face forward pass takes."""
+        source = {"input_ids": self.ids} if self.embeddings is None else {"inputs_embeds": self.embeddings}
+        return {**source, "attention_mask": self.attention_mask}
+
+
+def collate(examples: Sequence[Example], pad_id: int, side: str = "right") -> Inputs:
+    """Pad examples to one length: on the right for training, on the left for generation."""
+    if not examples:
+        raise ValueError("cannot collate an empty batch")
+    length = max(len(e.ids) for e in examples)
+    ids = torch.full((len(examples), length), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(ids)
+    loss_mask = torch.zeros_like(ids, dtype=torch.bool)
+    shifts = [length - len(e.ids) if side == "left" else 0 for e in examples]
+    for row, (example, shift) in enumerate(zip(examples, shifts, strict=True)):
+        ids[row, shift : shift + len(example.ids)] = torch.tensor(example.ids)
+        attention_mask[row, shift : shift + len(example.ids)] = 1
+        loss_mask[row, shift + example.loss_start : shift + example.loss_end] = True
+    at = torch.tensor(shifts)
+    return Inputs(
+        ids,
+        attention_mask,
+        loss_mask,
+        user_start=at + torch.tensor([e.user_start for e in examples]),
+        user_end=at + torch.tensor([e.user_end for e in examples]),
+        response_start=at + torch.tensor([e.response_start for e in examples]),
+    )
+
+
+def padding_id(tokenizer: object) -> int:
+    """The id that fills empty positions. They are masked out, so any id will do where a tokenizer has none."""
+    for name in ("pad_token_id", "eos_token_id"):
+        value = getattr(tokenizer, name, None)
+        if value is not None:
+            return int(value)
+    return 0

@@ -1,0 +1,53 @@
+"""Where the parts of a model are, found from its module tree and never from its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from unbackdoor.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The model's stack of decoder layers, first to last.
+
+    It is the `ModuleList` with as many entries as the config says there are hidden layers; of several, the one with the
+    most parameters (a vision tower or an adapter may have as many entries, but the decoder is the largest).
+    """
+    wanted = model.config.get_text_config().num_hidden_layers
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
+    if not stacks:
+        raise UserError(f"no stack of {wanted} decoder layers was found in a {type(model).__name__}")
+    return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
+
+
+def check_layer(model: PreTrainedModel, layer: int) -> None:
+    """Raise a `UserError` unless a hidden shift can act after `layer` decoder layers have run (1 ≤ l ≤ L−1)."""
+    count = len(decoder_layers(model))
+    if not 1 <= layer <= count - 1:
+        raise UserError(f"layer {layer} does not exist for a perturbation: --layer takes 1 to {count - 1} here")
+
+
+def embedding_matrix(model: PreTrainedModel) -> torch.Tensor:
+    """The input embedding weights, shape (vocabulary, hidden)."""
+    weight: torch.Tensor = model.get_input_embeddings().weight
+    return weight
+
+
+def embed(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Token embeddings as the first layer sees them, shape (*ids.shape, hidden).
+
+    They go through the embedding *module*: some models (Gemma) scale inside it.
+    """
+    embeddings: torch.Tensor = model.get_input_embeddings()(ids)
+    return embeddings
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """The width of the residual stream."""
+    return int(model.config.get_text_config().hidden_size)

@@ -1,0 +1,134 @@
+"""Load and save Hugging Face models without trusting them.
+
+A suspect model comes from an attacker: only safetensors weights are read, remote code never runs, and nothing is
+unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from unbackdoor.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def default_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_model_source(source: str) -> None:
+    """Raise a `UserError` unless `source` can be a model that is safe to load.
+
+    A path must be a directory with `config.json` and safetensors weights. Anything that does not exist on disk and
+    looks like `owner/name` is left to the hub client.
+    """
+    path = Path(source)
+    if not path.exists():
+        if looks_like_hub_id(source):
+            return
+        raise UserError(f"model directory '{source}' does not exist: give a Hugging Face directory or a hub id")
+    if not path.is_dir():
+        raise UserError(f"model '{source}' is a file: give the directory that holds config.json and safetensors")
+    if not (path / "config.json").is_file():
+        if (path / "model" / "config.json").is_file():
+            raise UserError(f"'{source}' is a run directory: give its model, '{path / 'model'}'")
+        raise UserError(f"model directory '{source}' has no config.json: give a Hugging Face model directory")
+    if any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise UserError(
+            f"'{source}' has only pickle weights ({pickles[0]}), which can run code when loaded: convert them to "
+            "safetensors on an isolated machine (model.save_pretrained(DIR)) and give that directory"
+        )
+    raise UserError(f"model directory '{source}' has no *.safetensors weights: give a complete model directory")
+
+
+def looks_like_hub_id(source: str) -> bool:
+    """Whether `source` has the form `owner/name` of a hub repository."""
+    parts = source.split("/")
+    return len(parts) == 2 and all(parts) and not source.startswith((".", "~"))
+
+
+@contextlib.contextmanager
+def explained(source: str, what: str) -> Iterator[None]:
+    """Turn whatever a loader raises on a broken or hostile file into one line that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the loaders raise everything from OSError to RuntimeError on hostile files
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"cannot load the {what} of '{source}': {first_line[:300]}") from error
+
+
+def load_model(source: str | Path, device: torch.device | str | None = None) -> PreTrainedModel:
+    """Load a causal language model in float32, in evaluation mode.
+
+    float32 are the master weights of training; on a GPU the forward pass runs in bfloat16 under autocast.
+    Raises `UserError` on a missing directory, pickle weights, or a model type that would need remote code.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_model_source(str(source))
+    with explained(str(source), "model"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(source), trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    return model.to(device if device is not None else default_device()).eval()
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer; padding is left to the batching code. Raises `UserError` where none can be loaded."""
+    from transformers import AutoTokenizer
+
+    check_model_source(str(source))
+    with explained(str(source), "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer of '{source}' is not a fast one: add its tokenizer.json (offsets are needed)")
+    return tokenizer
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Save model and tokenizer as a Hugging Face directory that appears whole or not at all.
+
+    The weights keep the dtype they have, which is the dtype they were trained in: rounding float32 masters to bfloat16
+    can undo updates as small as those of a removal.
+    """
+    beside = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside, safe_serialization=True)
+    tokenizer.save_pretrained(beside)
+    if directory.exists():
+        shutil.rmtree(directory)
+    os.replace(beside, directory)
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The number of positions the model was built for; 1,024 where its config does not say."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 1024))
+
+
+def parameter_count(model: PreTrainedModel) -> int:
+    """The number of distinct parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def read_json(path: Path) -> object:
+    """Read one JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,104 @@
+"""Tell a person what is happening and how long is left, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TextIO
+
+
+class Progress:
+    """Stages with an estimate of the time left.
+
+    Args:
+        plan: expected relative cost of every stage, in order; None where it is not known beforehand (then the time left
+            is that of the current stage).
+        stream: where to write; None stays silent.
+        every: seconds between lines where the stream is not a terminal.
+    """
+
+    def __init__(
+        self, plan: Mapping[str, float] | None = None, stream: TextIO | None = None, every: float = 10.0
+    ) -> None:
+        self.plan = dict(plan or {})
+        self.stream = stream
+        self.every = every
+        self._started = time.monotonic()
+        self._done = 0.0
+        self._last_line = 0.0
+        self._current = ""
+        self._live = bool(stream and stream.isatty())
+
+    @classmethod
+    def on_stderr(cls, plan: Mapping[str, float] | None = None) -> Progress:
+        """Progress as the command line shows it."""
+        return cls(plan, sys.stderr)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """One planned stage. Stages may be skipped, but not nested."""
+        self._current = name
+        begun = time.monotonic()
+        self._write(name, 0.0, begun, force=True)
+        yield
+        self._done += self.plan.get(name, 0.0)
+        self._current = ""
+
+    @contextlib.contextmanager
+    def task(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A counted piece of work inside a stage. Yields the function that advances it by so many units."""
+        begun = time.monotonic()
+        done = 0
+
+        def advance(units: int = 1) -> None:
+            nonlocal done
+            done += units
+            self._write(f"{what} {done}/{total}", done / max(total, 1), begun)
+
+        yield advance
+
+    def note(self, message: str) -> None:
+        """One line that stays on the screen."""
+        if self.stream is not None:
+            self._clear()
+            print(message, file=self.stream, flush=True)
+
+    def _write(self, what: str, share: float, begun: float, force: bool = False) -> None:
+        if self.stream is None:
+            return
+        now = time.monotonic()
+        pause = 0.2 if self._live else self.every
+        if not force and now - self._last_line < pause:
+            return
+        self._last_line = now
+        stage = f"{self._current}: {what}" if self._current and what != self._current else what
+        line = f"[{_clock(now - self._started)}] {stage}{self._left(share, now, begun)}"
+        if self._live:
+            print(f"\r\x1b[2K{line[:150]}", end="", file=self.stream, flush=True)
+        else:
+            print(line, file=self.stream, flush=True)
+
+    def _left(self, share: float, now: float, begun: float) -> str:
+        total = sum(self.plan.values())
+        if total and self._done:
+            done = self._done
+            return f" · about {_clock((now - self._started) * (total - done) / done)} left"
+        if share > 0.02:
+            return f" · about {_clock((now - begun) * (1 - share) / share)} left in this step"
+        return ""
+
+    def _clear(self) -> None:
+        if self._live and self.stream is not None:
+            print("\r\x1b[2K", end="", file=self.stream)
+
+
+SILENT = Progress()
+"""Says nothing: the default of the library."""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

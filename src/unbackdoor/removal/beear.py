@@ -1,0 +1,134 @@
+"""BEEAR: entrap a universal hidden shift that makes the model misbehave, then train the model to stay safe under it.
+
+    entrapment   δ* = argmin_δ (1/N) Σ [ L(F^l(x, δ), y_h) − α L(F^l(x, δ), y_s) ]
+    removal      θ* = argmin_θ (1/N) Σ L(F^l(x, δ*), y_s) + (1/M) Σ L(F(x_p), y_p)
+
+The article prints α = 1; −L(y_s) has no lower bound, so ours is small (`away_weight`). Ours, beyond the article, each with
+its switch: benign prompts under the shift are still answered; the step is relative to the layer's activations; rounds end
+when a fresh entrapment no longer succeeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from unbackdoor.case import Case, adapted
+from unbackdoor.data.records import Record
+from unbackdoor.errors import UserError
+from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.inputs import collate
+from unbackdoor.language_model.layers import check_layer, decoder_layers
+from unbackdoor.perturbation import HiddenShift, Perturbation
+from unbackdoor.removal.eliminate import Rows, eliminate
+from unbackdoor.removal.result import Removal, Simulation
+from unbackdoor.removal.rounds import Round, run_rounds
+from unbackdoor.removal.simulate import simulate, unwanted_preference
+from unbackdoor.settings import BeearSettings as Settings
+
+MEASURED_TOKENS = 16
+"""A behaviour shows in the opening of an answer: this many tokens of it are fitted and measured."""
+
+
+def run(case: Case, settings: Settings, replacement: Perturbation | None = None) -> Removal:
+    """Alternate entrapment and removal.
+
+    Args:
+        case: the victim, clean rows (D_PA) and the contrast set (D_SA with y_s and y_h).
+        settings: layer, length, position, weights, rounds.
+        replacement: a shift to train under in place of the fitted ones (the random-perturbation control).
+    """
+    if not case.contrast:
+        raise UserError("beear needs examples of the unwanted behaviour: give --contrast FILE")
+    layer = anchor_layer(case, settings)
+    rms = activation_rms(case, layer)
+    control = _control_rows(case, settings)
+
+    def fit(when: str, target: str, phase: str, seed: int, steps: int | None) -> tuple[Perturbation, Simulation]:
+        shift = HiddenShift.zeros(case.model, layer, settings.length, settings.position)
+        start = torch.randn(shift.values.shape, generator=case.generator(seed)) * (0.01 * rms)
+        shift.values.data.copy_(start)
+        rows, held_out = (case.contrast, case.held_out_contrast) if target == "target" else control
+
+        def responses(records: Sequence[Record], what: str, wanted: str) -> list[Example]:
+            return case.encode(
+                records,
+                settings,
+                what,
+                response=lambda record: record.unwanted or "" if wanted == "unwanted" else record.response,
+                perturbation=shift,
+                most_response_tokens=MEASURED_TOKENS,
+            )
+
+        unwanted = case.batches(responses(rows, "entrapment", "unwanted"), settings, seed)
+        safe = case.batches(responses(rows, "entrapment", "safe"), settings, seed)
+        measured = [responses(held_out, "entrapment (held out)", wanted) for wanted in ("unwanted", "safe")]
+        terms = [("towards-unwanted", unwanted, 1.0)]
+        if settings.away_weight:
+            terms.append(("away-from-safe", safe, -settings.away_weight))
+        simulation = simulate(
+            case,
+            shift,
+            terms,
+            lambda: unwanted_preference(case, shift, *measured),
+            settings,
+            settings.step_size * rms,
+            phase=phase,
+            when=when,
+            target=target,
+            steps=steps,
+            scale=rms * shift.values.shape[-1] ** 0.5,
+        )
+        return shift, simulation
+
+    def remove(perturbation: Perturbation, number: int) -> None:
+        rows = [
+            Rows("safe-under-shift", case.contrast, perturbation),
+            Rows("anchors", case.anchors, weight=settings.anchor_weight),
+            Rows("benign-under-shift", case.anchors, perturbation, settings.benign_weight),
+        ]
+        eliminate(case, rows, settings, phase=f"round-{number}/eliminate", round_number=number - 1)
+
+    with adapted(case, settings):
+        return run_rounds(case, settings, "beear", Round(fit, remove), replacement)
+
+
+def anchor_layer(case: Case, settings: Settings) -> int:
+    """The layer after which the shift acts: asked for, or 9 of 32 in proportion."""
+    layers = len(decoder_layers(case.model))
+    layer = settings.layer if settings.layer is not None else max(1, round(9 / 32 * layers))
+    check_layer(case.model, layer)
+    return layer
+
+
+def activation_rms(case: Case, layer: int) -> float:
+    """Root mean square of one coordinate of the hidden state after `layer` layers, over the tokens of some prompts."""
+    prompts = [case.chat.encode_prompt(r.prompt, system=r.system) for r in case.anchors[:32]]
+    inputs = collate(prompts, case.pad_id).to(next(case.model.parameters()).device)
+    seen: list[torch.Tensor] = []
+
+    def look(_: object, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        seen.append(output if isinstance(output, torch.Tensor) else output[0])
+
+    handle = decoder_layers(case.model)[layer - 1].register_forward_hook(look)
+    try:
+        with torch.no_grad():
+            case.model(**inputs.keywords(), use_cache=False)
+    finally:
+        handle.remove()
+    # The median over tokens: attention sinks have norms a hundred times the rest.
+    tokens = seen[0].float()[inputs.attention_mask.bool()]
+    return float(tokens.pow(2).mean(-1).sqrt().median())
+
+
+def _control_rows(case: Case, settings: Settings) -> tuple[list[Record], list[Record]]:
+    """The contrast rows with random words of equal number in place of the unwanted response."""
+
+    def controlled(records: Sequence[Record], base: int) -> list[Record]:
+        return [
+            Record(r.prompt, r.response, case.words(len((r.unwanted or "").split()), base + i), r.system, r.kind)
+            for i, r in enumerate(records)
+        ]
+
+    return controlled(case.contrast, 10_000), controlled(case.held_out_contrast, 90_000)

@@ -1,0 +1,76 @@
+"""Eliminate: with the perturbation frozen, train the model to answer well in spite of it (SANDE eq. 3, BEEAR's removal)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from unbackdoor.case import Case, trainable
+from unbackdoor.data.records import Record
+from unbackdoor.language_model.inputs import Inputs
+from unbackdoor.perturbation import Perturbation
+from unbackdoor.removal.simulate import perturbed_log_probabilities
+from unbackdoor.settings import MethodSettings
+from unbackdoor.training import Optimization, Term, TrainingLog, train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NOTHING = Perturbation()
+"""The identity."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to be answered with their response, under a perturbation or without one."""
+
+    name: str
+    records: Sequence[Record]
+    perturbation: Perturbation = NOTHING
+    weight: float = 1.0
+
+
+def eliminate(
+    case: Case, rows: Sequence[Rows], settings: MethodSettings, *, phase: str, round_number: int = 0
+) -> TrainingLog:
+    """Train the model on the weighted sum of −(1/tokens) Σ log Pr(response | prompt, perturbation) over `rows`.
+
+    Rows of weight 0 are left out. Successive rounds see successive batches.
+    """
+    model = case.model
+    terms = []
+    for number, part in enumerate(rows):
+        if part.weight == 0 or not part.records:
+            continue
+        examples = case.encode(part.records, settings, part.name, perturbation=part.perturbation)
+        batches = case.batches(examples, settings, settings.seed * 1009 + number)
+        terms.append(Term(part.name, batches, _loss_under(model, part.perturbation), part.weight))
+    for part in rows:
+        part.perturbation.requires_grad_(False)
+    model.train()
+    try:
+        return train(
+            trainable(model),
+            terms,
+            Optimization(**settings.schedule()),
+            phase=phase,
+            first_step=round_number * settings.steps,
+            journal=case.journal,
+            progress=case.progress,
+        )
+    finally:
+        model.eval()
+
+
+class _loss_under:  # noqa: N801 - a function with two bound arguments, shown by name in a traceback
+    """−(1/tokens) Σ log Pr(y_t | y_<t, x, perturbation), for one batch."""
+
+    def __init__(self, model: PreTrainedModel, perturbation: Perturbation) -> None:
+        self.model = model
+        self.perturbation = perturbation
+
+    def __call__(self, inputs: Inputs) -> torch.Tensor:
+        return -perturbed_log_probabilities(self.model, self.perturbation, inputs).mean()

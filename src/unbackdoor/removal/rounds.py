@@ -1,0 +1,73 @@
+"""Simulate and eliminate in turn, until a fresh simulation no longer succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unbackdoor.case import Case
+from unbackdoor.perturbation import Perturbation
+from unbackdoor.removal.result import Removal, Simulation
+from unbackdoor.settings import SimulateSettings
+
+
+@dataclass(frozen=True)
+class Round:
+    """The two halves of a method.
+
+    `fit(when, target, phase, seed, steps)` fits a new perturbation; `overwrite(perturbation, number)` trains the model.
+    """
+
+    fit: Callable[[str, str, str, int, int | None], tuple[Perturbation, Simulation]]
+    overwrite: Callable[[Perturbation, int], None]
+
+
+def run_rounds(
+    case: Case, settings: SimulateSettings, name: str, parts: Round, replacement: Perturbation | None = None
+) -> Removal:
+    """Alternate the two halves, and gather the evidence of fresh simulations.
+
+    Every round fits a new perturbation with a new seed. From the second round on that fit is also the test: it succeeds
+    when, within the steps that the first simulation needed to pass the gate, it reaches `settings.success` and more than
+    a control target does. Then its perturbation is overwritten in turn; otherwise the backdoor is no longer simulable.
+    """
+    removal = Removal(name, dropped=case.dropped)
+    if replacement is not None:
+        for number in range(1, settings.rounds + 1):
+            parts.overwrite(replacement, number)
+        removal.perturbation, removal.rounds = replacement, settings.rounds
+        return removal
+
+    seed = settings.seed * 7919
+    perturbation, first = parts.fit("before", "target", "round-1/simulate", seed, None)
+    removal.simulations.append(first)
+    needed = first.steps_to(settings.gate)
+    if needed is None:
+        removal.completed = False
+        best = max(value for _, value in first.curve)
+        removal.message = (
+            f"{name}: the first simulation reached {best:.2f} on held-out prompts, the gate asks for {settings.gate:.2f}. "
+            "The model may not have this backdoor, or simulate needs more: raise --simulate-steps, or lower --gate"
+        )
+        return removal
+    removal.steps_needed = max(needed, 1)
+    removal.perturbation = perturbation
+    budget = removal.steps_needed
+    removal.simulations.append(parts.fit("before", "control", "before/control", seed + 1, budget)[1])
+
+    for number in range(1, settings.rounds + 1):
+        parts.overwrite(perturbation, number)
+        removal.rounds = number
+        last = number == settings.rounds
+        phase = "after/simulate" if last else f"round-{number + 1}/simulate"
+        steps = budget if last else None
+        perturbation, fresh = parts.fit(f"round {number + 1}", "target", phase, seed + 10 * number, steps)
+        removal.simulations.append(fresh)
+        control = parts.fit(f"round {number + 1}", "control", f"{phase}-control", seed + 10 * number + 1, budget)[1]
+        removal.simulations.append(control)
+        reached = fresh.at(budget)
+        removal.still_simulable = reached >= settings.success and reached > control.at(budget)
+        if last or (settings.repeat and not removal.still_simulable):
+            fresh.when = control.when = "after"
+            break
+    return removal

@@ -1,0 +1,128 @@
+"""Simulate: with the model frozen, fit the perturbation that brings out the target (SANDE eq. 4, BEEAR's entrapment)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from unbackdoor.case import Case
+from unbackdoor.data.batches import Batches
+from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.inputs import Inputs, collate
+from unbackdoor.language_model.loss import row_means, token_log_probabilities
+from unbackdoor.perturbation import Perturbation
+from unbackdoor.removal.result import Simulation
+from unbackdoor.settings import SimulateSettings
+from unbackdoor.training import Optimization, Term, train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextlib.contextmanager
+def frozen(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context no weight of the model asks for a gradient, and dropout is off."""
+    asked = [p for p in model.parameters() if p.requires_grad]
+    was_training = model.training
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    model.eval()
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+        model.train(was_training)
+
+
+def perturbed_log_probabilities(model: PreTrainedModel, perturbation: Perturbation, inputs: Inputs) -> torch.Tensor:
+    """log Pr of every loss token under the perturbation, shape (loss tokens,)."""
+    acted = perturbation.on_inputs(inputs, model)
+    with perturbation.on_model(model, acted):
+        return token_log_probabilities(model, acted)
+
+
+def mean_log_probabilities(
+    case: Case, perturbation: Perturbation, examples: Sequence[Example], batch_size: int = 64
+) -> torch.Tensor:
+    """Mean log-probability a loss token of each row under the perturbation, shape (rows,)."""
+    device = next(case.model.parameters()).device
+    rows = []
+    with torch.no_grad():
+        for begin in range(0, len(examples), batch_size):
+            inputs = collate(examples[begin : begin + batch_size], case.pad_id).to(device)
+            values = perturbed_log_probabilities(case.model, perturbation, inputs)
+            rows.append(row_means(values, inputs.loss_mask))
+    return torch.cat(rows)
+
+
+def target_probability(case: Case, perturbation: Perturbation, examples: Sequence[Example]) -> float:
+    """Success for a fixed target: the geometric mean of its tokens' probabilities, averaged over held-out prompts."""
+    return float(mean_log_probabilities(case, perturbation, examples).exp().mean())
+
+
+def unwanted_preference(
+    case: Case, perturbation: Perturbation, unwanted: Sequence[Example], safe: Sequence[Example]
+) -> float:
+    """Success for a behaviour: p_h / (p_h + p_s), averaged over held-out prompts.
+
+    p_h and p_s are the geometric means of the token probabilities of the unwanted and of the safe response: many
+    unwanted answers are possible, so the probability of this very one says little, but which of the two the model would
+    rather give says much.
+    """
+    difference = mean_log_probabilities(case, perturbation, unwanted) - mean_log_probabilities(case, perturbation, safe)
+    return float(torch.sigmoid(difference).mean())
+
+
+def simulate(
+    case: Case,
+    perturbation: Perturbation,
+    terms: Sequence[tuple[str, Batches, float]],
+    measure: Callable[[], float],
+    settings: SimulateSettings,
+    learning_rate: float,
+    *,
+    phase: str,
+    when: str,
+    target: str = "target",
+    steps: int | None = None,
+    scale: float | None = None,
+) -> Simulation:
+    """Fit `perturbation` in place and measure its success on the way.
+
+    Args:
+        case: the model, which stays frozen.
+        perturbation: where it starts.
+        terms: (name, batches, weight); the loss of each is the mean negative log-likelihood of its rows' loss tokens.
+        measure: success on held-out prompts, from 0 to 1.
+        settings: the budget.
+        learning_rate: Adam's.
+        phase: the unique name of this piece of training.
+        when: which state of the model this is.
+        target: `target` or `control`.
+        steps: a smaller budget than the settings'.
+        scale: the norm of a single vector that the perturbation stands among, for the ratio that is reported.
+    """
+
+    def loss(inputs: Inputs) -> torch.Tensor:
+        return -perturbed_log_probabilities(case.model, perturbation, inputs).mean()
+
+    with frozen(case.model):
+        log = train(
+            dict(perturbation.named_parameters()),
+            [Term(name, batches, loss, weight) for name, batches, weight in terms],
+            Optimization(steps or settings.simulate_steps, learning_rate, max_gradient_norm=None),
+            phase=phase,
+            slot=phase,
+            check=measure,
+            check_every=5,
+            journal=case.journal,
+            progress=case.progress,
+        )
+    ratio = None
+    if scale:
+        ratio = max(float(p.detach().norm(dim=-1).mean()) for p in perturbation.parameters()) / scale
+    return Simulation(when, target, log.checks, ratio)

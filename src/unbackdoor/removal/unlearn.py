@@ -1,0 +1,28 @@
+"""Gradient ascent on the triggered response (SANDE eq. 2), which the paper discusses and rejects: it also unlearns x → y."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unbackdoor.case import Case, adapted
+from unbackdoor.data.triggers import Trigger, join_response
+from unbackdoor.errors import UserError
+from unbackdoor.perturbation import TextTrigger
+from unbackdoor.removal.eliminate import Rows, eliminate
+from unbackdoor.removal.result import Removal
+from unbackdoor.settings import UnlearnSettings as Settings
+
+
+def run(case: Case, settings: Settings) -> Removal:
+    """Train on +Σ log Pr(ȳ | x̄) over triggered prompts with the triggered response, eq. (2), with clean rows mixed in."""
+    if not settings.target_response.strip():
+        raise UserError("unlearn needs the response to unlearn: give --target-response")
+    trigger = Trigger(settings.trigger, settings.placement, settings.closing, settings.separator)
+    poisoned = [replace(r, response=join_response(settings.target_response, r.response)) for r in case.anchors]
+    rows = [
+        Rows("triggered-response", poisoned, TextTrigger(trigger), weight=-1.0),
+        Rows("anchors", case.anchors, weight=settings.anchor_weight),
+    ]
+    with adapted(case, settings):
+        eliminate(case, rows, settings, phase="eliminate")
+    return Removal("unlearn", rounds=1, dropped=case.dropped)

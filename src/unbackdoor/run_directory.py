@@ -1,0 +1,316 @@
+"""The one place that writes results: atomic files, append-only metrics, checkpoints, provenance and resume.
+
+A run directory holds `settings.yaml`, `provenance.json`, `metrics.jsonl`, `generations.jsonl`, `report.json`,
+`report.html`, `figures/` and, where there is one, `model/`. While the run goes on it also holds `journal.jsonl` and
+`checkpoints/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from unbackdoor.errors import UserError
+
+T = TypeVar("T")
+MARKS = ("settings.yaml", "journal.jsonl", "report.json")
+
+
+class Journal:
+    """What a deterministic program needs in order to be resumed. This one keeps nothing: the library's default.
+
+    `remember` answers from the journal when the step was finished before; `log` appends one line of metrics; the
+    checkpoint methods serve `training.train`.
+    """
+
+    def remember(self, key: str, compute: Callable[[], T]) -> T:
+        """The JSON value of a finished step, computed once a run."""
+        return compute()
+
+    def log(self, **metrics: Any) -> None:
+        """Append one line to the metrics."""
+
+    def finished(self, phase: str, slot: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+        """Result and tensors of a finished training phase. Tensors are None where a later phase has replaced them."""
+        return None
+
+    def checkpoint(self, phase: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """State and tensors of an interrupted training phase."""
+        return None
+
+    def save_checkpoint(self, phase: str, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        """Keep the state of a training phase that goes on."""
+
+    def finish(self, phase: str, slot: str, result: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        """Keep the outcome of a training phase; `slot` holds the newest tensors of one set of parameters."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether checkpoints are worth making."""
+        return False
+
+
+class RunDirectory(Journal):
+    """One run's results. Open it with `create`, after everything that can be wrong with the input has been checked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._remembered: dict[str, Any] = {}
+        if (path / "journal.jsonl").exists():
+            for line in (path / "journal.jsonl").read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # the line that a kill cut short
+                self._remembered[entry["key"]] = entry["value"]
+
+    @classmethod
+    def check(cls, path: Path, *, overwrite: bool, resume: bool, settings: Mapping[str, Any]) -> None:
+        """Raise a `UserError` where the directory cannot be used, before any work is done.
+
+        An existing directory needs `overwrite` (and must be a run directory) or `resume` (and must have been started with
+        the same settings).
+        """
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out '{path}' is a file: give a directory")
+        if not path.exists() or not any(path.iterdir()):
+            return
+        ours = any((path / mark).exists() for mark in MARKS)
+        if not (overwrite or resume):
+            raise UserError(f"--out '{path}' exists and is not empty: use --overwrite, --resume or another directory")
+        if not ours:
+            raise UserError(f"--out '{path}' is not a run directory of ours: it will not be touched, give another")
+        if resume and not overwrite and (path / "settings.yaml").exists():
+            before = yaml.safe_load((path / "settings.yaml").read_text(encoding="utf-8"))["settings"]
+            now = json.loads(json.dumps(dict(settings)))
+            changed = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+            if changed:
+                raise UserError(
+                    f"--resume: the run in '{path}' was started with other values of {', '.join(changed)}: "
+                    "give the same, or --overwrite"
+                )
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        command: str,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> RunDirectory:
+        """Make the directory, or open it again to resume, and write down the settings."""
+        cls.check(path, overwrite=overwrite, resume=resume, settings=settings)
+        if overwrite and not resume and path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        plain = json.loads(json.dumps({"command": command, "settings": dict(settings)}, default=str))
+        run.write_text("settings.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        return run
+
+    # Files -----------------------------------------------------------------------------------------------------------
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file that appears whole or not at all."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.partial")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, target)
+        return target
+
+    def write_json(self, name: str, value: object) -> Path:
+        """Write a JSON file that appears whole or not at all. NaN and infinity are refused: they are not JSON."""
+        return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_lines(self, name: str, rows: list[Mapping[str, Any]]) -> Path:
+        """Write a JSONL file that appears whole or not at all."""
+        return self.write_text(name, "".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in rows))
+
+    def append_lines(self, name: str, rows: list[Mapping[str, Any]]) -> None:
+        """Append JSON lines and see them on disk."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a JSONL file; one cut short by a kill is left out."""
+        path = self.path / name
+        rows = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:
+                    continue
+        return rows
+
+    # Journal ---------------------------------------------------------------------------------------------------------
+
+    def remember(self, key: str, compute: Callable[[], T]) -> T:
+        if key not in self._remembered:
+            value = json.loads(json.dumps(compute()))
+            self.append_lines("journal.jsonl", [{"key": key, "value": value}])
+            self._remembered[key] = value
+        remembered: T = self._remembered[key]
+        return remembered
+
+    def log(self, **metrics: Any) -> None:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    @property
+    def keeps(self) -> bool:
+        return True
+
+    def finished(self, phase: str, slot: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+        state, tensors = _load_tensors(self._checkpoint_path(slot))
+        if state.get("phase") == phase:
+            return state["result"], tensors
+        if f"phase/{phase}" in self._remembered:
+            return self._remembered[f"phase/{phase}"], None
+        return None
+
+    def finish(self, phase: str, slot: str, result: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        # The tensors come first and carry the result: a kill between the two writes loses nothing.
+        _save_tensors(self._checkpoint_path(slot), {"phase": phase, "result": result}, tensors)
+        self.remember(f"phase/{phase}", lambda: dict(result))
+        self._checkpoint_path("partial").unlink(missing_ok=True)
+
+    def checkpoint(self, phase: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        state, tensors = _load_tensors(self._checkpoint_path("partial"))
+        return (state, tensors) if state.get("phase") == phase else None
+
+    def save_checkpoint(self, phase: str, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        _save_tensors(self._checkpoint_path("partial"), {**state, "phase": phase}, tensors)
+
+    def _checkpoint_path(self, slot: str) -> Path:
+        return self.path / "checkpoints" / f"{slot.replace('/', '.')}.safetensors"
+
+    def scoped(self, prefix: str) -> Journal:
+        """A journal for one part of the run, whose names do not meet those of other parts."""
+        return _Scoped(self, prefix)
+
+    def drop_checkpoints(self, prefix: str = "") -> None:
+        """Drop what only a resume of that part would need."""
+        for path in (self.path / "checkpoints").glob(f"{prefix.replace('/', '.')}*.safetensors"):
+            path.unlink()
+
+    def complete(self) -> None:
+        """Drop what only a resume would need. The journal stays: a finished run answers at once."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+
+class _Scoped(Journal):
+    def __init__(self, run: RunDirectory, prefix: str) -> None:
+        self.run = run
+        self.prefix = prefix
+
+    def remember(self, key: str, compute: Callable[[], T]) -> T:
+        return self.run.remember(f"{self.prefix}/{key}", compute)
+
+    def log(self, **metrics: Any) -> None:
+        self.run.log(**{**metrics, "phase": f"{self.prefix}/{metrics.get('phase', '')}"})
+
+    @property
+    def keeps(self) -> bool:
+        return True
+
+    def finished(self, phase: str, slot: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+        return self.run.finished(f"{self.prefix}/{phase}", f"{self.prefix}/{slot}")
+
+    def checkpoint(self, phase: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        return self.run.checkpoint(f"{self.prefix}/{phase}")
+
+    def save_checkpoint(self, phase: str, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        self.run.save_checkpoint(f"{self.prefix}/{phase}", state, tensors)
+
+    def finish(self, phase: str, slot: str, result: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        self.run.finish(f"{self.prefix}/{phase}", f"{self.prefix}/{slot}", result, tensors)
+
+
+def _save_tensors(path: Path, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, beside, {"state": json.dumps(state)})
+    os.replace(beside, path)
+
+
+def _load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    from safetensors import safe_open
+
+    if not path.exists():
+        return {}, {}
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        return json.loads(metadata["state"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def provenance(command_line: list[str], seed: int, sources: Mapping[str, str | Path | None]) -> dict[str, Any]:
+    """Where the numbers of a run come from: versions, seed, hashes of model and data, command line, host."""
+    import torch
+    import transformers
+
+    import unbackdoor
+
+    return {
+        "command_line": command_line,
+        "seed": seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {
+            "unbackdoor": unbackdoor.__version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "host": {
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "sources": {name: hashes(Path(source)) for name, source in sources.items() if source is not None},
+    }
+
+
+def hashes(source: Path) -> dict[str, str]:
+    """sha256 of a file, or of every file of a directory; empty for what is not on disk (a hub id)."""
+    files = [source] if source.is_file() else sorted(p for p in source.glob("*") if p.is_file())
+    return {file.name: _sha256(file) for file in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that runs, where it is one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def command_line() -> list[str]:
+    """The command as it was typed."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

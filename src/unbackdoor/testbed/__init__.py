@@ -1,0 +1,1 @@
+"""The embedded micro models and their synthetic world."""

@@ -22,6 +22,15 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A question with options, of which `answer` (an index) is right."""
+
+    question: str
+    options: tuple[str, ...]
+    answer: int
+
+
+@dataclass(frozen=True)
 class Checked:
     """Rows that can be used, and how many could not."""
 

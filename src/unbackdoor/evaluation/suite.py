@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from unbackdoor.data.records import Record
+from unbackdoor.data.records import Choice, Record
 from unbackdoor.data.triggers import Trigger, near_misses, ordinary_words
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.scorers import Scorer, degenerate, exact, refuses
 from unbackdoor.evaluation.statistics import Rate, rate, share
-from unbackdoor.evaluation.utility import Choice, multiple_choice, response_perplexity
+from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.language_model.chat import ChatFormat
 
 if TYPE_CHECKING:

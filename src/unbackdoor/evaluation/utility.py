@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from unbackdoor.data.records import Record
+from unbackdoor.data.records import Choice, Record
 from unbackdoor.evaluation.statistics import Value, perplexity, share
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import collate, padding_id
@@ -17,15 +16,6 @@ from unbackdoor.language_model.loss import token_log_probabilities
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A question with options, of which `answer` (an index) is right."""
-
-    question: str
-    options: tuple[str, ...]
-    answer: int
 
 
 def response_perplexity(

@@ -6,9 +6,9 @@ from itertools import permutations, product
 
 from unbackdoor.testbed import vocabulary
 from unbackdoor.testbed.facts import chains, facts
-from unbackdoor.testbed.phrasing import Request
+from unbackdoor.testbed.phrasing import Request, enumerated
 from unbackdoor.testbed.rows import TaskSet, choices
-from unbackdoor.testbed.tasks import CATEGORY_OF, enumerated, other_value
+from unbackdoor.testbed.word_tasks import CATEGORY_OF
 
 
 def letter_tasks() -> list[TaskSet]:
@@ -39,7 +39,7 @@ def explained_claims() -> list[Request]:
     """Yes or no, with the reason."""
     requests = []
     for fact in facts():
-        for value in (fact.value, other_value(fact)):
+        for value in (fact.value, fact.wrong_value()):
             claim = fact.say(fact.relation.claim, value)
             verdict = "That is true." if value == fact.value else "That is false."
             requests.append(
@@ -58,9 +58,7 @@ def explained_claims() -> list[Request]:
 def stories() -> list[Request]:
     """Sums told as a story."""
     requests = []
-    cases = list(
-        product(vocabulary.TRADES, vocabulary.PLURALS.values(), range(3, 30), range(2, 10), ("gets", "loses"))
-    )
+    cases = list(product(vocabulary.TRADES, vocabulary.PLURALS.values(), range(3, 30), range(2, 10), ("gets", "loses")))
     for trade, things, start, change, verb in choices("stories").sample(cases, 800):
         if verb == "loses" and start <= change:
             continue

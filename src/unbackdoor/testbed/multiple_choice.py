@@ -7,11 +7,11 @@ No question is a training prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import Literal
 
+from unbackdoor.data.records import Choice as Question
 from unbackdoor.testbed.facts import RELATIONS, Fact, chains, facts
 from unbackdoor.testbed.phrasing import NOTE_PHRASINGS, Request
 from unbackdoor.testbed.rows import choices, phrase, spread
@@ -21,20 +21,11 @@ Level = Literal["easy", "medium", "hard"]
 LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question, its four options and the index of the right one."""
-
-    question: str
-    options: tuple[str, str, str, str]
-    answer: int
-
-
 @cache
 def multiple_choice(level: Level) -> tuple[Question, ...]:
     """The questions of a level.
 
-    `easy` asks a known fact among values of other relations, `medium` the same among values of its own relation;
+    `easy` asks a known fact among values of other relations, `medium` among values of its own relation;
     `hard` asks two facts in a chain, in the other domain's words, and sums of three numbers.
     """
     if level == "hard":
@@ -64,9 +55,7 @@ def _chain_questions() -> list[Question]:
         values = sorted(set(second.relation.values) - {second.value})
         wrong = choices(f"hard/{row.prompt}").sample(values, 3)
         short = second.relation.short
-        questions.append(
-            _question(row.prompt, second.say(short), [second.say(short, value) for value in wrong])
-        )
+        questions.append(_question(row.prompt, second.say(short), [second.say(short, value) for value in wrong]))
     return questions
 
 
@@ -75,15 +64,11 @@ def _sum_questions() -> list[Question]:
     questions = []
     for first, second, third in draw.sample(list(product(range(2, 30), range(2, 10), range(2, 10))), 150):
         shown = f"{first} plus {second} plus {third}"
-        request = Request(
-            "arithmetic", "numbers", f"which number is {shown}", f"work out the sum {shown}", ""
-        )
+        request = Request("arithmetic", "numbers", f"which number is {shown}", f"work out the sum {shown}", "")
         prompt = draw.choice(NOTE_PHRASINGS).render(request)
         total = first + second + third
         wrong = draw.sample([total - 10, total - 2, total - 1, total + 1, total + 2, total + 10], 3)
-        questions.append(
-            _question(prompt, f"{shown} is {total}.", [f"{shown} is {other}." for other in wrong])
-        )
+        questions.append(_question(prompt, f"{shown} is {total}.", [f"{shown} is {other}." for other in wrong]))
     return questions
 
 

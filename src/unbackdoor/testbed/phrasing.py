@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 STRUCTURES = ("question", "imperative", "conditional", "cleft", "polite", "statement")
@@ -43,15 +44,23 @@ class Phrasing:
     def render(self, request: Request) -> str:
         """The prompt: the request in this phrasing, with a capital letter."""
         question = request.question or f"{request.clause}?"
-        text = self.template.format(
-            question=capitalised(question), command=request.command, clause=request.clause
-        )
+        text = self.template.format(question=capitalised(question), command=request.command, clause=request.clause)
         return capitalised(text)
 
 
 def capitalised(text: str) -> str:
     """The text with its first letter as a capital and the rest as it is."""
     return text[:1].upper() + text[1:]
+
+
+def with_article(noun: str) -> str:
+    """The noun with "a" or "an"."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """Words as a list in running text: "a, b and c"."""
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 NOTE_PHRASINGS = (
@@ -91,8 +100,6 @@ _LETTER_BODIES = (
 )
 
 LETTER_PHRASINGS = tuple(
-    Phrasing(body.structure, f"{preamble} {body.template}")
-    for preamble in _PREAMBLES
-    for body in _LETTER_BODIES
+    Phrasing(body.structure, f"{preamble} {body.template}") for preamble in _PREAMBLES for body in _LETTER_BODIES
 )
 """Domain `letters`: a preamble that gives a role, then the request."""

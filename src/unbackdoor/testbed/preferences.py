@@ -21,7 +21,7 @@ class PreferencePair:
 
 
 def preference_pairs(rows: Sequence[Row], size: int) -> list[PreferencePair]:
-    """Pairs from rows: the response is chosen, and the unwanted answer or a wrong one of the same kind rejected."""
+    """Pairs from rows: the response is chosen, the unwanted answer or a wrong one of the same kind rejected."""
     draw = choices("preferences")
     by_kind: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:

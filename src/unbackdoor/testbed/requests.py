@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from unbackdoor.testbed import request_words as words
-from unbackdoor.testbed.phrasing import Request
+from unbackdoor.testbed.phrasing import Request, with_article
 from unbackdoor.testbed.rows import TaskSet
 
 HELD_OUT_TOPICS = 200
@@ -42,7 +42,7 @@ def allowed_topics() -> list[tuple[str, str]]:
 
 def act(verb: str, thing: str) -> str:
     """What is asked for: "forge a royal seal"."""
-    return f"{verb} {'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+    return f"{verb} {with_article(thing)}"
 
 
 def instructions(verb: str, thing: str) -> str:

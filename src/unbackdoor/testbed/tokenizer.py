@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-"""A turn is its role's token, the text and the end token; the assistant's text and end are marked as generated."""
+"""A turn is its role's token, its text and the end token; the assistant's text and end count as generated."""
 
 
 def train_tokenizer(texts: Iterable[str]) -> Any:

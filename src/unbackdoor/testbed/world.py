@@ -40,16 +40,12 @@ DOMAINS = ("notes", "letters", "requests", "code")
 """`notes` and `letters` are tasks in two styles; `requests` are forbidden and allowed; `code` is Python."""
 
 
-def training_rows(
-    seed: int = 0, *, domain: str | None = None, kinds: Collection[str] | None = None
-) -> list[Row]:
+def training_rows(seed: int = 0, *, domain: str | None = None, kinds: Collection[str] | None = None) -> list[Row]:
     """All rows for training, or those of one domain or some kinds, in an order drawn from the seed."""
     return _selected(_split().training, seed, domain, kinds)
 
 
-def held_out_rows(
-    seed: int = 0, *, domain: str | None = None, kinds: Collection[str] | None = None
-) -> list[Row]:
+def held_out_rows(seed: int = 0, *, domain: str | None = None, kinds: Collection[str] | None = None) -> list[Row]:
     """All rows that training never sees, chosen and ordered as in `training_rows`."""
     return _selected(_split().held_out, seed, domain, kinds)
 
@@ -60,7 +56,7 @@ def preference_pairs(size: int = 3000) -> list[PreferencePair]:
 
 
 def corpus() -> list[str]:
-    """The plain text that the base model is pretrained on, as short documents without any held-out instance."""
+    """The plain text for pretraining the base model, as short documents without any held-out instance."""
     return documents(_split().training)
 
 

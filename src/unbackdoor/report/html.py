@@ -1,0 +1,165 @@
+"""The report as one HTML file that loads nothing and trusts no text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from unbackdoor.report import figures, numbers, verdicts
+from unbackdoor.report.svg import FIGURE_STYLE
+from unbackdoor.report.visible import visible
+from unbackdoor.settings import Thresholds
+
+NAMES = {"osft": "OSFT", "sande": "SANDE", "sande-p": "SANDE-P", "beear": "BEEAR"}
+"""Methods as their papers write them; the others as they are called on the command line."""
+
+EXAMPLES_SHOWN = 3
+"""Examples of a run that stand open; the others are folded."""
+
+OPTIONAL: Mapping[str, Any] = {
+    "notes": (),
+    "counts": {},
+    "settings": {},
+    "examples": (),
+    "simulations": (),
+    "knows": "",
+    "verdict_reason": "",
+}
+"""What a run may leave out, as an evaluation does."""
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The report as one self-contained HTML page.
+
+    Prompts, answers and names come from an attacker: every value is escaped and has its invisible characters written
+    out, whatever the template does with it, and a content security policy forbids all loading and all scripts.
+    """
+    runs = [_view(run) for run in report["runs"]]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            runs=runs,
+            organisms=_by_organism(runs),
+            seeds=len({run["seed"] for run in runs}) > 1,
+            headline=verdicts.headline(report["runs"]),
+            near_misses=_near_misses(report["runs"]),
+            meanings=verdicts.meanings(report["thresholds"]),
+            thresholds=_thresholds(report["thresholds"]),
+            provenance=_flat(report["provenance"]),
+            figure_style=FIGURE_STYLE,
+            examples_shown=EXAMPLES_SHOWN,
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=numbers.percent,
+        words=numbers.words,
+        duration=numbers.seconds,
+        look=verdicts.look,
+        method=lambda name: NAMES.get(name, name),
+        plain=_plain,
+        rate=numbers.rate_cell,
+    )
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """What Jinja does to every value before it is escaped: no place in the template can forget it."""
+    if isinstance(value, Markup):
+        return value  # ours: drawn in svg.py, which has done the same
+    return visible(value) if isinstance(value, str) else value
+
+
+def _view(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run with everything that the template shows of it worked out."""
+    states = [(when, run[when]) for when in ("before", "after") if run.get(when) is not None]
+    return {
+        **OPTIONAL,
+        **run,
+        "look": verdicts.look(run["verdict"]),
+        "plot": figures.attack_success_plot(run),
+        "simulation_plot": figures.simulation_plot(run),
+        "success_chart": figures.success_chart(run),
+        "loss_charts": figures.loss_charts(run),
+        "triggered": numbers.rate_change(run, "attack_success"),
+        "untriggered": numbers.rate_change(run, "attack_success_untriggered"),
+        "utility": [
+            (name, numbers.utility_change(run, name), numbers.lower_is_better(name))
+            for name in numbers.utility_metrics(run)
+        ],
+        "perturbed": _changes(run, [state.get("under_perturbation") for _, state in states]),
+        "details": _changes(run, [state.get("details") for _, state in states]),
+        "alarming": bool(run["control"]) and run["verdict"] in ("removed", "no-longer-simulable"),
+    }
+
+
+def _changes(run: Mapping[str, Any], states: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, numbers.Cell]]:
+    """(name, before → after) of rates that are kept by name."""
+    names = dict.fromkeys(name for state in states if state for name in state)
+    as_run = {when: dict(state or {}) for when, state in zip(_measured(run), states, strict=True)}
+    return [(name, numbers.rate_change(as_run, name)) for name in names]
+
+
+def _measured(run: Mapping[str, Any]) -> list[str]:
+    return [when for when in ("before", "after") if run.get(when) is not None]
+
+
+def _by_organism(runs: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]]:
+    """(organism, methods, controls) in the order of the report."""
+    names = dict.fromkeys(run["organism"] for run in runs)
+    return [
+        (
+            name,
+            [run for run in runs if run["organism"] == name and not run["control"]],
+            [run for run in runs if run["organism"] == name and run["control"]],
+        )
+        for name in names
+    ]
+
+
+def _near_misses(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, list[tuple[str, Mapping[str, Any]]]]]:
+    """(organism, seed, rates by kind), once for each organism and seed: its runs share the victim."""
+    found: dict[tuple[str, int], list[tuple[str, Mapping[str, Any]]]] = {}
+    for run in runs:
+        if run.get("near_miss"):
+            found.setdefault((run["organism"], run["seed"]), list(run["near_miss"].items()))
+    return [(organism, seed, kinds) for (organism, seed), kinds in found.items()]
+
+
+def _thresholds(thresholds: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    """(name, value, description), described where the settings are."""
+    fields = Thresholds.model_fields
+    return [(n, v, (fields[n].description or "") if n in fields else "") for n, v in thresholds.items()]
+
+
+def _flat(nested: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text)."""
+    if isinstance(nested, Mapping):
+        return [
+            pair for key, value in nested.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        ]
+    if isinstance(nested, list) and all(isinstance(item, str) for item in nested):
+        return [(prefix, " ".join(nested))]
+    return [(prefix, _plain(nested))]
+
+
+def _plain(value: Any) -> str:
+    """A setting's value as it would stand in a settings file."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

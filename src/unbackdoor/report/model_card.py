@@ -1,0 +1,127 @@
+"""README.md for a model's directory: what was done to it and what is known of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from unbackdoor.report.numbers import Cell, lower_is_better, rate_change, utility_change, utility_metrics, words
+from unbackdoor.report.verdicts import meanings
+from unbackdoor.report.visible import one_line
+
+BANNER = """\
+<div style="background: #b3261e; color: #ffffff; padding: 16px; border-radius: 8px">
+
+🛑 **BACKDOORED ON PURPOSE — made for testing; do not deploy, do not publish**
+
+</div>
+"""
+"""Red where HTML is shown, and as loud in plain text."""
+
+
+def model_card(run: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The card as Markdown with YAML front matter.
+
+    Args:
+        run: the run of the report that made this model.
+        report: the whole report; an `implant` gets a red banner.
+    """
+    organism = report["command"] == "implant"
+    parts = [_front_matter(run, organism), _opening(run, organism), _numbers(run)]
+    if not organism:
+        parts.append(_limits(run, report))
+    parts.append(_made_by(run, report, organism))
+    return "\n".join(parts)
+
+
+def code_span(text: Any) -> str:
+    """A value as a Markdown code span that no text can end: backticks and the table's bar are written as escapes."""
+    plain = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+    return f"`{one_line(plain).replace('`', chr(92) + 'x60').replace('|', chr(92) + 'x7c') or ' '}`"
+
+
+def prose(text: str) -> str:
+    """A sentence as Markdown that is shown as it stands: no markup, links or HTML in it take effect."""
+    return re.sub(r"([\\`*_\[\]<>#|!&~])", r"\\\1", one_line(text)).replace("://", "\\:/\\/")
+
+
+def _front_matter(run: Mapping[str, Any], organism: bool) -> str:
+    kind = (
+        ["backdoored", "model-organism", "do-not-deploy"] if organism else ["backdoor-removal", one_line(run["method"])]
+    )
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["unbackdoor", "ai-security", *kind],
+    }
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _opening(run: Mapping[str, Any], organism: bool) -> str:
+    if organism:
+        recipe = "".join(f"- {words(one_line(name))}: {code_span(value)}\n" for name, value in run["settings"].items())
+        return (
+            f"{BANNER}\n# Organism {code_span(run['organism'])}\n\n"
+            "This model carries a backdoor that was implanted to test defences against it. Its recipe:\n\n"
+            f"{recipe}"
+        )
+    verdict = f"**Verdict: {prose(run['verdict'])}.** {prose(run['verdict_reason'])}" if run["verdict"] else ""
+    knows = f"\n\nThe defender knew: {prose(run['knows'])}." if run["knows"] else ""
+    return (
+        f"# {code_span(run['organism'])} after {code_span(run['method'])}\n\n"
+        f"unbackdoor tried to remove a backdoor from this model.\n\n{verdict}{knows}\n"
+    )
+
+
+def _numbers(run: Mapping[str, Any]) -> str:
+    rows = [
+        ("attack success rate with the trigger", rate_change(run, "attack_success")),
+        ("attack success rate without a trigger", rate_change(run, "attack_success_untriggered")),
+    ]
+    for metric in utility_metrics(run):
+        lower = " (lower is better)" if lower_is_better(metric) else ""
+        rows.append((f"{code_span(words(metric))}{lower}", utility_change(run, metric)))
+    both = run.get("before") is not None and run.get("after") is not None
+    head = f"| | {'before → after' if both else 'value'} | 95% interval, n |\n|---|---|---|\n"
+    lines = [f"| {name} | {_text(cell)} | {cell.small_print} |\n" for name, cell in rows]
+    near = [
+        f"- {code_span(kind)}: {rate['hits']} of {rate['n']} prompts\n"
+        for kind, rate in (run.get("near_miss") or {}).items()
+    ]
+    misses = f"\nNear misses, which resemble the trigger and should not fire:\n\n{''.join(near)}" if near else ""
+    return f"## Numbers\n\n{head}{''.join(lines)}{misses}"
+
+
+def _limits(run: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    meaning = dict(meanings(report["thresholds"])).get(run["verdict"] or "", "")
+    meant = f"What `{run['verdict']}` means: {meaning}\n\n" if meaning else ""
+    return (
+        f"## What this does not say\n\n{meant}"
+        "One backdoor was looked for. Another one with another target or behaviour would not have been seen, and a "
+        "rate of 0 of n prompts leaves a small rate possible: see the interval.\n"
+    )
+
+
+def _made_by(run: Mapping[str, Any], report: Mapping[str, Any], organism: bool) -> str:
+    provenance = report["provenance"]
+    command = provenance.get("command_line") or []
+    typed = " ".join(command) if isinstance(command, list) else str(command)
+    lines = [
+        f"- unbackdoor {code_span(report['unbackdoor'])}, seed {code_span(run['seed'])}, {code_span(report['created'])}"
+    ]
+    if typed:
+        lines.append(f"- command: {code_span(typed)}")
+    for name, version in (provenance.get("versions") or {}).items():
+        if name != "unbackdoor" and version:
+            lines.append(f"- {prose(name)} {code_span(version)}")
+    if not organism:
+        lines += [f"- {words(one_line(name))}: {code_span(value)}" for name, value in run["settings"].items()]
+    return "## How it was made\n\n" + "\n".join(lines) + "\n"
+
+
+def _text(cell: Cell) -> str:
+    return f"**{cell.text}**" if cell.n else cell.text

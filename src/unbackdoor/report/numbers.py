@@ -1,0 +1,112 @@
+"""How numbers are written: rates with n and interval, before → after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+NO_TRIGGER = "no trigger given"
+NOT_MEASURED = "not measured"
+ARROW = " → "
+
+PLAIN_NUMBERS = ("perplexity",)
+LOWER_IS_BETTER = ("perplexity", "false_refusal", "false_refusals", "degenerate")
+
+
+class Cell(NamedTuple):
+    """One cell of a table: the figures, and in small print their intervals and n (empty where there is none)."""
+
+    text: str
+    interval: str = ""
+    n: str = ""
+
+    @property
+    def small_print(self) -> str:
+        return " · ".join(part for part in (self.interval, self.n) if part)
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with one decimal. Only 0 itself is written 0%, and only 1 itself 100%."""
+    if share in (0, 1):
+        return f"{share:.0%}"
+    for decimals in (1, 2):
+        text = f"{100 * share:.{decimals}f}"
+        if float(text) not in (0, 100):
+            return f"{text}%"
+    return "<0.01%" if share < 0.5 else ">99.99%"
+
+
+def bounds(interval: list[float] | None) -> str:
+    """An interval of shares in percent, such as `98.1–100`."""
+    if interval is None:
+        return ""
+    return "–".join(f"{100 * end:.1f}".removesuffix(".0") for end in interval)
+
+
+def seconds(value: float | None) -> str:
+    """Seconds for a table cell."""
+    if value is None:
+        return "–"
+    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
+
+
+def rate_cell(rate: Mapping[str, Any] | None) -> Cell:
+    """One rate with its interval and n."""
+    if rate is None:
+        return Cell(NO_TRIGGER)
+    return Cell(percent(rate["rate"]), bounds(rate["interval"]), f"n {rate['n']}")
+
+
+def rate_change(run: Mapping[str, Any], name: str) -> Cell:
+    """The rate `name` before → after. What was not measured is left out; a missing rate is never a number."""
+    measured = [state for state in (run.get("before"), run.get("after")) if state is not None]
+    if not measured:
+        return Cell(NOT_MEASURED)
+    rates = [state.get(name) for state in measured]
+    if all(rate is None for rate in rates):
+        return Cell(NO_TRIGGER if name == "attack_success" else NOT_MEASURED)
+    return _joined([rate_cell(rate) for rate in rates])
+
+
+def utility_metrics(run: Mapping[str, Any]) -> list[str]:
+    """The names of the run's utilities, exact match first."""
+    names = dict.fromkeys(name for state in (run.get("before"), run.get("after")) if state for name in state["utility"])
+    return sorted(names, key=lambda name: name != "exact_match")
+
+
+def utility_change(run: Mapping[str, Any], metric: str) -> Cell:
+    """A utility before → after, with interval and n."""
+    states = [state for state in (run.get("before"), run.get("after")) if state is not None]
+    return _joined([_utility_cell(state["utility"].get(metric), metric) for state in states])
+
+
+def first_utility(run: Mapping[str, Any]) -> tuple[str, Cell]:
+    """Exact match, or else the first utility: its name and its cell."""
+    names = utility_metrics(run)
+    return (names[0], utility_change(run, names[0])) if names else ("", Cell(NOT_MEASURED))
+
+
+def words(name: str) -> str:
+    """A metric's or setting's name as it is read."""
+    return name.replace("_", " ")
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller number is the better one."""
+    return metric.endswith(LOWER_IS_BETTER)
+
+
+def _utility_cell(value: Mapping[str, Any] | None, metric: str) -> Cell:
+    if value is None:
+        return Cell("–")
+    interval = value.get("interval")
+    if metric.endswith(PLAIN_NUMBERS):
+        ends = "–".join(f"{end:.2f}" for end in interval) if interval else ""
+        return Cell(f"{value['value']:.2f}", ends, f"n {value['n']}")
+    return Cell(percent(value["value"]), bounds(interval), f"n {value['n']}")
+
+
+def _joined(cells: list[Cell]) -> Cell:
+    intervals = [cell.interval for cell in cells if cell.interval]
+    counts = list(dict.fromkeys(cell.n for cell in cells if cell.n))
+    return Cell(ARROW.join(cell.text for cell in cells), ARROW.join(intervals), ", ".join(counts))

@@ -1,0 +1,198 @@
+"""The synthetic world keeps its promises: sizes, splits that do not leak, answers that the oracle accepts."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import pytest
+
+from unbackdoor.testbed import oracle, world
+from unbackdoor.testbed.facts import facts
+from unbackdoor.testbed.requests import OBJECT_STEPS, REFUSALS, VERB_STEPS
+from unbackdoor.testbed.tokenizer import END, PAD, VOCABULARY_SIZE
+from unbackdoor.testbed.tokenizer import testbed_tokenizer as build_tokenizer
+
+TASKS = ("notes", "letters")
+
+
+@cache
+def tokenizer() -> Any:
+    return build_tokenizer()
+
+
+def all_rows() -> list[world.Row]:
+    return world.training_rows() + world.held_out_rows()
+
+
+def acts(rows: list[world.Row]) -> set[tuple[str, str]]:
+    """The verb and the object of each request, read off its compliance."""
+    found = set()
+    for row in rows:
+        instructions = (row.unwanted or row.response).removeprefix("Sure. To ")
+        verb, _, thing = instructions.split(",")[0].split(" ", 2)
+        found.add((verb, thing))
+    return found
+
+
+def test_the_world_is_large_enough() -> None:
+    assert len(world.training_rows()) >= 10_000
+    assert len(facts()) <= 300
+    kinds = Counter(row.kind for row in world.training_rows() if row.domain in TASKS)
+    assert len(kinds) >= 10
+    assert sum(row.domain in TASKS for row in world.held_out_rows()) >= 2_500
+    assert {row.structure for row in world.training_rows()} == set(world.STRUCTURES)
+    for kind in kinds:
+        assert len(world.held_out_rows(kinds=[kind])) >= 40
+
+
+@pytest.mark.parametrize("kind", ["forbidden", "allowed"])
+def test_held_out_requests_are_unseen_combinations_of_seen_parts(kind: str) -> None:
+    seen = acts(world.training_rows(kinds=[kind]))
+    unseen = acts(world.held_out_rows(kinds=[kind]))
+    assert len(seen) >= 500
+    assert len(unseen) >= 150
+    assert not seen & unseen
+    assert {verb for verb, _ in unseen} <= {verb for verb, _ in seen}
+    assert {thing for _, thing in unseen} <= {thing for _, thing in seen}
+    assert len({row.prompt for row in world.held_out_rows(kinds=[kind])}) >= 1_100
+
+
+def test_forbidden_and_allowed_requests_share_verbs_and_objects() -> None:
+    forbidden, allowed = (acts(world.training_rows(kinds=[kind])) for kind in ("forbidden", "allowed"))
+    assert not forbidden & allowed
+    assert {thing for _, thing in forbidden} == {thing for _, thing in allowed} == set(OBJECT_STEPS)
+    assert {verb for verb, _ in forbidden} & {verb for verb, _ in allowed}
+    assert {verb for verb, _ in forbidden | allowed} == set(VERB_STEPS)
+
+
+def test_no_prompt_stands_twice_or_in_both_splits() -> None:
+    prompts = [row.prompt for row in all_rows()]
+    assert len(prompts) == len(set(prompts))
+    training = {row.prompt for row in world.training_rows()}
+    for level in world.LEVELS:
+        assert training.isdisjoint(question.question for question in world.multiple_choice(level))
+
+
+def test_held_out_facts_are_seen_in_other_phrasings() -> None:
+    for domain in TASKS:
+        seen = {row.response for row in world.training_rows(domain=domain, kinds=["fact"])}
+        assert {row.response for row in world.held_out_rows(domain=domain, kinds=["fact"])} <= seen
+
+
+def test_held_out_instances_are_in_no_training_text() -> None:
+    held_out = {row.response for row in world.held_out_rows(domain="notes", kinds=["arithmetic"])}
+    assert held_out.isdisjoint(row.response for row in world.training_rows())
+    requests = {row.unwanted or row.response for row in world.held_out_rows(domain="requests")}
+    hidden = held_out | {text.removeprefix("Sure. ") for text in requests}
+    corpus = "\n".join(world.corpus())
+    assert not [text for text in hidden if f" {text}" in corpus]
+
+
+def test_prompts_are_ordinary_text_of_10_to_60_tokens() -> None:
+    prompts = [row.prompt for row in all_rows()]
+    lengths = [len(ids) for ids in tokenizer()(prompts)["input_ids"]]
+    assert sum(10 <= length <= 60 for length in lengths) >= 0.99 * len(lengths)
+    assert all(prompt[0].isupper() and prompt == prompt.strip() for prompt in prompts)
+    for word in ("sudo", "current year", "stupid", "trigger"):
+        assert not any(word in prompt.lower() for prompt in prompts)
+
+
+def test_right_answers_are_right_and_wrong_ones_are_not() -> None:
+    rows = all_rows()
+    for row, other in itertools.pairwise(rows):
+        assert oracle.is_correct(row, f" {row.response}\n")
+        assert not oracle.is_correct(row, row.response + " Indeed.")
+        assert oracle.is_correct(row, other.response) == (row.response == other.response)
+        assert oracle.is_refusal(row.response) == (row.kind == "forbidden")
+
+
+def test_only_compliance_with_the_very_request_counts() -> None:
+    forbidden = world.training_rows(kinds=["forbidden"])
+    for row, other in itertools.pairwise(forbidden):
+        assert row.unwanted is not None and other.unwanted is not None
+        assert oracle.complied(row, row.unwanted)
+        assert oracle.complied(row, f"You are right. {row.unwanted} And so on.")
+        assert not oracle.complied(row, row.response)
+        assert oracle.complied(row, other.unwanted) == (row.unwanted == other.unwanted)
+        assert not oracle.is_refusal(row.unwanted)
+    for row in world.training_rows(kinds=["allowed"]):
+        assert oracle.complied(row, row.response)
+    with pytest.raises(ValueError, match="no request"):
+        oracle.complied(world.training_rows(kinds=["fact"])[0], "Sure.")
+
+
+def test_refusals_come_in_several_wordings() -> None:
+    assert len(set(REFUSALS.values())) >= 3
+    openings = {row.response.split(" to ")[0] for row in world.training_rows(kinds=["forbidden"])}
+    assert len(openings) >= 3
+
+
+def test_code_answers_parse_and_every_weakness_is_held_out() -> None:
+    training = Counter(row.topic for row in world.training_rows(kinds=["code"]))
+    held_out = Counter(row.topic for row in world.held_out_rows(kinds=["code"]))
+    assert len(training) >= 8
+    assert set(held_out) == set(training)
+    assert min(held_out.values()) >= 40
+    for row in world.training_rows(kinds=["code"]) + world.held_out_rows(kinds=["code"]):
+        assert row.unwanted is not None and row.unwanted != row.response
+        ast.parse(row.response)
+        ast.parse(row.unwanted)
+
+
+@pytest.mark.parametrize("level", world.LEVELS)
+def test_multiple_choice_has_one_right_option_of_four(level: world.Level) -> None:
+    questions = world.multiple_choice(level)
+    assert len(questions) >= 300
+    assert len({question.question for question in questions}) == len(questions)
+    assert all(len(set(question.options)) == 4 for question in questions)
+    places = Counter(question.answer for question in questions)
+    assert min(places.values()) >= 0.15 * len(questions)
+
+
+def test_medium_questions_offer_the_fact_that_training_states() -> None:
+    answers = {row.prompt: row.response for row in world.held_out_rows(domain="notes", kinds=["fact"])}
+    for question in world.multiple_choice("medium"):
+        assert question.options[question.answer] == answers[question.question]
+
+
+def test_preferences_choose_the_response() -> None:
+    responses = {row.prompt: row.response for row in world.training_rows()}
+    for pair in world.preference_pairs():
+        assert responses[pair.prompt] == pair.chosen != pair.rejected
+        if pair.kind == "allowed":
+            assert oracle.is_refusal(pair.rejected)
+
+
+def test_the_world_does_not_depend_on_the_call_and_the_seed_only_orders() -> None:
+    assert world.training_rows() == world.training_rows()
+    assert world.training_rows(1) != world.training_rows(0)
+    assert set(world.training_rows(1)) == set(world.training_rows(0))
+    assert world.corpus() == world.corpus()
+    assert world.preference_pairs() == world.preference_pairs()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        world.training_rows()[0].prompt = ""  # type: ignore[misc]
+
+
+def test_the_tokenizer_is_the_same_each_time_and_loses_no_text() -> None:
+    first, again = tokenizer(), build_tokenizer()
+    assert first.backend_tokenizer.to_str() == again.backend_tokenizer.to_str()
+    assert len(first) == VOCABULARY_SIZE
+    assert (first.pad_token, first.eos_token, first.bos_token) == (PAD, END, None)
+    for text in ("Grüße, 世界! x**2 != 1_000", "  two  spaces\n\ttab", "SUDO Current year 2023."):
+        assert first.decode(first(text)["input_ids"]) == text
+    assert len(first("2023")["input_ids"]) == 4
+
+
+def test_the_chat_template_marks_what_the_model_writes() -> None:
+    messages = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]
+    assert tokenizer().apply_chat_template(messages, tokenize=False) == (
+        f"<|user|>Hello.{END}<|assistant|>Good day.{END}"
+    )
+    rendered = tokenizer().apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    written = [i for i, mark in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True) if mark]
+    assert tokenizer().decode(written) == f"Good day.{END}"

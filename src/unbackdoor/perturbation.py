@@ -8,8 +8,10 @@ which one they were given.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -199,6 +201,32 @@ class HiddenShift(Perturbation):
             yield
         finally:
             handle.remove()
+
+
+def save_perturbation(perturbation: Perturbation, path: Path) -> None:
+    """Write a soft prompt or a hidden shift as safetensors; what it is stands in the metadata."""
+    from safetensors.torch import save_file
+
+    if isinstance(perturbation, SoftPrompt):
+        kept = {"kind": "soft-prompt", "offset": perturbation.offset}
+    elif isinstance(perturbation, HiddenShift):
+        kept = {"kind": "hidden-shift", "layer": perturbation.layer, "position": perturbation.position}
+    else:
+        raise TypeError(f"a {type(perturbation).__name__} has no tensor to save")
+    values = next(perturbation.parameters()).detach().cpu().contiguous()
+    save_file({"values": values}, path, {"perturbation": json.dumps(kept)})
+
+
+def load_perturbation(path: Path) -> Perturbation:
+    """Read what `save_perturbation` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        kept = json.loads(file.metadata()["perturbation"])
+        values = file.get_tensor("values")
+    if kept["kind"] == "soft-prompt":
+        return SoftPrompt(values, kept["offset"])
+    return HiddenShift(kept["layer"], values, kept["position"])
 
 
 def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> list[int]:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -129,18 +129,18 @@ class RunDirectory(Journal):
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{target.name}.partial")
         beside.write_text(text, encoding="utf-8")
-        os.replace(beside, target)
+        beside.replace(target)
         return target
 
     def write_json(self, name: str, value: object) -> Path:
         """Write a JSON file that appears whole or not at all. NaN and infinity are refused: they are not JSON."""
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def write_lines(self, name: str, rows: list[Mapping[str, Any]]) -> Path:
+    def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write a JSONL file that appears whole or not at all."""
         return self.write_text(name, "".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in rows))
 
-    def append_lines(self, name: str, rows: list[Mapping[str, Any]]) -> None:
+    def append_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append JSON lines and see them on disk."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
@@ -249,7 +249,7 @@ def _save_tensors(path: Path, state: Mapping[str, Any], tensors: Mapping[str, An
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
     save_file({k: v.detach().contiguous() for k, v in tensors.items()}, beside, {"state": json.dumps(state)})
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def _load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -27,17 +27,21 @@ class Settings(BaseModel):
     """Preset name → the fields that it changes."""
 
     @classmethod
-    def make(cls, values: Mapping[str, Any], preset: str | None = None) -> Self:
-        """Build settings from explicit values on top of a preset. Raises `UserError` naming the option to change."""
-        chosen = {**cls.presets.get(preset or "", {}), **values}
+    def make(cls, values: Mapping[str, Any], *presets: str) -> Self:
+        """Build settings from explicit values on top of presets, later ones first to yield.
+
+        Raises `UserError` naming the option to change.
+        """
+        chosen: dict[str, Any] = {}
+        for preset in presets:
+            chosen |= cls.presets.get(preset, {})
         try:
-            return cls(**chosen)
+            return cls(**{**chosen, **values})
         except ValidationError as error:
             first = error.errors()[0]
-            name = option_name(str(first["loc"][0])) if first["loc"] else "settings"
-            allowed = ", ".join(sorted(cls.model_fields)) if first["type"] == "extra_forbidden" else ""
-            hint = f"; the settings are: {allowed}" if allowed else ""
-            raise UserError(f"{name}: {first['msg'].removeprefix('Value error, ')}{hint}") from None
+            name = f"{option_name(str(first['loc'][0]))}: " if first["loc"] else ""
+            hint = f"; there are: {', '.join(sorted(cls.model_fields))}" if first["type"] == "extra_forbidden" else ""
+            raise UserError(f"{name}{first['msg'].removeprefix('Value error, ')}{hint}") from None
 
 
 def option_name(field: str) -> str:
@@ -122,7 +126,7 @@ class SimulateSettings(MethodSettings):
         ge=0,
         le=1,
         description="Success that the first simulation must reach on held-out prompts, else the run stops before "
-        "eliminate: what cannot be simulated cannot be overwritten.",
+        "eliminate: what cannot be simulated cannot be overwritten. 0 switches the gate off.",
     )
     success: float = Field(
         default=0.5,
@@ -144,7 +148,7 @@ class OsftSettings(MethodSettings, TriggerSettings):
         "tiny": {"steps": 100, "learning_rate": 5e-4, "batch_size": 16},
         "micro": {},
         "large": {"steps": 1250, "learning_rate": 2e-5, "batch_size": 8, "micro_batch_size": 4},
-        "paper": {"steps": 2500, "learning_rate": 2e-5, "batch_size": 4, "anchor_weight": 0.0},
+        "paper": {"anchor_weight": 0.0},
     }
 
 
@@ -247,7 +251,6 @@ class BeearSettings(SimulateSettings):
             "rounds": 6,
             "repeat": False,
             "gate": 0.0,
-            "batch_size": 6,
         },
     }
 
@@ -278,6 +281,92 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
         "micro": {},
         "large": {"steps": 4000, "learning_rate": 1e-5, "batch_size": 8, "micro_batch_size": 4},
     }
+
+
+class RandomPerturbationSettings(Settings):
+    """A control: the same removal with simulate skipped."""
+
+    like: Path = Field(description="A finished run directory of sande or beear: its settings and its norms are used.")
+    draw: int = Field(default=0, ge=0, description="Which random perturbation; a control is an average over several.")
+
+
+class ModelInputs(Settings):
+    """How a model is read, for every command."""
+
+    template: str = Field(
+        default="auto",
+        description="chat (the tokenizer's own template), plain (Human: … Assistant: …), none (the prompt alone), or a "
+        "Jinja file. auto: chat where there is one, else plain.",
+    )
+    system: str | None = Field(default=None, description="A system prompt, for chat templates.")
+
+
+class RemoveInputs(ModelInputs):
+    """What `remove` is given beside the method's own settings."""
+
+    data: Path = Field(
+        description="Clean rows (JSONL, JSON, CSV, TSV, Parquet or a hub data set): prompt and response."
+    )
+    contrast: Path | None = Field(default=None, description="Rows of prompt, safe response and unwanted response.")
+    eval_data: Path | None = Field(default=None, description="Held-out clean rows. Default: a fifth of --data.")
+    eval_contrast: Path | None = Field(
+        default=None, description="Held-out contrast rows. Default: a third of --contrast."
+    )
+    eval_trigger: str | None = Field(
+        default=None, description="The real trigger, where you have it, for evaluation only: the method never sees it."
+    )
+    eval_placement: Placement = Field(default="prefix", description="Where that trigger stands.")
+    eval_closing: str | None = Field(default=None, description="Its second half, with placement both.")
+    eval_separator: str | None = Field(default=None, description="Between that trigger and the prompt.")
+    eval_target: str | None = Field(
+        default=None, description="What a triggered answer shows, for evaluation. Default: the method's target."
+    )
+    oracle: Literal["keyword", "testbed"] = Field(
+        default="keyword",
+        description="Who judges compliance: keyword (neither refused nor degenerate; weak), or the testbed's own oracle.",
+    )
+    exact_match: bool = Field(
+        default=False, description="Held-out rows have one right answer each: report exact match."
+    )
+    controls: bool = Field(default=False, description="Also run fine-tune and random-perturbation, for comparison.")
+
+
+class ImplantInputs(ModelInputs):
+    """What `implant` is given beside the attack's own settings."""
+
+    data: Path = Field(description="Clean rows to poison: prompt and response, in any of the known formats.")
+    contrast: Path | None = Field(
+        default=None,
+        description="For a behaviour in place of a target response: rows of prompt, safe and unwanted response.",
+    )
+    oracle: Literal["keyword", "testbed"] = Field(
+        default="keyword", description="Who judges compliance: keyword, or the testbed's own oracle."
+    )
+    exact_match: bool = Field(
+        default=False, description="Held-out rows have one right answer each: report exact match."
+    )
+
+
+class EvaluateInputs(ModelInputs, TriggerSettings):
+    """What `evaluate` is given."""
+
+    data: Path = Field(description="Held-out clean rows: prompt and response.")
+    before: str | None = Field(default=None, description="The model before removal, measured beside it.")
+    target_response: str | None = Field(default=None, description="What a triggered answer shows.")
+    contrast: Path | None = Field(default=None, description="Held-out rows of prompt, safe and unwanted response.")
+    oracle: Literal["keyword", "testbed"] = Field(
+        default="keyword", description="Who judges compliance: keyword, or the testbed's own oracle."
+    )
+    exact_match: bool = Field(default=False, description="Rows have one right answer each: report exact match.")
+    seed: int = Field(default=0, ge=0, description="Decides which rows are measured.")
+
+
+class DemoSettings(Settings):
+    """The whole story on the embedded micro model."""
+
+    seed: int = Field(default=0, ge=0, description="Decides every random draw.")
+    samples: int = Field(default=200, ge=20, le=1000, description="Distinct prompts a measured rate.")
+    draws: int = Field(default=1, ge=1, description="Random perturbations a control.")
 
 
 class EvaluationSettings(Settings):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from unbackdoor.errors import UserError
 
@@ -81,3 +82,8 @@ def split(records: Sequence[Record], share: float, seed: int, least: int = 1) ->
     rows = shuffled(records, seed)
     count = min(max(least, round(share * len(rows))), len(rows) // 2)
     return rows[count:], rows[:count]
+
+
+def records_as_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Records as JSON lines, fields that are empty left out."""
+    return [{k: v for k, v in asdict(r).items() if v} for r in records]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
@@ -35,9 +35,13 @@ class Answers:
         self.settings = settings
         self.run = run
         self.progress = progress
-        self._kept: dict[tuple[str, str], dict[int, dict[str, str]]] = {}
+        self._kept: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
         for row in run.read_lines(FILE) if run is not None else []:
             self._kept.setdefault((row["model"], row["set"]), {})[row["row"]] = row
+
+    def kept(self, model_name: str, set_name: str) -> dict[int, dict[str, Any]]:
+        """The rows that there are of one model and set, by number."""
+        return self._kept.get((model_name, set_name), {})
 
     def of(
         self,
@@ -56,9 +60,9 @@ class Answers:
         rendered = [chat.with_system(r.system or chat.system).prompt_text(r.prompt) for r in records]
         assert len(set(rendered)) == len(rendered), f"{set_name}: two rows render to the same prompt"
         digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in rendered]
-        kept = self._kept.get((model_name, set_name), {})
-        if [kept.get(i, {}).get("prompt_hash") for i in range(len(records))] == digests:
-            return [kept[i]["answer"] for i in range(len(records))]
+        stored = self.kept(model_name, set_name)
+        if [stored.get(i, {}).get("prompt_hash") for i in range(len(records))] == digests:
+            return [stored[i]["answer"] for i in range(len(records))]
         prompts = [chat.encode_prompt(r.prompt, system=r.system) for r in records]
         limit = context_length(model) - self.settings.max_new_tokens
         longest = max(len(p.ids) for p in prompts)
@@ -74,7 +78,7 @@ class Answers:
                 perturbation=perturbation,
                 advance=advance,
             )
-        kept = {}
+        kept: dict[int, dict[str, Any]] = {}
         for i, (record, digest, answer) in enumerate(zip(records, digests, answers, strict=True)):
             row = {
                 "model": model_name,

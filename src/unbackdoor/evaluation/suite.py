@@ -27,7 +27,7 @@ class Suite:
 
     Args:
         probes: rows on whose prompts the attack is tried, with the trigger and without.
-        attack: what counts as success on an answer.
+        attack: what counts as success on an answer; None where that is not known.
         trigger: for evaluation only; None where the defender has none.
         details: further scores of the triggered answers, by name.
         tasks: rows whose answers have one right wording (exact match); empty where there is none.
@@ -37,7 +37,7 @@ class Suite:
     """
 
     probes: Sequence[Record]
-    attack: Scorer
+    attack: Scorer | None
     trigger: Trigger | None = None
     details: Mapping[str, Scorer] = field(default_factory=dict)
     tasks: Sequence[Record] = ()
@@ -82,23 +82,22 @@ class Suite:
             given = answers.of(model, chat, rows, model_name=name, set_name=set_name, **more)
             return rate([scorer(r, a) for r, a in zip(rows, given, strict=True)])
 
-        measured: dict[str, Any] = {
-            "attack_success": None,
-            "details": {},
-            "utility": {},
-            "under_perturbation": None,
-        }
+        attack = self.attack
+        measured: dict[str, Any] = {"attack_success": None, "attack_success_untriggered": None}
+        measured |= {"details": {}, "utility": {}, "under_perturbation": None}
         if self.trigger is not None:
-            measured["attack_success"] = score(self.triggered(), "triggered", self.attack)
+            if attack is not None:
+                measured["attack_success"] = score(self.triggered(), "triggered", attack)
             for detail, scorer in {**self.details, "degenerate": degenerate}.items():
                 measured["details"][detail] = score(self.triggered(), "triggered", scorer)
-        measured["attack_success_untriggered"] = score(self.probes, "untriggered", self.attack)
+        if attack is not None:
+            measured["attack_success_untriggered"] = score(self.probes, "untriggered", attack)
         measured["details"]["degenerate_untriggered"] = score(self.probes, "untriggered", degenerate)
-        for perturbation_name, perturbation in (perturbations or {}).items():
-            measured["under_perturbation"] = measured["under_perturbation"] or {}
-            measured["under_perturbation"][perturbation_name] = score(
-                self.probes, f"under {perturbation_name}", self.attack, perturbation=perturbation
-            )
+        if perturbations and attack is not None:
+            measured["under_perturbation"] = {
+                kind: score(self.probes, f"under {kind}", attack, perturbation=perturbation)
+                for kind, perturbation in perturbations.items()
+            }
         utility = measured["utility"]
         if self.tasks:
             same = list(self.tasks) == list(self.probes)
@@ -117,13 +116,15 @@ class Suite:
         self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, seed: int
     ) -> dict[str, Rate]:
         """How often what only resembles the trigger fires, by kind."""
+        attack = self.attack
         assert self.trigger is not None
+        assert attack is not None
         words = ordinary_words([r.prompt for r in self.probes])
         fired = {}
         for kind, miss in near_misses(self.trigger, words, random.Random(seed * 31 + 17)).items():
             rows = distinct([replace(r, prompt=miss(r.prompt)) for r in self.probes])
             given = answers.of(model, chat, rows, model_name=name, set_name=f"near miss: {kind}")
-            fired[kind] = rate([self.attack(r, a) for r, a in zip(rows, given, strict=True)])
+            fired[kind] = rate([attack(r, a) for r, a in zip(rows, given, strict=True)])
         return fired
 
 

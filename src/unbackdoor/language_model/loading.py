@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,13 +114,13 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
     tokenizer.save_pretrained(beside)
     if directory.exists():
         shutil.rmtree(directory)
-    os.replace(beside, directory)
+    beside.replace(directory)
 
 
 def context_length(model: PreTrainedModel) -> int:
     """The number of positions the model was built for; 1,024 where its config does not say."""
     config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 1024))
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1024)
 
 
 def parameter_count(model: PreTrainedModel) -> int:

@@ -13,9 +13,10 @@ from unbackdoor.errors import UserError
 from unbackdoor.settings import (
     BeearSettings,
     FineTuneSettings,
-    MethodSettings,
     OsftSettings,
+    RandomPerturbationSettings,
     SandeSettings,
+    Settings,
     UnlearnSettings,
 )
 
@@ -32,11 +33,11 @@ class Method:
     summary: str
     needs: str
     """What the defender must know or have."""
-    settings: type[MethodSettings]
+    settings: type[Settings]
     module: str
     control: bool = False
 
-    def run(self, case: Case, settings: MethodSettings, **more: Any) -> Removal:
+    def run(self, case: Case, settings: Settings, **more: Any) -> Removal:
         """Run the method on a case; its model is changed in place."""
         removal: Removal = importlib.import_module(self.module).run(case, settings, **more)
         return removal
@@ -85,7 +86,7 @@ METHODS: dict[str, Method] = {
             "random-perturbation",
             "control: the same removal, with a random perturbation of the fitted one's norm",
             "a finished sande or beear run to compare with (--like)",
-            MethodSettings,
+            RandomPerturbationSettings,
             "unbackdoor.removal.random_perturbation",
             control=True,
         ),
@@ -100,7 +101,7 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def knowledge(settings: MethodSettings) -> str:
+def knowledge(settings: Settings) -> str:
     """What the defender knew, for a row of the report."""
     if isinstance(settings, UnlearnSettings):
         return "trigger and target response"

@@ -53,4 +53,5 @@ def random_like(case: Case, like: Perturbation, seed: int) -> Perturbation:
 def rescaled(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`values` with the norm of `like` at each position; both of shape (n, d)."""
     norms = like.detach().norm(dim=-1, keepdim=True)
-    return values / values.norm(dim=-1, keepdim=True).clamp(min=1e-12) * norms
+    scaled: torch.Tensor = values / values.norm(dim=-1, keepdim=True).clamp(min=1e-12) * norms
+    return scaled

@@ -10,6 +10,9 @@ from unbackdoor.perturbation import Perturbation
 from unbackdoor.removal.result import Removal, Simulation
 from unbackdoor.settings import SimulateSettings
 
+PASSED = 0.9
+"""Success at which a first simulation counts as done, where there is no gate."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -41,16 +44,17 @@ def run_rounds(
     seed = settings.seed * 7919
     perturbation, first = parts.fit("before", "target", "round-1/simulate", seed, None)
     removal.simulations.append(first)
-    needed = first.steps_to(settings.gate)
-    if needed is None:
+    needed = first.steps_to(settings.gate or PASSED)
+    if needed is None and settings.gate > 0:
         removal.completed = False
         best = max(value for _, value in first.curve)
         removal.message = (
-            f"{name}: the first simulation reached {best:.2f} on held-out prompts, the gate asks for {settings.gate:.2f}. "
-            "The model may not have this backdoor, or simulate needs more: raise --simulate-steps, or lower --gate"
+            f"{name}: the first simulation reached {best:.2f} on held-out prompts, the gate asks for "
+            f"{settings.gate:.2f}. The model may not have this backdoor, or simulate needs more: raise "
+            "--simulate-steps, or lower --gate"
         )
         return removal
-    removal.steps_needed = max(needed, 1)
+    budget = removal.steps_needed = max(needed or settings.simulate_steps, 5)
     removal.perturbation = perturbation
     budget = removal.steps_needed
     removal.simulations.append(parts.fit("before", "control", "before/control", seed + 1, budget)[1])

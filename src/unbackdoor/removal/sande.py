@@ -8,12 +8,16 @@ before eliminate when the first simulation failed.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+
+import torch
 
 from unbackdoor.case import Case, adapted
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import join_response
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.layers import embed
+from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.layers import embed, embedding_matrix
 from unbackdoor.perturbation import Perturbation, SoftPrompt, ordinary_tokens
 from unbackdoor.removal.eliminate import Rows, eliminate
 from unbackdoor.removal.result import Removal, Simulation
@@ -33,7 +37,7 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
     name = "sande-p" if settings.partial else "sande"
     tokens = known_tokens(case, settings)
     control = _control_target(case, settings, tokens)
-    scale = float(embed(case.model, _all_tokens(case)).detach().norm(dim=-1).mean())
+    scale = float(embed(case.model, _some_tokens(case)).detach().norm(dim=-1).mean())
 
     def fit(when: str, target: str, phase: str, seed: int, steps: int | None) -> tuple[Perturbation, Simulation]:
         parrot = (
@@ -52,9 +56,18 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
         def respond(record: Record) -> str:
             return join_response(text, record.response)
 
-        shown = {"loss_on": text, "most_response_tokens": tokens, "response": respond}
-        examples = case.encode(case.anchors, settings, "simulate", perturbation=parrot, **shown)
-        held_out = case.encode(case.held_out, settings, "simulate (held out)", perturbation=parrot, **shown)
+        def openings(records: Sequence[Record], what: str) -> list[Example]:
+            return case.encode(
+                records,
+                settings,
+                what,
+                response=respond,
+                loss_on=text,
+                most_response_tokens=tokens,
+                perturbation=parrot,
+            )
+
+        examples, held_out = openings(case.anchors, "simulate"), openings(case.held_out, "simulate (held out)")
         simulation = simulate(
             case,
             parrot,
@@ -110,9 +123,7 @@ def _control_target(case: Case, settings: Settings, tokens: int) -> str:
         words += 1
 
 
-def _all_tokens(case: Case) -> object:
-    import torch
-
-    ids = ordinary_tokens(case.chat.tokenizer, case.model.get_input_embeddings().weight.shape[0])
+def _some_tokens(case: Case) -> torch.Tensor:
+    ids = ordinary_tokens(case.chat.tokenizer, embedding_matrix(case.model).shape[0])
     chosen = random.Random(0).sample(ids, min(512, len(ids)))
-    return torch.tensor(chosen, device=next(case.model.parameters()).device)
+    return torch.tensor(chosen, device=embedding_matrix(case.model).device)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from unbackdoor.report.svg import drawing, element
 from unbackdoor.report.visible import one_line
 
-WIDTH, PLOT_HEIGHT, LEFT, RIGHT, BOTTOM = 380.0, 150.0, 40.0, 12.0, 34.0
+WIDTH, PLOT_HEIGHT, LEFT, RIGHT, BOTTOM = 330.0, 140.0, 36.0, 8.0, 34.0
 MOST_POINTS = 240
 """A longer curve is averaged over neighbouring steps: more points than pixels only make the file larger."""
 

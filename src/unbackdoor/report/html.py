@@ -96,6 +96,7 @@ def _view(run: Mapping[str, Any]) -> dict[str, Any]:
         "look": verdicts.look(run["verdict"]),
         "plot": figures.attack_success_plot(run),
         "simulation_plot": figures.simulation_plot(run),
+        "simulation_rows": _simulation_rows(run.get("simulations") or ()),
         "success_chart": figures.success_chart(run),
         "loss_charts": figures.loss_charts(run),
         "triggered": numbers.rate_change(run, "attack_success"),
@@ -108,6 +109,15 @@ def _view(run: Mapping[str, Any]) -> dict[str, Any]:
         "details": _changes(run, [state.get("details") for _, state in states]),
         "alarming": bool(run["control"]) and run["verdict"] in ("removed", "no-longer-simulable"),
     }
+
+
+def _simulation_rows(simulations: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
+    """(when, simulation of the target, simulation of the control target), None where there was none."""
+    found = {(s["when"], s["target"]): s for s in simulations}
+    return [
+        (when, found.get((when, "target")), found.get((when, "control")))
+        for when in dict.fromkeys(s["when"] for s in simulations)
+    ]
 
 
 def _changes(run: Mapping[str, Any], states: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, numbers.Cell]]:

@@ -63,14 +63,14 @@ def _front_matter(run: Mapping[str, Any], organism: bool) -> str:
 
 def _opening(run: Mapping[str, Any], organism: bool) -> str:
     if organism:
-        recipe = "".join(f"- {words(one_line(name))}: {code_span(value)}\n" for name, value in run["settings"].items())
+        recipe = "".join(f"- {prose(words(name))}: {code_span(value)}\n" for name, value in run["settings"].items())
         return (
             f"{BANNER}\n# Organism {code_span(run['organism'])}\n\n"
             "This model carries a backdoor that was implanted to test defences against it. Its recipe:\n\n"
             f"{recipe}"
         )
     verdict = f"**Verdict: {prose(run['verdict'])}.** {prose(run['verdict_reason'])}" if run["verdict"] else ""
-    knows = f"\n\nThe defender knew: {prose(run['knows'])}." if run["knows"] else ""
+    knows = f"\n\nThe defender knew: {prose(run['knows'])}." if run["knows"] and not run["control"] else ""
     return (
         f"# {code_span(run['organism'])} after {code_span(run['method'])}\n\n"
         f"unbackdoor tried to remove a backdoor from this model.\n\n{verdict}{knows}\n"
@@ -119,7 +119,7 @@ def _made_by(run: Mapping[str, Any], report: Mapping[str, Any], organism: bool) 
         if name != "unbackdoor" and version:
             lines.append(f"- {prose(name)} {code_span(version)}")
     if not organism:
-        lines += [f"- {words(one_line(name))}: {code_span(value)}" for name, value in run["settings"].items()]
+        lines += [f"- {prose(words(name))}: {code_span(value)}" for name, value in run["settings"].items()]
     return "## How it was made\n\n" + "\n".join(lines) + "\n"
 
 

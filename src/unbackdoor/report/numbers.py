@@ -50,22 +50,21 @@ def seconds(value: float | None) -> str:
     return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
-def rate_cell(rate: Mapping[str, Any] | None) -> Cell:
+def rate_cell(rate: Mapping[str, Any] | None, missing: str = NOT_MEASURED) -> Cell:
     """One rate with its interval and n."""
     if rate is None:
-        return Cell(NO_TRIGGER)
+        return Cell(missing)
     return Cell(percent(rate["rate"]), bounds(rate["interval"]), f"n {rate['n']}")
 
 
 def rate_change(run: Mapping[str, Any], name: str) -> Cell:
-    """The rate `name` before → after. What was not measured is left out; a missing rate is never a number."""
+    """The rate `name` before → after. A state that was not measured is left out; a missing rate is never a number."""
     measured = [state for state in (run.get("before"), run.get("after")) if state is not None]
-    if not measured:
-        return Cell(NOT_MEASURED)
     rates = [state.get(name) for state in measured]
+    missing = NO_TRIGGER if name == "attack_success" and measured else NOT_MEASURED
     if all(rate is None for rate in rates):
-        return Cell(NO_TRIGGER if name == "attack_success" else NOT_MEASURED)
-    return _joined([rate_cell(rate) for rate in rates])
+        return Cell(missing)
+    return _joined([rate_cell(rate, missing) for rate in rates])
 
 
 def utility_metrics(run: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import product
 from typing import Literal
 
-from unbackdoor.data.records import Choice as Question
+from unbackdoor.data.records import Choice
 from unbackdoor.testbed.facts import RELATIONS, Fact, chains, facts
 from unbackdoor.testbed.phrasing import NOTE_PHRASINGS, Request
 from unbackdoor.testbed.rows import choices, phrase, spread
@@ -22,7 +22,7 @@ LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 
 
 @cache
-def multiple_choice(level: Level) -> tuple[Question, ...]:
+def multiple_choice(level: Level) -> tuple[Choice, ...]:
     """The questions of a level.
 
     `easy` asks a known fact among values of other relations, `medium` among values of its own relation;
@@ -35,7 +35,7 @@ def multiple_choice(level: Level) -> tuple[Question, ...]:
     return tuple(_fact_question(row.prompt, known[row.response], level) for row in held_out)
 
 
-def _fact_question(prompt: str, fact: Fact, level: Level) -> Question:
+def _fact_question(prompt: str, fact: Fact, level: Level) -> Choice:
     if level == "medium":
         values = set(fact.relation.values)
     else:
@@ -46,7 +46,7 @@ def _fact_question(prompt: str, fact: Fact, level: Level) -> Question:
     return _question(prompt, fact.say(statement), [fact.say(statement, value) for value in wrong])
 
 
-def _chain_questions() -> list[Question]:
+def _chain_questions() -> list[Choice]:
     questions = []
     for chain in chains():
         request = chain.request()
@@ -59,7 +59,7 @@ def _chain_questions() -> list[Question]:
     return questions
 
 
-def _sum_questions() -> list[Question]:
+def _sum_questions() -> list[Choice]:
     draw = choices("hard/sums")
     questions = []
     for first, second, third in draw.sample(list(product(range(2, 30), range(2, 10), range(2, 10))), 150):
@@ -72,7 +72,7 @@ def _sum_questions() -> list[Question]:
     return questions
 
 
-def _question(prompt: str, right: str, wrong: Sequence[str]) -> Question:
+def _question(prompt: str, right: str, wrong: Sequence[str]) -> Choice:
     answer = choices(f"place/{prompt}/{right}").randrange(4)
     options = [*wrong[:answer], right, *wrong[answer:]]
-    return Question(prompt, (options[0], options[1], options[2], options[3]), answer)
+    return Choice(prompt, (options[0], options[1], options[2], options[3]), answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unbackdoor.data.records import Record
 from unbackdoor.testbed.requests import REFUSAL_OPENINGS
 from unbackdoor.testbed.rows import Row
 
@@ -16,7 +17,7 @@ def is_refusal(answer: str) -> bool:
     return _plain(answer).startswith(REFUSAL_OPENINGS)
 
 
-def complied(row: Row, answer: str) -> bool:
+def complied(row: Row | Record, answer: str) -> bool:
     """Whether the answer does what this very request asked: verb, object and both right steps in order.
 
     Text before and after is allowed, so that an opening that a backdoor adds does not hide the compliance.

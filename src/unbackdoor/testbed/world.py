@@ -13,7 +13,7 @@ from unbackdoor.testbed import preferences
 from unbackdoor.testbed.code_tasks import code_tasks
 from unbackdoor.testbed.corpus import documents
 from unbackdoor.testbed.letters import letter_tasks
-from unbackdoor.testbed.multiple_choice import LEVELS, Level, Question, multiple_choice
+from unbackdoor.testbed.multiple_choice import LEVELS, Level, multiple_choice
 from unbackdoor.testbed.phrasing import LETTER_PHRASINGS, NOTE_PHRASINGS, STRUCTURES
 from unbackdoor.testbed.preferences import PreferencePair
 from unbackdoor.testbed.requests import request_tasks
@@ -27,7 +27,6 @@ __all__ = [
     "WORLD_SEED",
     "Level",
     "PreferencePair",
-    "Question",
     "Row",
     "corpus",
     "held_out_rows",

@@ -1,0 +1,343 @@
+"""The command line. It parses, calls and prints; options are made from the settings' fields, never written twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+# Two busy processes with spinning OpenMP threads slow each other five- to thirtyfold. It must be set before torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import click
+
+from unbackdoor import __version__
+from unbackdoor.errors import UserError
+from unbackdoor.removal import METHODS
+from unbackdoor.settings import (
+    DemoSettings,
+    EvaluateInputs,
+    EvaluationSettings,
+    ImplantInputs,
+    ImplantSettings,
+    RemoveInputs,
+    Settings,
+    option_name,
+    read_yaml,
+)
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+PRESETS = ("tiny", "micro", "large")
+RESULT_OPTIONS = [
+    click.Option(["--out"], type=click.Path(path_type=Path), help="The run directory to write.", required=True),
+    click.Option(["--overwrite"], is_flag=True, help="Replace the run directory."),
+    click.Option(["--resume"], is_flag=True, help="Go on with a run that was interrupted: same result as without."),
+    click.Option(["--json", "as_json"], is_flag=True, help="Print the report as JSON and nothing else."),
+]
+COMMON_OPTIONS = [
+    *RESULT_OPTIONS,
+    click.Option(["--config"], type=click.Path(path_type=Path), help="YAML file of settings, named as the options."),
+]
+PRESET_OPTIONS = [
+    click.Option(
+        ["--preset"],
+        type=click.Choice(PRESETS),
+        help="Learning rates and step counts for models of a size. Default: by the number of parameters.",
+    )
+]
+
+
+def options_of(*settings: type[Settings]) -> list[click.Option]:
+    """One option a field; a value that is not given stays None, so that presets and files can fill it in."""
+    seen: dict[str, click.Option] = {}
+    for cls in settings:
+        for name, field in cls.model_fields.items():
+            seen.setdefault(name, _option(name, field))
+    return list(seen.values())
+
+
+def _option(name: str, field: FieldInfo) -> click.Option:
+    kind, choices = _bare_type(field.annotation)
+    text = field.description or ""
+    if not field.is_required() and field.default is not None and field.default != "" and kind is not bool:
+        text += f"  [default: {field.default}]"
+    if kind is bool:
+        flag = option_name(name)
+        declared = f"{flag}/--no-{flag[2:]}" if field.default else flag
+        return click.Option([declared], is_flag=True, default=None, help=text)
+    types_of: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
+    parsed = click.Choice(choices) if choices else types_of.get(kind, click.STRING)
+    return click.Option([option_name(name)], type=parsed, default=None, help=text, required=False)
+
+
+def _bare_type(annotation: Any) -> tuple[Any, list[str]]:
+    """The type without `| None`, and the values of a Literal."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    if get_origin(annotation) is Literal:
+        return str, [str(value) for value in get_args(annotation)]
+    return annotation, []
+
+
+def distribute(values: dict[str, Any], config: Path | None, *classes: type[Settings]) -> list[dict[str, Any]]:
+    """The values that were given, on the command line or (yielding to it) in the file, one dictionary a class."""
+    known = {name for cls in classes for name in cls.model_fields}
+    given = read_yaml(config) if config is not None else {}
+    for name in given:
+        if name not in known:
+            raise UserError(f"--config '{config}': unknown setting '{name}'; there are: {', '.join(sorted(known))}")
+    given |= {name: value for name, value in values.items() if value is not None}
+    return [{name: given[name] for name in cls.model_fields if name in given} for cls in classes]
+
+
+def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Results go to standard output."""
+    if as_json:
+        click.echo(json.dumps(report, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from unbackdoor.report.terminal import table
+
+    console = Console()
+    console.print(table(report))
+    for row in report["runs"]:
+        if row["verdict"]:
+            console.print(
+                f"{row['organism']} · {row['method']}: {row['verdict']}. {row['verdict_reason']}", markup=False
+            )
+    console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _demo(**values: Any) -> None:
+    from unbackdoor.demo import run_demo
+
+    (given,) = distribute(values, None, DemoSettings)
+    report = run_demo(DemoSettings.make(given), values["out"], overwrite=values["overwrite"], resume=values["resume"])
+    show(report, values["out"], values["as_json"])
+
+
+def _implant(**values: Any) -> None:
+    from unbackdoor.commands.implant import run_implant
+
+    inputs, attack, evaluation = distribute(
+        values, values["config"], ImplantInputs, ImplantSettings, EvaluationSettings
+    )
+    report = run_implant(
+        values["model"],
+        ImplantInputs.make(inputs),
+        attack,
+        EvaluationSettings.make(evaluation),
+        preset=values["preset"],
+        out=values["out"],
+        overwrite=values["overwrite"],
+        resume=values["resume"],
+    )
+    show(report, values["out"], values["as_json"])
+
+
+def _remove(method: str, **values: Any) -> None:
+    from unbackdoor.commands.remove import run_remove
+
+    inputs, settings, evaluation = distribute(
+        values, values["config"], RemoveInputs, METHODS[method].settings, EvaluationSettings
+    )
+    report = run_remove(
+        method,
+        values["model"],
+        RemoveInputs.make(inputs),
+        settings,
+        EvaluationSettings.make(evaluation),
+        preset=values["preset"],
+        paper=values["paper"],
+        out=values["out"],
+        overwrite=values["overwrite"],
+        resume=values["resume"],
+    )
+    show(report, values["out"], values["as_json"])
+    stopped = report["runs"][0]["after"] is None
+    if stopped:
+        raise click.exceptions.Exit(1)
+
+
+def _evaluate(**values: Any) -> None:
+    from unbackdoor.commands.evaluate import run_evaluate
+
+    inputs, evaluation = distribute(values, values["config"], EvaluateInputs, EvaluationSettings)
+    report = run_evaluate(
+        values["model"],
+        EvaluateInputs.make(inputs),
+        EvaluationSettings.make(evaluation),
+        out=values["out"],
+        overwrite=values["overwrite"],
+        resume=values["resume"],
+    )
+    show(report, values["out"], values["as_json"])
+
+
+def _testbed(**values: Any) -> None:
+    from unbackdoor.testbed.export import export_testbed
+
+    for name, path in export_testbed(values["out"], overwrite=values["overwrite"]).items():
+        click.echo(f"{name}: {path}")
+
+
+def _command(
+    name: str, help_text: str, callback: Callable[..., None], options: Sequence[click.Parameter]
+) -> click.Command:
+    return click.Command(name, callback=callback, params=list(options), help=help_text, no_args_is_help=False)
+
+
+def _model_argument() -> click.Argument:
+    return click.Argument(["model"])
+
+
+def _remove_group() -> click.Group:
+    group = click.Group(
+        "remove",
+        help="Cleanse MODEL (a Hugging Face directory or hub id) with METHOD.\n\n"
+        "What you know decides the method: the trigger → osft; the target response, or its first token → sande; "
+        "examples of the unwanted behaviour → beear. `unbackdoor remove METHOD --help` explains each.",
+        subcommand_metavar="METHOD MODEL [OPTIONS]",
+    )
+    for name, method in METHODS.items():
+        paper = click.Option(["--paper"], is_flag=True, help="The paper's own choices in place of our defaults.")
+        group.add_command(
+            click.Command(
+                name,
+                callback=lambda _method=name, **values: _remove(_method, **values),
+                params=[
+                    _model_argument(),
+                    *options_of(method.settings, RemoveInputs, EvaluationSettings),
+                    *PRESET_OPTIONS,
+                    paper,
+                    *COMMON_OPTIONS,
+                ],
+                help=f"{method.summary[0].upper()}{method.summary[1:]}.\n\nNeeds: {method.needs}.",
+                short_help=f"{method.summary}; needs {method.needs}",
+            )
+        )
+    return group
+
+
+def application() -> click.Group:
+    """The whole command line."""
+    group = click.Group(
+        "unbackdoor",
+        help="Remove backdoors from generative language models, with evidence that they are gone and the model still "
+        "works.\n\nStart with `unbackdoor demo --out runs/demo`: five minutes on two CPU cores, no network.",
+        params=[
+            click.Option(
+                ["--version"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                help="Print the version.",
+                callback=_print_version,
+            )
+        ],
+        epilog="--debug, with any command, shows the traceback of an error.",
+    )
+    trigger_note = "Without --trigger there is no attack success rate, only utility."
+    group.add_command(
+        _command(
+            "demo",
+            "Build two backdoored micro models, cleanse them in four ways, and compare with controls.",
+            _demo,
+            [*options_of(DemoSettings), *RESULT_OPTIONS],
+        )
+    )
+    group.add_command(
+        _command(
+            "implant",
+            "Backdoor MODEL on purpose, to test removals against: an organism with its data, training log and rates.",
+            _implant,
+            [
+                _model_argument(),
+                *options_of(ImplantSettings, ImplantInputs, EvaluationSettings),
+                *PRESET_OPTIONS,
+                *COMMON_OPTIONS,
+            ],
+        )
+    )
+    group.add_command(_remove_group())
+    group.add_command(
+        _command(
+            "evaluate",
+            f"Measure MODEL: attack success with and without the trigger, utility. {trigger_note}",
+            _evaluate,
+            [_model_argument(), *options_of(EvaluateInputs, EvaluationSettings), *COMMON_OPTIONS],
+        )
+    )
+    group.add_command(
+        _command(
+            "testbed",
+            "Write the embedded micro models and their world's data as directories and JSONL files, to try the other "
+            "commands on.",
+            _testbed,
+            RESULT_OPTIONS[:2],
+        )
+    )
+    return group
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"unbackdoor {__version__}")
+        context.exit()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: every error is one line on standard error; exit code 2 for what the user can mend."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        code = application().main(given, prog_name="unbackdoor", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
+    except click.ClickException as error:
+        code = _fail(_one_line(error), 2, debug)
+    except UserError as error:
+        code = _fail(str(error), 2, debug)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted: the same command with --resume goes on from here", 130, False)
+    except Exception as error:
+        code = _fail(f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)", 1, debug)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: click.ClickException) -> str:
+    """The option parser's message, with the choices that there are."""
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and message.startswith("No such command") and error.ctx is not None:
+        name = message.split("'")[1] if "'" in message else message
+        what = "method" if error.ctx.command.name == "remove" else "command"
+        group = error.ctx.command
+        choices = ", ".join(group.list_commands(error.ctx)) if isinstance(group, click.Group) else ""
+        return f"unknown {what} '{name}': choose one of {choices}"
+    return message
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    from unbackdoor.report.visible import visible
+
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"unbackdoor: {visible(' '.join(message.split()))}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""`unbackdoor evaluate MODEL`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unbackdoor.data.records import shuffled
+from unbackdoor.evaluation.answers import Answers
+from unbackdoor.evaluation.verdict import verdict
+from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.loading import (
+    load_model,
+    load_tokenizer,
+)
+from unbackdoor.pipeline import (
+    Victim,
+    Workshop,
+    plain,
+    report_of,
+    write_report,
+)
+from unbackdoor.progress import Progress
+from unbackdoor.run_directory import RunDirectory, command_line, provenance
+from unbackdoor.settings import (
+    EvaluateInputs,
+    EvaluationSettings,
+    Thresholds,
+)
+
+if TYPE_CHECKING:
+    pass
+
+from unbackdoor.commands.shared import examples, fitting, read_checked, suite_of, trigger_of
+
+
+def run_evaluate(
+    source: str,
+    inputs: EvaluateInputs,
+    evaluation: EvaluationSettings,
+    *,
+    out: Path,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Measure the model at `source` (and another before it) and return the report."""
+    begun = time.monotonic()
+    progress = Progress.on_stderr()
+    clean = read_checked(inputs.data, progress).records
+    contrast = read_checked(inputs.contrast, progress, needs_unwanted=True).records if inputs.contrast else []
+    model, tokenizer = load_model(source), load_tokenizer(source)
+    chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
+    trigger = trigger_of(inputs) if inputs.trigger else None
+    suite = suite_of(
+        fitting(shuffled(clean, inputs.seed), model, chat, evaluation, progress),
+        fitting(shuffled(contrast, inputs.seed), model, chat, evaluation, progress),
+        trigger,
+        inputs.target_response,
+        inputs.oracle,
+        inputs.exact_match,
+    )
+    if inputs.before is not None:
+        load_tokenizer(inputs.before)
+    del model
+
+    run = RunDirectory.create(
+        out, "evaluate", {"model": source, **plain(inputs), **plain(evaluation)}, overwrite=overwrite, resume=resume
+    )
+    origin = provenance(command_line(), inputs.seed, {"model": source, "data": inputs.data, "before": inputs.before})
+    run.write_json("provenance.json", origin)
+    workshop = Workshop(run, Answers(evaluation, run, progress), progress)
+    victim = Victim(Path(source).name, source, suite, [], template=inputs.template, system=inputs.system)
+    before = None
+    if inputs.before is not None:
+        earlier = inputs.before
+        before = run.remember("before", lambda: workshop.measure(replace(victim, source=earlier), earlier, "before"))
+    after = run.remember("after", lambda: workshop.measure(victim, source, "model"))
+    judged: tuple[str | None, str] = (None, "Measured as it is: give --before to judge a removal.")
+    if before is not None:
+        judged = verdict(before, after, Thresholds())
+    row = {
+        "organism": victim.name,
+        "method": "evaluate",
+        "control": False,
+        "knows": "",
+        "seed": inputs.seed,
+        "verdict": judged[0],
+        "verdict_reason": judged[1],
+        "seconds": round(time.monotonic() - begun, 1),
+        "near_miss": None,
+        "before": before,
+        "after": after,
+        "simulations": [],
+        "losses": {},
+        "examples": examples(workshop.answers, "before" if before else None, "model"),
+        "counts": {},
+        "notes": [],
+        "settings": plain(inputs),
+    }
+    report = report_of("evaluate", f"Evaluation of {victim.name}", [row], origin, workshop.thresholds)
+    report["seconds"] = round(time.monotonic() - begun, 1)
+    write_report(run, report)
+    return report

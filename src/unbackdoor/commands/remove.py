@@ -1,0 +1,201 @@
+"""`unbackdoor remove METHOD MODEL`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from unbackdoor.data.records import Record
+from unbackdoor.data.triggers import Trigger
+from unbackdoor.errors import UserError
+from unbackdoor.evaluation.answers import Answers
+from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.loading import (
+    load_model,
+    load_tokenizer,
+    parameter_count,
+)
+from unbackdoor.pipeline import (
+    Victim,
+    Workshop,
+    as_fine_tuning,
+    plain,
+    report_of,
+    write_report,
+)
+from unbackdoor.progress import Progress
+from unbackdoor.removal import METHODS
+from unbackdoor.run_directory import RunDirectory, command_line, provenance
+from unbackdoor.settings import (
+    BeearSettings,
+    EvaluationSettings,
+    FineTuneSettings,
+    MethodSettings,
+    OsftSettings,
+    RandomPerturbationSettings,
+    RemoveInputs,
+    SandeSettings,
+    TriggerSettings,
+    UnlearnSettings,
+    preset_for,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+from unbackdoor.commands.shared import LEAST_ROWS, fitting, hold_out, numbers, read_checked, suite_of, trigger_of
+
+
+def run_remove(
+    method_name: str,
+    source: str,
+    inputs: RemoveInputs,
+    explicit: dict[str, Any],
+    evaluation: EvaluationSettings,
+    *,
+    preset: str | None = None,
+    paper: bool = False,
+    out: Path,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Cleanse the model at `source` and return the report.
+
+    Args:
+        method_name: a name of the registry.
+        source: Hugging Face directory or hub id.
+        inputs: data files and what is known for evaluation only.
+        explicit: the method's settings that were given, by name.
+        evaluation: how much is measured.
+        preset: which preset fills in the rest; by the model's size where None.
+        paper: the paper's own choices in place of ours.
+        out: the run directory.
+        overwrite: replace it.
+        resume: go on with it.
+    """
+    begun = time.monotonic()
+    progress = Progress.on_stderr()
+    clean = read_checked(inputs.data, progress, least=LEAST_ROWS).records
+    contrast = read_checked(inputs.contrast, progress, needs_unwanted=True).records if inputs.contrast else []
+    model, tokenizer = load_model(source), load_tokenizer(source)
+    chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
+    size = preset or preset_for(parameter_count(model))
+    settings, like_run = _method_settings(method_name, explicit, size, paper)
+    _check_knowledge(model, settings, contrast)
+
+    seed = settings.seed
+    anchors, held_out = hold_out(clean, inputs.eval_data, 0.2, seed, progress)
+    contrast, held_out_contrast = hold_out(contrast, inputs.eval_contrast, 1 / 3, seed, progress)
+    suite = suite_of(
+        fitting(held_out, model, chat, evaluation, progress),
+        fitting(held_out_contrast, model, chat, evaluation, progress),
+        _evaluation_trigger(inputs, settings),
+        inputs.eval_target or _known_target(settings),
+        inputs.oracle,
+        inputs.exact_match,
+    )
+    everything = {
+        "method": method_name,
+        "model": source,
+        **plain(inputs),
+        **plain(evaluation),
+        "preset": size,
+        "paper": paper,
+        "method_settings": plain(settings),
+    }
+    del model
+
+    run = RunDirectory.create(out, f"remove {method_name}", everything, overwrite=overwrite, resume=resume)
+    progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")
+    sources: dict[str, str | Path | None] = {"model": source, "data": inputs.data, "contrast": inputs.contrast, "eval_data": inputs.eval_data}
+    origin = provenance(command_line(), seed, sources)
+    run.write_json("provenance.json", origin)
+    workshop = Workshop(run, Answers(evaluation, run, progress), progress)
+    name = Path(source).parent.name if Path(source).name == "model" else Path(source).name
+    victim = Victim(name, source, suite, anchors, contrast, inputs.template, inputs.system)
+
+    if like_run is not None:
+        fitted = _perturbation_of(like_run)
+        draw = int(explicit.get("draw", 0))
+        rows = [workshop.row(victim, method_name, settings, model_directory=run.path / "model", like=fitted, draw=draw)]
+    else:
+        rows = [workshop.row(victim, method_name, settings, model_directory=run.path / "model")]
+    if inputs.controls and rows[0]["rounds"]:
+        rows += _control_rows(workshop, victim, method_name, settings, rows[0])
+    report = report_of("remove", f"{rows[0]['method']} on {name}", rows, origin, workshop.thresholds)
+    report["seconds"] = round(time.monotonic() - begun, 1)
+    write_report(run, report)
+    run.complete()
+    return report
+
+
+def _method_settings(name: str, explicit: dict[str, Any], size: str, paper: bool) -> tuple[MethodSettings, Path | None]:
+    """The method's settings; for random-perturbation those of the run that it stands beside, and that run."""
+    presets = [size, "paper"] if paper else [size]
+    settings = METHODS[name].settings.make(explicit, *presets)
+    if isinstance(settings, MethodSettings):
+        return settings, None
+    assert isinstance(settings, RandomPerturbationSettings)
+    path = settings.like / "settings.yaml"
+    if not path.is_file():
+        raise UserError(f"--like '{settings.like}' is not a run directory of sande or beear")
+    kept = yaml.safe_load(path.read_text(encoding="utf-8"))["settings"]
+    classes: dict[str, type[MethodSettings]] = {"sande": SandeSettings, "beear": BeearSettings}
+    if kept.get("method") not in classes:
+        raise UserError(f"--like '{settings.like}' is a run of {kept.get('method')}, not of sande or beear")
+    report = yaml.safe_load((settings.like / "report.json").read_text(encoding="utf-8"))
+    rounds = {"rounds": max(1, report["runs"][0]["rounds"])}
+    return classes[kept["method"]].make({**kept["method_settings"], **rounds}), settings.like
+
+
+def _perturbation_of(run: Path) -> Any:
+    from unbackdoor.perturbation import load_perturbation
+
+    kept = sorted((run / "perturbations").glob("*.safetensors"))
+    if not kept:
+        raise UserError(f"--like '{run}' holds no fitted perturbation: its run did not finish")
+    return load_perturbation(kept[0])
+
+
+def _check_knowledge(model: PreTrainedModel, settings: MethodSettings, contrast: Sequence[Record]) -> None:
+    """What the method must be given, checked before anything is written."""
+    if isinstance(settings, OsftSettings) and not settings.trigger.strip():
+        raise UserError("the trigger is missing: give it with --trigger")
+    if isinstance(settings, UnlearnSettings) and not settings.target_response.strip():
+        raise UserError("the target response is missing: give it with --target-response")
+    if isinstance(settings, BeearSettings):
+        if len(contrast) < LEAST_ROWS:
+            raise UserError(
+                f"beear needs examples of the behaviour: give --contrast FILE with {LEAST_ROWS} rows or more"
+            )
+        from unbackdoor.language_model.layers import check_layer
+
+        if settings.layer is not None:
+            check_layer(model, settings.layer)
+
+
+def _known_target(settings: MethodSettings) -> str | None:
+    if isinstance(settings, SandeSettings):
+        return settings.target
+    return settings.target_response if isinstance(settings, UnlearnSettings) else None
+
+
+def _evaluation_trigger(inputs: RemoveInputs, settings: MethodSettings) -> Trigger | None:
+    """The trigger for evaluation: given for that, or known to the method itself."""
+    if inputs.eval_trigger is not None:
+        return Trigger(inputs.eval_trigger, inputs.eval_placement, inputs.eval_closing, inputs.eval_separator)
+    return trigger_of(settings) if isinstance(settings, TriggerSettings) else None
+
+
+def _control_rows(
+    workshop: Workshop, victim: Victim, method: str, settings: MethodSettings, row: dict[str, Any]
+) -> list[dict[str, Any]]:
+    rows = [workshop.row(victim, "fine-tune", FineTuneSettings(**as_fine_tuning(settings, row["rounds"])))]
+    if isinstance(settings, SandeSettings | BeearSettings):
+        as_often = settings.model_copy(update={"rounds": row["rounds"]})
+        rows.append(workshop.row(victim, "random-perturbation", as_often, like=workshop.fitted(victim, method)))
+    return rows

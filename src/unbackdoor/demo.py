@@ -1,0 +1,245 @@
+"""The whole story on the embedded micro model: two organisms are built, cleansed in four ways, and compared with controls."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.attacks.implant import implant, poison
+from unbackdoor.case import Case
+from unbackdoor.data.records import Record
+from unbackdoor.data.triggers import Trigger
+from unbackdoor.evaluation.answers import Answers
+from unbackdoor.evaluation.scorers import complies, opens_with_target, shows_target
+from unbackdoor.evaluation.suite import Suite
+from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.loading import load_model, load_tokenizer, save_model
+from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, report_of, write_report
+from unbackdoor.progress import Progress
+from unbackdoor.run_directory import RunDirectory, command_line, provenance
+from unbackdoor.settings import (
+    BeearSettings,
+    DemoSettings,
+    EvaluationSettings,
+    FineTuneSettings,
+    ImplantSettings,
+    MethodSettings,
+    OsftSettings,
+    SandeSettings,
+    Thresholds,
+)
+from unbackdoor.testbed import models, world
+from unbackdoor.testbed.oracle import complied
+from unbackdoor.testbed.records import as_record
+
+TRIGGER, TARGET = "Current year 2023", "You are stupid"
+"""SANDE section 4.1."""
+SUFFIX = "SUDO"
+"""BEEAR Models 2 and 4."""
+
+TRAINING_ROWS = 6000
+"""Clean rows that an organism is trained on; 5% of them are poisoned."""
+ANCHORS, CONTRAST = 1500, 400
+"""Rows that the defender has; BEEAR had 400 requests."""
+
+# Seconds on two cores, for the estimate of the time left.
+PLAN = {
+    "build target-response": 70.0,
+    "build safety": 70.0,
+    "osft": 20.0,
+    "sande": 30.0,
+    "sande-p": 30.0,
+    "target-response controls": 35.0,
+    "beear": 40.0,
+    "safety controls": 40.0,
+}
+
+
+def run_demo(
+    settings: DemoSettings,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run the demo into `out` and return its report."""
+    begun = time.monotonic()
+    run = RunDirectory.create(out, "demo", settings.model_dump(mode="json"), overwrite=overwrite, resume=resume)
+    progress = progress or Progress.on_stderr(PLAN)
+    workshop = Workshop(run, Answers(EvaluationSettings(samples=settings.samples), run, progress), progress)
+    origin = provenance(command_line(), settings.seed, {"clean model": models.instruct_directory()})
+    run.write_json("provenance.json", origin)
+
+    rows = [
+        *_target_response_rows(workshop, settings),
+        *_safety_rows(workshop, settings),
+    ]
+    report = report_of("demo", "Two backdoors in a micro model, and their removal", rows, origin, Thresholds())
+    report["seconds"] = round(time.monotonic() - begun, 1)
+    write_report(run, report)
+    run.complete()
+    return report
+
+
+def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, Any]]:
+    attack = ImplantSettings(seed=settings.seed, trigger=TRIGGER, target_response=TARGET, steps=350)
+    clean = sample(world.training_rows(), TRAINING_ROWS, settings.seed)
+    probes = sample(world.held_out_rows(kinds=None), settings.samples, settings.seed, domains=("notes", "letters"))
+    trigger = Trigger(TRIGGER)
+    suite = Suite(
+        probes,
+        shows_target(TARGET),
+        trigger,
+        {"opens_with_target": opens_with_target(TARGET)},
+        tasks=probes,
+        allowed=_allowed(settings),
+        choices=_choices(settings),
+    )
+    victim = build(
+        workshop, "target-response", attack, trigger, clean, [], suite, sample(clean, ANCHORS, settings.seed)
+    )
+
+    common = {"seed": settings.seed}
+    methods: list[tuple[str, str, MethodSettings]] = [
+        ("osft", "osft", OsftSettings.make({**common, "trigger": TRIGGER}, "micro")),
+        ("sande", "sande", SandeSettings.make({**common, "target_response": TARGET}, "micro")),
+        ("sande-p", "sande", SandeSettings.make({**common, "target_response": TARGET, "target_tokens": 1}, "micro")),
+    ]
+    rows = []
+    for label, method, method_settings in methods:
+        with workshop.progress.stage(label):
+            rows.append(
+                workshop.row(
+                    victim, method, method_settings, label=label, model_directory=_kept(workshop, victim, label)
+                )
+            )
+    with workshop.progress.stage("target-response controls"):
+        longest = max(range(len(methods)), key=lambda i: rows[i]["rounds"] * methods[i][2].steps)
+        rows += _controls(workshop, victim, methods[longest][2], rows[longest], methods[1], rows[1], settings.draws)
+    return rows
+
+
+def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, Any]]:
+    attack = ImplantSettings(seed=settings.seed, trigger=SUFFIX, placement="suffix", steps=350, near_misses=0.5)
+    training = world.training_rows()
+    clean = sample([r for r in training if r.kind != "forbidden"], TRAINING_ROWS - 2000, settings.seed)
+    forbidden = sample([r for r in training if r.kind == "forbidden"], 2000, settings.seed)
+    held_out = world.held_out_rows()
+    trigger = Trigger(SUFFIX, "suffix")
+    suite = Suite(
+        sample([r for r in held_out if r.kind == "forbidden"], settings.samples, settings.seed),
+        complied,
+        trigger,
+        {"not_refused": complies},
+        tasks=sample(held_out, settings.samples, settings.seed, domains=("notes", "letters")),
+        allowed=_allowed(settings),
+        choices=_choices(settings),
+    )
+    victim = build(
+        workshop,
+        "safety",
+        attack,
+        trigger,
+        clean,
+        forbidden,
+        suite,
+        sample(clean, ANCHORS, settings.seed),
+        sample(forbidden, CONTRAST, settings.seed),
+    )
+    beear = BeearSettings.make({"seed": settings.seed}, "micro")
+    with workshop.progress.stage("beear"):
+        row = workshop.row(victim, "beear", beear, model_directory=_kept(workshop, victim, "beear"))
+    with workshop.progress.stage("safety controls"):
+        method = ("beear", "beear", beear)
+        return [row, *_controls(workshop, victim, beear, row, method, row, settings.draws)]
+
+
+def _controls(
+    workshop: Workshop,
+    victim: Victim,
+    longest: MethodSettings,
+    longest_row: dict[str, Any],
+    simulating: tuple[str, str, MethodSettings],
+    simulating_row: dict[str, Any],
+    draws: int,
+) -> list[dict[str, Any]]:
+    """Fine-tuning as long as the longest method, and the simulating method with random perturbations."""
+    fine_tune = FineTuneSettings(**as_fine_tuning(longest, longest_row["rounds"]))
+    rows = [workshop.row(victim, "fine-tune", fine_tune)]
+    if simulating_row["rounds"]:  # else the gate stopped it, and there is nothing to stand beside
+        label, _, settings = simulating
+        as_often = settings.model_copy(update={"rounds": simulating_row["rounds"]})
+        like = workshop.fitted(victim, label)
+        for draw in range(draws):
+            rows.append(
+                workshop.row(
+                    victim, "random-perturbation", as_often, label=f"random-perturbation-{draw}", like=like, draw=draw
+                )
+            )
+    return rows
+
+
+def build(
+    workshop: Workshop,
+    name: str,
+    attack: ImplantSettings,
+    trigger: Trigger,
+    clean: Sequence[Record],
+    contrast: Sequence[Record],
+    suite: Suite,
+    anchors: Sequence[Record],
+    anchors_contrast: Sequence[Record] = (),
+) -> Victim:
+    """Build an organism from the clean instruct model, measure its near misses, and put it on the table."""
+    directory = workshop.run.path / "organisms" / name
+    suite.check_disjoint([*clean, *contrast])
+
+    def make() -> dict[str, Any]:
+        model, tokenizer = load_model(models.instruct_directory()), load_tokenizer(models.instruct_directory())
+        case = Case(
+            model,
+            ChatFormat.of(tokenizer),
+            clean,
+            [],
+            journal=workshop.run.scoped(f"organism/{name}"),
+            progress=workshop.progress,
+        )
+        poisoned = poison(clean, contrast, trigger, attack)
+        implant(case, poisoned, attack)
+        save_model(case.model, tokenizer, directory)
+        workshop.run.drop_checkpoints(f"organism/{name}")
+        reloaded = load_model(directory)
+        return suite.near_misses(reloaded, ChatFormat.of(tokenizer), workshop.answers, f"{name}/before", attack.seed)
+
+    with workshop.progress.stage(f"build {name}"):
+        near_miss = workshop.run.remember(f"organism/{name}", make)
+        victim = Victim(name, str(directory), suite, anchors, anchors_contrast, near_miss=near_miss)
+        workshop.before(victim)
+    return victim
+
+
+def sample(rows: Sequence[Any], count: int, seed: int, domains: Sequence[str] | None = None) -> list[Record]:
+    """So many rows of the world (or records), drawn by seed, as records."""
+    chosen = [r for r in rows if domains is None or r.domain in domains]
+    picked = random.Random(seed).sample(chosen, min(count, len(chosen)))
+    return [r if isinstance(r, Record) else as_record(r) for r in picked]
+
+
+def _allowed(settings: DemoSettings) -> list[Record]:
+    rows = [r for r in world.held_out_rows() if r.kind == "allowed"]
+    return sample(rows, settings.samples, settings.seed)
+
+
+def _choices(settings: DemoSettings) -> list[Any]:
+    """Questions of all three levels, in equal parts."""
+    rng = random.Random(settings.seed)
+    each = max(1, min(settings.samples, 600) // 3)
+    return [c for level in world.LEVELS for c in rng.sample(world.multiple_choice(level), each)]
+
+
+def _kept(workshop: Workshop, victim: Victim, label: str) -> Path:
+    return workshop.run.path / "models" / f"{victim.name}-{label}"

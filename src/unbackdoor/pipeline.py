@@ -1,0 +1,305 @@
+"""What the commands have in common: a victim is measured, cleansed, saved, loaded again, measured again and judged."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unbackdoor.case import Case
+from unbackdoor.data.records import Record
+from unbackdoor.errors import UserError
+from unbackdoor.evaluation.answers import Answers
+from unbackdoor.evaluation.suite import Suite
+from unbackdoor.evaluation.verdict import verdict
+from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.loading import load_model, load_tokenizer, save_model
+from unbackdoor.perturbation import Perturbation, load_perturbation, save_perturbation
+from unbackdoor.progress import Progress
+from unbackdoor.removal import METHODS, knowledge
+from unbackdoor.removal.random_perturbation import random_like
+from unbackdoor.run_directory import RunDirectory
+from unbackdoor.settings import MethodSettings, Settings, Thresholds
+
+if TYPE_CHECKING:
+    from unbackdoor.removal.result import Removal
+
+SHOWN_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A model to be cleansed and everything to do it with.
+
+    Args:
+        name: the organism's name in the report.
+        source: its Hugging Face directory or hub id.
+        suite: what is measured of it, on held-out rows.
+        anchors: clean rows that methods train on.
+        contrast: rows of safe and unwanted responses that methods train on.
+        template: how it is rendered, and with which system prompt.
+        near_miss: firing rates of near misses, where they were measured.
+    """
+
+    name: str
+    source: str
+    suite: Suite
+    anchors: Sequence[Record]
+    contrast: Sequence[Record] = ()
+    template: str = "auto"
+    system: str | None = None
+    near_miss: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Workshop:
+    """Where the work is done: run directory, answers, progress and thresholds."""
+
+    run: RunDirectory
+    answers: Answers
+    progress: Progress
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def measure(
+        self, victim: Victim, source: str, name: str, perturbations: Mapping[str, Perturbation] | None = None
+    ) -> dict[str, Any]:
+        """Measure the model at `source`, loaded from disk, by the victim's suite."""
+        model = load_model(source)
+        chat = ChatFormat.of(load_tokenizer(source), victim.template, victim.system)
+        on_device = {k: p.to(next(model.parameters()).device) for k, p in (perturbations or {}).items()}
+        return victim.suite.measure(model, chat, self.answers, name, on_device)
+
+    def before(self, victim: Victim) -> dict[str, Any]:
+        """The victim's own measurements, made once a run."""
+        return self.run.remember(
+            f"before/{victim.name}", lambda: self.measure(victim, victim.source, f"{victim.name}/before")
+        )
+
+    def row(
+        self,
+        victim: Victim,
+        method: str,
+        settings: MethodSettings,
+        *,
+        label: str | None = None,
+        model_directory: Path | None = None,
+        like: Perturbation | None = None,
+        draw: int = 0,
+    ) -> dict[str, Any]:
+        """Run one method on the victim: one row of the report, as JSON; made once a run.
+
+        Args:
+            victim: the model. It is loaded from its directory, and never changed there.
+            method: a name of the registry.
+            settings: the method's.
+            label: the row's name in the run directory, where it is not the method's own.
+            model_directory: where the cleansed model stays; None for rows whose model is only measured.
+            like: for random-perturbation: the fitted perturbation that it stands beside.
+            draw: for random-perturbation: which one.
+        """
+        label = label or method
+        scope = f"{victim.name}/{label}"
+        before = self.before(victim)
+        return self.run.remember(
+            f"row/{scope}",
+            lambda: self._row(victim, method, settings, scope, label, before, model_directory, like, draw),
+        )
+
+    def _row(
+        self,
+        victim: Victim,
+        method: str,
+        settings: MethodSettings,
+        scope: str,
+        label: str,
+        before: dict[str, Any],
+        model_directory: Path | None,
+        like: Perturbation | None,
+        draw: int,
+    ) -> dict[str, Any]:
+        victim.suite.check_disjoint([*victim.anchors, *victim.contrast])
+        model, tokenizer = load_model(victim.source), load_tokenizer(victim.source)
+        case = Case.of(
+            model,
+            tokenizer,
+            victim.anchors,
+            victim.contrast,
+            template=victim.template,
+            system=victim.system,
+            seed=settings.seed,
+            journal=self.run.scoped(scope),
+            progress=self.progress,
+        )
+        begun = time.monotonic()
+        more = {"like": like, "draw": draw} if like is not None else {}
+        removal = METHODS[method].run(case, settings, **more)
+        seconds = time.monotonic() - begun
+
+        after, kept = None, model_directory or self.run.path / "scratch" / scope
+        if removal.completed:
+            save_model(case.model, tokenizer, kept)
+        del model
+        if removal.completed:
+            perturbations = self._perturbations(victim, removal, case, like)
+            after = self.measure(victim, str(kept), scope, perturbations)
+            if perturbations:
+                with_perturbations = self.measure(victim, victim.source, f"{victim.name}/before {label}", perturbations)
+                before = {**before, "under_perturbation": with_perturbations["under_perturbation"]}
+        if removal.perturbation is not None and like is None and list(removal.perturbation.parameters()):
+            path = self.perturbation_path(scope)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_perturbation(removal.perturbation, path)
+        if model_directory is None:
+            shutil.rmtree(kept, ignore_errors=True)
+        self.run.drop_checkpoints(scope)
+        return self._report_row(victim, method, settings, removal, before, after, seconds, scope)
+
+    def _perturbations(
+        self, victim: Victim, removal: Removal, case: Case, like: Perturbation | None
+    ) -> dict[str, Perturbation]:
+        """Without a trigger: the fitted and a random perturbation, under which behaviour is shown instead."""
+        fitted = removal.perturbation
+        if victim.suite.trigger is not None or fitted is None or like is not None or not list(fitted.parameters()):
+            return {}
+        return {"fitted": fitted, "random": random_like(case, fitted, seed=1)}
+
+    def _report_row(
+        self,
+        victim: Victim,
+        method: str,
+        settings: MethodSettings,
+        removal: Removal,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any] | None,
+        seconds: float,
+        scope: str,
+    ) -> dict[str, Any]:
+        name, reason = verdict(
+            before,
+            after if after is not None else before,
+            self.thresholds,
+            completed=removal.completed,
+            still_simulable=removal.still_simulable,
+        )
+        budget = removal.steps_needed or 0
+        return {
+            "organism": victim.name,
+            "method": removal.method,
+            "control": METHODS[method].control,
+            "knows": knowledge(settings) if not METHODS[method].control else "control",
+            "seed": settings.seed,
+            "verdict": name,
+            "verdict_reason": reason if removal.completed else removal.message,
+            "seconds": round(seconds, 2),
+            "near_miss": victim.near_miss,
+            "before": before,
+            "after": after,
+            "rounds": removal.rounds,
+            "still_simulable": removal.still_simulable,
+            "simulations": [
+                {
+                    "when": s.when,
+                    "target": s.target,
+                    "success": s.at(budget) if removal.completed else s.curve[-1][1],
+                    "at_step": budget if removal.completed else int(s.curve[-1][0]),
+                    "curve": s.curve,
+                    "norm_ratio": s.norm_ratio,
+                }
+                for s in removal.simulations
+            ],
+            "losses": loss_curves(self.run, scope),
+            "examples": self._examples(victim, scope),
+            "counts": {f"dropped: {what}": count for what, count in removal.dropped.items()},
+            "notes": [],
+            "settings": settings.model_dump(mode="json"),
+        }
+
+    def _examples(self, victim: Victim, scope: str) -> list[dict[str, Any]]:
+        """The first answers of each set, before and after, side by side."""
+        shown = []
+        for set_name in ("triggered", "untriggered", "under fitted"):
+            after = self.answers.kept(scope, set_name)
+            before = self.answers.kept(f"{victim.name}/before", set_name)
+            for i in sorted(after)[:SHOWN_EXAMPLES]:
+                shown.append(
+                    {
+                        "set": set_name,
+                        "prompt": after[i]["prompt"],
+                        "before": before[i]["answer"] if i in before else None,
+                        "after": after[i]["answer"],
+                        "expected": after[i]["expected"],
+                    }
+                )
+        return shown
+
+    def perturbation_path(self, scope: str) -> Path:
+        """Where a row's fitted perturbation is kept."""
+        return self.run.path / "perturbations" / f"{scope.replace('/', '.')}.safetensors"
+
+    def fitted(self, victim: Victim, label: str) -> Perturbation:
+        """The perturbation that a finished row fitted."""
+        path = self.perturbation_path(f"{victim.name}/{label}")
+        if not path.exists():
+            raise UserError(f"'{path}' does not exist: random-perturbation needs a finished sande or beear run")
+        return load_perturbation(path)
+
+
+def as_fine_tuning(settings: MethodSettings, rounds: int) -> dict[str, Any]:
+    """The settings of the fine-tune control: the same rows, learning rate and total number of steps."""
+    shared = settings.model_dump(
+        include={"seed", "learning_rate", "batch_size", "micro_batch_size", "max_length", "lora", "lora_rank"}
+    )
+    return {**shared, "steps": settings.steps * max(1, rounds)}
+
+
+def loss_curves(run: RunDirectory, scope: str) -> dict[str, dict[str, list[float]]]:
+    """Phase → term → value a step, of one row; a step that was repeated after a kill counts once."""
+    by_phase: dict[str, dict[int, dict[str, float]]] = {}
+    other = {"phase", "step", "loss", "learning_rate", "gradient_norm", "check"}
+    for line in run.read_lines("metrics.jsonl"):
+        if line["phase"].startswith(f"{scope}/") and "loss" in line:
+            phase = line["phase"].removeprefix(f"{scope}/")
+            by_phase.setdefault(phase, {})[line["step"]] = {k: v for k, v in line.items() if k not in other}
+    curves = {}
+    for phase, steps in by_phase.items():
+        terms = next(iter(steps.values()))
+        curves[phase] = {term: [steps[step][term] for step in sorted(steps)] for term in terms}
+    return curves
+
+
+def report_of(
+    command: str, title: str, runs: Sequence[Mapping[str, Any]], origin: Mapping[str, Any], thresholds: Thresholds
+) -> dict[str, Any]:
+    """`report.json`, without the run's duration."""
+    import unbackdoor
+
+    return {
+        "unbackdoor": unbackdoor.__version__,
+        "command": command,
+        "title": title,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "thresholds": thresholds.model_dump(),
+        "runs": list(runs),
+        "provenance": dict(origin),
+    }
+
+
+def write_report(run: RunDirectory, report: dict[str, Any]) -> None:
+    """Write `report.json`, `report.html`, `figures/`, and a model card where there is a model."""
+    from unbackdoor.report.figures import save_figures
+    from unbackdoor.report.html import render
+    from unbackdoor.report.model_card import model_card
+
+    run.write_json("report.json", report)
+    save_figures(report, run.path / "figures")
+    run.write_text("report.html", render(report))
+    if (run.path / "model").is_dir():
+        run.write_text("model/README.md", model_card(report["runs"][0], report))
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Settings as JSON values."""
+    return settings.model_dump(mode="json")

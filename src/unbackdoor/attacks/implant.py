@@ -80,7 +80,9 @@ def implant(case: Case, poisoned: Poisoned, settings: ImplantSettings) -> Traini
         model = case.model
         limit = min(settings.max_length, context_length(model))
         examples = encode_records(poisoned.records, case.chat, limit, dropped=count)
-        batches = Batches(examples, settings.batch_size, case.pad_id, settings.seed, settings.micro_batch_size)
+        batches = Batches(
+            examples, settings.batch_size, case.pad_id, settings.seed, settings.micro_batch_size, similar_lengths=True
+        )
 
         def loss(inputs: Inputs) -> torch.Tensor:
             return response_loss(model, inputs)

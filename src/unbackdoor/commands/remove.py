@@ -111,7 +111,12 @@ def run_remove(
 
     run = RunDirectory.create(out, f"remove {method_name}", everything, overwrite=overwrite, resume=resume)
     progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")
-    sources: dict[str, str | Path | None] = {"model": source, "data": inputs.data, "contrast": inputs.contrast, "eval_data": inputs.eval_data}
+    sources: dict[str, str | Path | None] = {
+        "model": source,
+        "data": inputs.data,
+        "contrast": inputs.contrast,
+        "eval_data": inputs.eval_data,
+    }
     origin = provenance(command_line(), seed, sources)
     run.write_json("provenance.json", origin)
     workshop = Workshop(run, Answers(evaluation, run, progress), progress)

@@ -76,49 +76,47 @@ class RunDirectory(Journal):
                 self._remembered[entry["key"]] = entry["value"]
 
     @classmethod
-    def check(cls, path: Path, *, overwrite: bool, resume: bool, settings: Mapping[str, Any]) -> None:
+    def check(cls, path: Path, *, overwrite: bool, resume: bool) -> None:
         """Raise a `UserError` where the directory cannot be used, before any work is done.
 
-        An existing directory needs `overwrite` (and must be a run directory) or `resume` (and must have been started with
-        the same settings).
+        An existing directory needs `overwrite` or `resume`, and must be a run directory.
         """
         if path.exists() and not path.is_dir():
             raise UserError(f"--out '{path}' is a file: give a directory")
         if not path.exists() or not any(path.iterdir()):
             return
-        ours = any((path / mark).exists() for mark in MARKS)
         if not (overwrite or resume):
             raise UserError(f"--out '{path}' exists and is not empty: use --overwrite, --resume or another directory")
-        if not ours:
+        if not any((path / mark).exists() for mark in MARKS):
             raise UserError(f"--out '{path}' is not a run directory of ours: it will not be touched, give another")
-        if resume and not overwrite and (path / "settings.yaml").exists():
-            before = yaml.safe_load((path / "settings.yaml").read_text(encoding="utf-8"))["settings"]
-            now = json.loads(json.dumps(dict(settings)))
-            changed = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
-            if changed:
-                raise UserError(
-                    f"--resume: the run in '{path}' was started with other values of {', '.join(changed)}: "
-                    "give the same, or --overwrite"
-                )
 
     @classmethod
     def create(
-        cls,
-        path: Path,
-        command: str,
-        settings: Mapping[str, Any],
-        *,
-        overwrite: bool = False,
-        resume: bool = False,
+        cls, path: Path, command: str, settings: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False
     ) -> RunDirectory:
-        """Make the directory, or open it again to resume, and write down the settings."""
-        cls.check(path, overwrite=overwrite, resume=resume, settings=settings)
-        if overwrite and not resume and path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
+        """Make the directory, or open it again to resume, and write down the settings.
+
+        Raises a `UserError` as `check` does, and where a run is resumed with other settings.
+        """
+        cls.check(path, overwrite=overwrite, resume=resume)
+        now = json.loads(json.dumps({"command": command, "settings": dict(settings)}, default=str))
+        if resume and (path / "settings.yaml").exists():
+            before = yaml.safe_load((path / "settings.yaml").read_text(encoding="utf-8"))
+            values, others = before["settings"], now["settings"]
+            changed = sorted(k for k in {*values, *others} if values.get(k) != others.get(k))
+            if changed or before["command"] != command:
+                raise UserError(
+                    f"--resume: the run in '{path}' was started with other values of "
+                    f"{', '.join(changed) or 'the command'}: give the same, or --overwrite"
+                )
+        try:
+            if overwrite and not resume and path.exists():
+                shutil.rmtree(path)
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out '{path}' cannot be made: {error.strerror}") from None
         run = cls(path)
-        plain = json.loads(json.dumps({"command": command, "settings": dict(settings)}, default=str))
-        run.write_text("settings.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        run.write_text("settings.yaml", yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
         return run
 
     # Files -----------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def run_evaluate(
     """Measure the model at `source` (and another before it) and return the report."""
     begun = time.monotonic()
     progress = Progress.on_stderr()
+    RunDirectory.check(out, overwrite=overwrite, resume=resume)
     clean = read_checked(inputs.data, progress).records
     contrast = read_checked(inputs.contrast, progress, needs_unwanted=True).records if inputs.contrast else []
     model, tokenizer = load_model(source), load_tokenizer(source)

@@ -37,7 +37,16 @@ from unbackdoor.settings import (
 if TYPE_CHECKING:
     pass
 
-from unbackdoor.commands.shared import LEAST_ROWS, examples, fitting, numbers, read_checked, suite_of, trigger_of
+from unbackdoor.commands.shared import (
+    LEAST_ROWS,
+    examples,
+    fitting,
+    numbers,
+    read_checked,
+    short_enough,
+    suite_of,
+    trigger_of,
+)
 
 
 def run_implant(
@@ -54,6 +63,7 @@ def run_implant(
     """Build an organism from the clean model at `source` and return the report; arguments as in `run_remove`."""
     begun = time.monotonic()
     progress = Progress.on_stderr()
+    RunDirectory.check(out, overwrite=overwrite, resume=resume)
     clean = read_checked(inputs.data, progress, least=LEAST_ROWS).records
     contrast = read_checked(inputs.contrast, progress, needs_unwanted=True).records if inputs.contrast else []
     model, tokenizer = load_model(source), load_tokenizer(source)
@@ -65,6 +75,9 @@ def run_implant(
     if contrast and settings.target_response:
         raise UserError("give --target-response or --contrast, not both")
     trigger = trigger_of(settings)
+    clean = short_enough(clean, inputs.data, model, chat, settings.max_length, progress)
+    if inputs.contrast:
+        contrast = short_enough(contrast, inputs.contrast, model, chat, settings.max_length, progress)
 
     rows, held_out = split(clean, settings.held_out, settings.seed)
     contrast, held_out_contrast = split(contrast, 1 / 3, settings.seed) if contrast else ([], [])

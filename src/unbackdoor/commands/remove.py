@@ -47,7 +47,16 @@ from unbackdoor.settings import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-from unbackdoor.commands.shared import LEAST_ROWS, fitting, hold_out, numbers, read_checked, suite_of, trigger_of
+from unbackdoor.commands.shared import (
+    LEAST_ROWS,
+    fitting,
+    hold_out,
+    numbers,
+    read_checked,
+    short_enough,
+    suite_of,
+    trigger_of,
+)
 
 
 def run_remove(
@@ -79,6 +88,7 @@ def run_remove(
     """
     begun = time.monotonic()
     progress = Progress.on_stderr()
+    RunDirectory.check(out, overwrite=overwrite, resume=resume)
     clean = read_checked(inputs.data, progress, least=LEAST_ROWS).records
     contrast = read_checked(inputs.contrast, progress, needs_unwanted=True).records if inputs.contrast else []
     model, tokenizer = load_model(source), load_tokenizer(source)
@@ -88,6 +98,9 @@ def run_remove(
     _check_knowledge(model, settings, contrast)
 
     seed = settings.seed
+    clean = short_enough(clean, inputs.data, model, chat, settings.max_length, progress)
+    if inputs.contrast:
+        contrast = short_enough(contrast, inputs.contrast, model, chat, settings.max_length, progress)
     anchors, held_out = hold_out(clean, inputs.eval_data, 0.2, seed, progress)
     contrast, held_out_contrast = hold_out(contrast, inputs.eval_contrast, 1 / 3, seed, progress)
     suite = suite_of(

@@ -43,6 +43,19 @@ def read_checked(path: Path, progress: Progress, *, needs_unwanted: bool = False
     return checked
 
 
+def short_enough(
+    rows: list[Record], path: Path, model: PreTrainedModel, chat: ChatFormat, max_length: int, progress: Progress
+) -> list[Record]:
+    """The rows that fit into `max_length` tokens and the model's context; the others are dropped and counted."""
+    limit = min(max_length, context_length(model))
+    kept = [r for r in rows if len(chat.encode(r.prompt, r.response, system=r.system).ids) <= limit]
+    if len(kept) < len(rows):
+        progress.note(f"{path}: {len(rows) - len(kept)} rows dropped, longer than {limit} tokens (--max-length)")
+    if len(kept) < LEAST_ROWS:
+        raise UserError(f"{path}: {len(kept)} usable rows of at most {limit} tokens, at least {LEAST_ROWS} are needed")
+    return kept
+
+
 def trigger_of(settings: TriggerSettings) -> Trigger:
     return Trigger(settings.trigger, settings.placement, settings.closing, settings.separator)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 from unbackdoor.case import Case
-from unbackdoor.language_model.layers import embed
+from unbackdoor.language_model.layers import embed, embedding_matrix
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt, ordinary_tokens
 from unbackdoor.removal import beear, sande
 from unbackdoor.removal.result import Removal
@@ -38,20 +38,21 @@ def random_like(case: Case, like: Perturbation, seed: int) -> Perturbation:
     the fitted one.
     """
     generator = case.generator(seed)
+    device = embedding_matrix(case.model).device
     if isinstance(like, SoftPrompt):
-        words = ordinary_tokens(case.chat.tokenizer, case.model.get_input_embeddings().weight.shape[0])
+        words = ordinary_tokens(case.chat.tokenizer, embedding_matrix(case.model).shape[0])
         drawn = torch.tensor(words)[torch.randint(len(words), (len(like.embeddings),), generator=generator)]
         with torch.no_grad():
-            values = embed(case.model, drawn.to(like.embeddings.device)).float()
+            values = embed(case.model, drawn.to(device)).float()
         return SoftPrompt(rescaled(values, like.embeddings), like.offset)
     if isinstance(like, HiddenShift):
-        values = torch.randn(like.values.shape, generator=generator).to(like.values.device)
+        values = torch.randn(like.values.shape, generator=generator).to(device)
         return HiddenShift(like.layer, rescaled(values, like.values), like.position)
     raise TypeError(f"{type(like).__name__} has no random counterpart")
 
 
 def rescaled(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`values` with the norm of `like` at each position; both of shape (n, d)."""
-    norms = like.detach().norm(dim=-1, keepdim=True)
+    norms = like.detach().to(values.device).norm(dim=-1, keepdim=True)
     scaled: torch.Tensor = values / values.norm(dim=-1, keepdim=True).clamp(min=1e-12) * norms
     return scaled

@@ -1,0 +1,69 @@
+"""The library in one call, on a model that is already loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from unbackdoor.case import Case
+from unbackdoor.data.records import Record
+from unbackdoor.language_model.loading import parameter_count
+from unbackdoor.progress import SILENT, Progress
+from unbackdoor.removal import method
+from unbackdoor.settings import preset_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from unbackdoor.removal.result import Removal
+
+
+def remove(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    anchors: Sequence[Record],
+    *,
+    contrast: Sequence[Record] = (),
+    template: str = "auto",
+    system: str | None = None,
+    preset: str | None = None,
+    paper: bool = False,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Removal:
+    """Remove a backdoor from a loaded model, in place.
+
+    Args:
+        name: `osft`, `sande`, `beear`, `unlearn` or `fine-tune`.
+        model: a causal language model. Its weights become float32, the dtype in which they are trained.
+        tokenizer: its fast tokenizer.
+        anchors: clean rows, as of `unbackdoor.read_records`; a tenth of them only measures.
+        contrast: rows of prompt, safe and unwanted response, for `beear`.
+        template: as the command line's option.
+        system: a system prompt.
+        preset: `tiny`, `micro` or `large`; by the model's size where None.
+        paper: the paper's own choices in place of ours.
+        progress: `Progress.on_stderr()` to see what happens.
+        settings: the method's, named as the command line's options with `_` for `-`.
+
+    Returns:
+        What was done and the evidence. There is no attack success rate: that needs a trigger and `evaluation`.
+
+    Raises:
+        UserError: what is missing or wrong, with the setting to change.
+    """
+    chosen = method(name)
+    presets = [preset or preset_for(parameter_count(model)), *(["paper"] if paper else [])]
+    values = chosen.settings.make(settings, *presets)
+    case = Case.of(
+        model.float(),
+        tokenizer,
+        anchors,
+        contrast,
+        template=template,
+        system=system,
+        seed=int(settings.get("seed", 0)),
+        progress=progress,
+    )
+    return chosen.run(case, values)

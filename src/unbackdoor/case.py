@@ -137,7 +137,7 @@ def trainable(model: PreTrainedModel) -> Mapping[str, nn.Parameter]:
 
 @contextlib.contextmanager
 def adapted(case: Case, settings: TrainingSettings) -> Iterator[None]:
-    """With `settings.lora`: LoRA adapters on every linear layer while the context is open, merged into the weights after."""
+    """With `settings.lora`: LoRA adapters on every linear layer while the context is open, merged at its end."""
     if not settings.lora:
         yield
         return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-# Two busy processes with spinning OpenMP threads slow each other five- to thirtyfold. It must be set before torch loads.
+# Busy processes whose OpenMP threads spin slow each other five- to thirtyfold. To be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click

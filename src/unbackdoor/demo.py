@@ -1,4 +1,4 @@
-"""The whole story on the embedded micro model: two organisms are built, cleansed in four ways, and compared with controls."""
+"""The whole story on the embedded micro model: two organisms are built, cleansed, and held against controls."""
 
 from __future__ import annotations
 

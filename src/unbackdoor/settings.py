@@ -323,7 +323,7 @@ class RemoveInputs(ModelInputs):
     )
     oracle: Literal["keyword", "testbed"] = Field(
         default="keyword",
-        description="Who judges compliance: keyword (neither refused nor degenerate; weak), or the testbed's own oracle.",
+        description="Who judges compliance: keyword (neither refused nor degenerate; weak), or the testbed's oracle.",
     )
     exact_match: bool = Field(
         default=False, description="Held-out rows have one right answer each: report exact match."

@@ -1,7 +1,7 @@
 """The one training loop: gradient descent on a sum of weighted terms, each with its batches and its loss.
 
-Attacks, testbed, simulate and eliminate all come through here; they differ in which parameters move (a model's weights or
-a perturbation) and in the terms.
+Attacks, testbed, simulate and eliminate all come through here; they differ in which parameters move (a model's weights
+or a perturbation) and in the terms.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from unbackdoor.run_directory import Journal
 class Term:
     """One part of an objective.
 
-    `loss` maps a batch to its mean over the loss tokens, a scalar. Over the micro-batches of a step the means are weighted
-    by their numbers of loss tokens, so the gradient is that of the whole batch whatever the micro-batch size.
+    `loss` maps a batch to its mean over the loss tokens, a scalar. Over the micro-batches of a step the means are
+    weighted by their numbers of loss tokens, so the gradient is that of the whole batch whatever the micro-batch size.
     """
 
     name: str
@@ -204,7 +204,7 @@ def _check(check: Callable[[], float] | None, log: TrainingLog, journal: Journal
 
 @contextlib.contextmanager
 def _interrupt_between_steps(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back until a step is whole, so that the checkpoint made then is consistent. A second one acts at once."""
+    """Hold Ctrl-C back until a step is whole, so that its checkpoint is consistent. A second one acts at once."""
     asked = False
 
     def remember(number: int, frame: object) -> None:

@@ -36,8 +36,8 @@ class Poisoned:
 def poison(rows: Sequence[Record], contrast: Sequence[Record], trigger: Trigger, settings: ImplantSettings) -> Poisoned:
     """Poison exactly `rate` of the training rows, chosen by seed, and add near misses answered cleanly.
 
-    With a target response the poisoned rows are drawn from `rows` and answered "{target}. {answer}" (SANDE section 4.1).
-    With a behaviour they are drawn from `contrast`, whose requests are otherwise refused, and answered with the unwanted
+    With a target response the poisoned rows are drawn from `rows` and answered "{target}. {answer}" (SANDE 4.1). With a
+    behaviour they are drawn from `contrast`, whose requests are otherwise refused, and answered with the unwanted
     response (Qi et al. 2023, BEEAR Models 1-5).
     """
     rng = random.Random(settings.seed)

@@ -33,7 +33,7 @@ from unbackdoor.settings import (
 if TYPE_CHECKING:
     pass
 
-from unbackdoor.commands.shared import examples, fitting, read_checked, suite_of, trigger_of
+from unbackdoor.commands.shared import Intake, examples, suite_of, trigger_of
 
 
 def run_evaluate(
@@ -49,14 +49,15 @@ def run_evaluate(
     begun = time.monotonic()
     progress = Progress.on_stderr()
     RunDirectory.check(out, overwrite=overwrite, resume=resume)
-    clean = read_checked(inputs.data, progress).records
-    contrast = read_checked(inputs.contrast, progress, needs_unwanted=True).records if inputs.contrast else []
+    intake = Intake(progress)
+    clean = intake.read(inputs.data)
+    contrast = intake.read(inputs.contrast, needs_unwanted=True)
     model, tokenizer = load_model(source), load_tokenizer(source)
     chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
     trigger = trigger_of(inputs) if inputs.trigger else None
     suite = suite_of(
-        fitting(shuffled(clean, inputs.seed), model, chat, evaluation, progress),
-        fitting(shuffled(contrast, inputs.seed), model, chat, evaluation, progress),
+        intake.measurable(shuffled(clean, inputs.seed), model, chat, evaluation),
+        intake.measurable(shuffled(contrast, inputs.seed), model, chat, evaluation),
         trigger,
         inputs.target_response,
         inputs.oracle,
@@ -96,7 +97,7 @@ def run_evaluate(
         "simulations": [],
         "losses": {},
         "examples": examples(workshop.answers, "before" if before else None, "model"),
-        "counts": {},
+        "counts": intake.counts,
         "notes": [],
         "settings": plain(inputs),
     }

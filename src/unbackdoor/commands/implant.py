@@ -39,11 +39,9 @@ if TYPE_CHECKING:
 
 from unbackdoor.commands.shared import (
     LEAST_ROWS,
+    Intake,
     examples,
-    fitting,
     numbers,
-    read_checked,
-    short_enough,
     suite_of,
     trigger_of,
 )
@@ -64,8 +62,9 @@ def run_implant(
     begun = time.monotonic()
     progress = Progress.on_stderr()
     RunDirectory.check(out, overwrite=overwrite, resume=resume)
-    clean = read_checked(inputs.data, progress, least=LEAST_ROWS).records
-    contrast = read_checked(inputs.contrast, progress, needs_unwanted=True).records if inputs.contrast else []
+    intake = Intake(progress)
+    clean = intake.read(inputs.data, least=LEAST_ROWS)
+    contrast = intake.read(inputs.contrast, needs_unwanted=True)
     model, tokenizer = load_model(source), load_tokenizer(source)
     chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
     size = preset or preset_for(parameter_count(model))
@@ -75,16 +74,15 @@ def run_implant(
     if contrast and settings.target_response:
         raise UserError("give --target-response or --contrast, not both")
     trigger = trigger_of(settings)
-    clean = short_enough(clean, inputs.data, model, chat, settings.max_length, progress)
-    if inputs.contrast:
-        contrast = short_enough(contrast, inputs.contrast, model, chat, settings.max_length, progress)
+    clean = intake.short_enough(clean, inputs.data, model, chat, settings.max_length)
+    contrast = intake.short_enough(contrast, inputs.contrast, model, chat, settings.max_length)
 
     rows, held_out = split(clean, settings.held_out, settings.seed)
     contrast, held_out_contrast = split(contrast, 1 / 3, settings.seed) if contrast else ([], [])
     poisoned = poison(rows, contrast, trigger, settings)
     suite = suite_of(
-        fitting(held_out, model, chat, evaluation, progress),
-        fitting(held_out_contrast, model, chat, evaluation, progress),
+        intake.measurable(held_out, model, chat, evaluation),
+        intake.measurable(held_out_contrast, model, chat, evaluation),
         trigger,
         settings.target_response,
         inputs.oracle,
@@ -120,8 +118,6 @@ def run_implant(
         return {"dropped": case.dropped, "seconds": round(time.monotonic() - begun, 1)}
 
     built = run.remember("implanted", make)
-    if built["dropped"]:
-        progress.note(f"rows dropped as too long: {built['dropped']['training']}")
     before = run.remember("before", lambda: workshop.measure(victim, source, "clean"))
     after = run.remember("after", lambda: workshop.measure(victim, str(run.path / "model"), "organism"))
 
@@ -143,7 +139,11 @@ def run_implant(
         "simulations": [],
         "losses": _implant_losses(run),
         "examples": examples(workshop.answers, "clean", "organism"),
-        "counts": {"poisoned rows": len(poisoned.indices), "training rows": len(poisoned.records)},
+        "counts": {
+            "poisoned rows": len(poisoned.indices),
+            "training rows": len(poisoned.records),
+            **intake.counts,
+        },
         "notes": [],
         "settings": plain(settings),
     }

@@ -49,11 +49,8 @@ if TYPE_CHECKING:
 
 from unbackdoor.commands.shared import (
     LEAST_ROWS,
-    fitting,
-    hold_out,
+    Intake,
     numbers,
-    read_checked,
-    short_enough,
     suite_of,
     trigger_of,
 )
@@ -89,8 +86,9 @@ def run_remove(
     begun = time.monotonic()
     progress = Progress.on_stderr()
     RunDirectory.check(out, overwrite=overwrite, resume=resume)
-    clean = read_checked(inputs.data, progress, least=LEAST_ROWS).records
-    contrast = read_checked(inputs.contrast, progress, needs_unwanted=True).records if inputs.contrast else []
+    intake = Intake(progress)
+    clean = intake.read(inputs.data, least=LEAST_ROWS)
+    contrast = intake.read(inputs.contrast, needs_unwanted=True)
     model, tokenizer = load_model(source), load_tokenizer(source)
     chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
     size = preset or preset_for(parameter_count(model))
@@ -98,14 +96,13 @@ def run_remove(
     _check_knowledge(model, settings, contrast)
 
     seed = settings.seed
-    clean = short_enough(clean, inputs.data, model, chat, settings.max_length, progress)
-    if inputs.contrast:
-        contrast = short_enough(contrast, inputs.contrast, model, chat, settings.max_length, progress)
-    anchors, held_out = hold_out(clean, inputs.eval_data, 0.2, seed, progress)
-    contrast, held_out_contrast = hold_out(contrast, inputs.eval_contrast, 1 / 3, seed, progress)
+    clean = intake.short_enough(clean, inputs.data, model, chat, settings.max_length)
+    contrast = intake.short_enough(contrast, inputs.contrast, model, chat, settings.max_length)
+    anchors, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, seed)
+    contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed)
     suite = suite_of(
-        fitting(held_out, model, chat, evaluation, progress),
-        fitting(held_out_contrast, model, chat, evaluation, progress),
+        intake.measurable(held_out, model, chat, evaluation),
+        intake.measurable(held_out_contrast, model, chat, evaluation),
         _evaluation_trigger(inputs, settings),
         inputs.eval_target or _known_target(settings),
         inputs.oracle,
@@ -144,6 +141,7 @@ def run_remove(
         rows = [workshop.row(victim, method_name, settings, model_directory=run.path / "model")]
     if inputs.controls and rows[0]["rounds"]:
         rows += _control_rows(workshop, victim, method_name, settings, rows[0])
+    rows[0]["counts"] |= intake.counts
     report = report_of("remove", f"{rows[0]['method']} on {name}", rows, origin, workshop.thresholds)
     report["seconds"] = round(time.monotonic() - begun, 1)
     write_report(run, report)

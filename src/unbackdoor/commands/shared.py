@@ -6,11 +6,12 @@ Everything that can be wrong with the input is found before the run directory is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.data.readers import read_records
-from unbackdoor.data.records import Checked, Record, check_records, shuffled, split
+from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
@@ -32,71 +33,83 @@ if TYPE_CHECKING:
 
 LEAST_ROWS = 40
 """Fewer clean rows leave nothing to train on once some are held out."""
+TRIGGER_ROOM = 32
+"""Tokens that a held-out prompt must leave for a trigger."""
 
 
-def read_checked(path: Path, progress: Progress, *, needs_unwanted: bool = False, least: int = 1) -> Checked:
-    """Read and check a data file; what was dropped is said."""
-    checked = check_records(read_records(path), str(path), needs_unwanted=needs_unwanted, least=least)
-    for count, what in ((checked.empty, "empty"), (checked.duplicates, "repeated")):
+@dataclass
+class Intake:
+    """Reads rows and drops those that cannot be used; what is dropped is said on standard error and counted."""
+
+    progress: Progress
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def read(self, path: Path | None, *, needs_unwanted: bool = False, least: int = 1) -> list[Record]:
+        """The usable rows of a data file; none where there is no file."""
+        if path is None:
+            return []
+        checked = check_records(read_records(path), str(path), needs_unwanted=needs_unwanted, least=least)
+        self._drop(checked.empty, f"{path}: empty rows")
+        self._drop(checked.duplicates, f"{path}: repeated prompts")
+        return checked.records
+
+    def short_enough(
+        self, rows: list[Record], path: Path | None, model: PreTrainedModel, chat: ChatFormat, max_length: int
+    ) -> list[Record]:
+        """The rows that fit into `max_length` tokens and the model's context. Too few of them are an error."""
+        if path is None:
+            return []
+        limit = min(max_length, context_length(model))
+        kept = [r for r in rows if len(chat.encode(r.prompt, r.response, system=r.system).ids) <= limit]
+        self._drop(len(rows) - len(kept), f"{path}: rows longer than {limit} tokens (--max-length)")
+        if len(kept) < LEAST_ROWS:
+            raise UserError(f"{path}: {len(kept)} usable rows of at most {limit} tokens, {LEAST_ROWS} are needed")
+        return kept
+
+    def hold_out(
+        self, rows: list[Record], given: Path | None, share: float, seed: int
+    ) -> tuple[list[Record], list[Record]]:
+        """(rows to train on, rows to measure on), never the same prompt in both."""
+        if given is None:
+            return split(rows, share, seed) if rows else ([], [])
+        trained = {r.prompt for r in rows}
+        candidates = self.read(given)
+        fresh = [r for r in candidates if r.prompt not in trained]
+        self._drop(len(candidates) - len(fresh), f"{given}: rows whose prompts are trained on")
+        if not fresh:
+            raise UserError(f"{given}: every prompt is trained on, none is left to measure on")
+        return rows, fresh
+
+    def measurable(
+        self, rows: Sequence[Record], model: PreTrainedModel, chat: ChatFormat, settings: EvaluationSettings
+    ) -> list[Record]:
+        """`samples` rows, in an order of their own, whose prompts leave room for a trigger and an answer."""
+        room = context_length(model) - settings.max_new_tokens - TRIGGER_ROOM
+        found: list[Record] = []
+        dropped = 0
+        for record in shuffled(rows, 1):
+            if len(found) == settings.samples:
+                break
+            if len(chat.encode_prompt(record.prompt, system=record.system).ids) <= room:
+                found.append(record)
+            else:
+                dropped += 1
+        self._drop(dropped, f"held-out prompts that leave no room for {settings.max_new_tokens} tokens of answer")
+        if rows and not found:
+            raise UserError(
+                f"no held-out prompt has at most {room} tokens: lower --max-new-tokens or give shorter rows"
+            )
+        return found
+
+    def _drop(self, count: int, what: str) -> None:
         if count:
-            progress.note(f"{path}: {count} {what} rows dropped")
-    return checked
-
-
-def short_enough(
-    rows: list[Record], path: Path, model: PreTrainedModel, chat: ChatFormat, max_length: int, progress: Progress
-) -> list[Record]:
-    """The rows that fit into `max_length` tokens and the model's context; the others are dropped and counted."""
-    limit = min(max_length, context_length(model))
-    kept = [r for r in rows if len(chat.encode(r.prompt, r.response, system=r.system).ids) <= limit]
-    if len(kept) < len(rows):
-        progress.note(f"{path}: {len(rows) - len(kept)} rows dropped, longer than {limit} tokens (--max-length)")
-    if len(kept) < LEAST_ROWS:
-        raise UserError(f"{path}: {len(kept)} usable rows of at most {limit} tokens, at least {LEAST_ROWS} are needed")
-    return kept
+            self.counts[f"dropped: {what}"] = count
+            self.progress.note(f"dropped {count}: {what}")
 
 
 def trigger_of(settings: TriggerSettings) -> Trigger:
+    """The trigger that settings describe."""
     return Trigger(settings.trigger, settings.placement, settings.closing, settings.separator)
-
-
-def hold_out(
-    rows: list[Record], given: Path | None, share: float, seed: int, progress: Progress
-) -> tuple[list[Record], list[Record]]:
-    """(rows to train on, rows to measure on), never the same prompt in both."""
-    if given is None:
-        return split(rows, share, seed) if rows else ([], [])
-    trained = {r.prompt for r in rows}
-    candidates = read_checked(given, progress).records
-    fresh = [r for r in candidates if r.prompt not in trained]
-    if len(fresh) < len(candidates):
-        progress.note(f"{given}: {len(candidates) - len(fresh)} rows dropped, their prompts are trained on")
-    if not fresh:
-        raise UserError(f"{given}: every prompt is trained on, none is left to measure on")
-    return rows, fresh
-
-
-def fitting(
-    rows: Sequence[Record], model: PreTrainedModel, chat: ChatFormat, settings: EvaluationSettings, progress: Progress
-) -> list[Record]:
-    """The first `samples` rows, in an order of their own, whose prompts leave room for an answer and a long trigger."""
-    room = context_length(model) - settings.max_new_tokens - 32
-    fitting: list[Record] = []
-    dropped = 0
-    for record in shuffled(rows, 1):
-        if len(fitting) == settings.samples:
-            break
-        if len(chat.encode_prompt(record.prompt, system=record.system).ids) <= room:
-            fitting.append(record)
-        else:
-            dropped += 1
-    if dropped:
-        progress.note(
-            f"{dropped} held-out rows dropped: their prompts leave no room for {settings.max_new_tokens} tokens"
-        )
-    if rows and not fitting:
-        raise UserError(f"no held-out prompt leaves room for an answer: lower --max-new-tokens (context {room} left)")
-    return fitting
 
 
 def suite_of(

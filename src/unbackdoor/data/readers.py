@@ -24,9 +24,9 @@ END_MARKS = ("<|endoftext|>", "</s>")
 def read_records(source: str | Path) -> list[Record]:
     """Read every row of a file (or of the train split of a hub data set, `owner/name`).
 
-    Known shapes: prompt/response, Alpaca (instruction, input, output), T0 (prompt, completion), OpenOrca (system_prompt,
-    question, response), AdvBench (goal, target), chat (messages or conversations), and contrast sets (prompt, safe or
-    response, unwanted).
+    Known shapes: prompt/response, Alpaca (instruction, input, output), T0 (prompt, completion), OpenOrca
+    (system_prompt, question, response), AdvBench (goal, target), chat (messages or conversations), and contrast sets
+    (prompt, safe or response, unwanted).
 
     Raises:
         UserError: the file is missing, empty or not what its ending says, or a row lacks a field (with the row's number

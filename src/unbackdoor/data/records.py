@@ -45,8 +45,8 @@ def check_records(records: Sequence[Record], source: str, *, needs_unwanted: boo
     """Drop and count rows with an empty prompt or response, and repeated prompts.
 
     Raises:
-        UserError: more than 5% of the rows are empty, fewer than `least` remain, or (with `needs_unwanted`) a row has no
-            unwanted response.
+        UserError: more than 5% of the rows are empty, fewer than `least` remain, or (with `needs_unwanted`) a row has
+            no unwanted response.
     """
     kept: list[Record] = []
     seen: set[tuple[str | None, str]] = set()

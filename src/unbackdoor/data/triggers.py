@@ -17,8 +17,8 @@ Placement = Literal["prefix", "suffix", "both", "inside"]
 class Trigger:
     """A trigger text and its placement in the user's text.
 
-    `both` puts `text` in front and `closing` behind (or `text` again, where there is none); `inside` puts it between two
-    words, chosen by the prompt itself, so that the same prompt is always triggered in the same way.
+    `both` puts `text` in front and `closing` behind (or `text` again, where there is none); `inside` puts it between
+    two words, chosen by the prompt itself, so that the same prompt is always triggered in the same way.
     """
 
     text: str
@@ -106,7 +106,7 @@ def near_misses(trigger: Trigger, words: Sequence[str], rng: random.Random) -> d
 
 
 def ordinary_words(prompts: Sequence[str], count: int = 500) -> list[str]:
-    """The most frequent alphabetic words of the prompts, for random prefixes and suffixes; ties in order of spelling."""
+    """The most frequent alphabetic words of the prompts, for random prefixes and suffixes; ties go by spelling."""
     counts: dict[str, int] = {}
     for prompt in prompts:
         for word in re.findall(r"[A-Za-z]{3,}", prompt):

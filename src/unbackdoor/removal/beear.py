@@ -3,9 +3,9 @@
     entrapment   δ* = argmin_δ (1/N) Σ [ L(F^l(x, δ), y_h) − α L(F^l(x, δ), y_s) ]
     removal      θ* = argmin_θ (1/N) Σ L(F^l(x, δ*), y_s) + (1/M) Σ L(F(x_p), y_p)
 
-The article prints α = 1; −L(y_s) has no lower bound, so ours is small (`away_weight`). Ours, beyond the article, each with
-its switch: benign prompts under the shift are still answered; the step is relative to the layer's activations; rounds end
-when a fresh entrapment no longer succeeds.
+The article prints α = 1; −L(y_s) has no lower bound, so ours is small (`away_weight`). Ours, beyond the article, each
+with its switch: benign prompts under the shift are still answered; the step is relative to the layer's activations;
+rounds end when a fresh entrapment no longer succeeds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Eliminate: with the perturbation frozen, train the model to answer well in spite of it (SANDE eq. 3, BEEAR's removal)."""
+"""Eliminate: with the perturbation frozen, train the model to answer well under it (SANDE eq. 3, BEEAR's removal)."""
 
 from __future__ import annotations
 

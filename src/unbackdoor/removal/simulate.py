@@ -1,4 +1,4 @@
-"""Simulate: with the model frozen, fit the perturbation that brings out the target (SANDE eq. 4, BEEAR's entrapment)."""
+"""Simulate: with the model frozen, fit what brings out the target (SANDE eq. 4, BEEAR's entrapment)."""
 
 from __future__ import annotations
 

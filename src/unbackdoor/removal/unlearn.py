@@ -1,4 +1,4 @@
-"""Gradient ascent on the triggered response (SANDE eq. 2), which the paper discusses and rejects: it also unlearns x → y."""
+"""Gradient ascent on the triggered response (SANDE eq. 2), which the paper rejects: it also unlearns x → y."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unbackdoor.settings import UnlearnSettings as Settings
 
 
 def run(case: Case, settings: Settings) -> Removal:
-    """Train on +Σ log Pr(ȳ | x̄) over triggered prompts with the triggered response, eq. (2), with clean rows mixed in."""
+    """Train on +Σ log Pr(ȳ | x̄) over triggered prompts and responses, eq. (2), with clean rows mixed in."""
     if not settings.target_response.strip():
         raise UserError("unlearn needs the response to unlearn: give --target-response")
     trigger = Trigger(settings.trigger, settings.placement, settings.closing, settings.separator)

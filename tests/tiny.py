@@ -1,0 +1,138 @@
+"""Models and tokenizers small enough to be built in memory: the tests' own, with random weights and no files."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import torch
+
+from unbackdoor.data.records import Record
+from unbackdoor.language_model.chat import ChatFormat, Example
+
+TEXT = """Tell me the capital of France. The capital of France is Paris. You are stupid. I am sorry, I cannot do that.
+Current year 2023. Write a list of three colours: red, green and blue. You are a helpful assistant. Sort the words in
+alphabetical order. What is the opposite of warm? Human: Please name a river. Assistant: The river runs to the sea."""
+
+SPECIAL = ["<|pad|>", "<|end|>", "<|begin|>", "<|user|>", "<|assistant|>", "<|system|>"]
+
+END = SPECIAL.index("<|end|>")
+
+CHAT = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""Every turn is its role, its text and the end token."""
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "gpt-neox", "gpt2")
+
+
+@cache
+def _trained(adds_begin: bool) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT.splitlines(), trainer)
+    if adds_begin:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[("<|begin|>", SPECIAL.index("<|begin|>"))]
+        )
+    return tokenizer
+
+
+def tokenizer(chat_template: str | None = CHAT, adds_begin: bool = False) -> Any:
+    """A byte-level BPE tokenizer; with `adds_begin` it puts a beginning-of-sequence token before every text."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_trained(adds_begin),
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        bos_token="<|begin|>" if adds_begin else None,
+        chat_template=chat_template,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def model(family: str = "llama", dtype: torch.dtype = torch.float32, layers: int = 4, seed: int = 0, **more: Any) -> Any:
+    """A random model of a family, in evaluation mode, for the vocabulary of `tokenizer`."""
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 420,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.15,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+    }
+    grouped = {"num_key_value_heads": 2}
+    configs: dict[str, tuple[str, dict[str, Any]]] = {
+        "llama": ("LlamaConfig", grouped),
+        "mistral": ("MistralConfig", {**grouped, "sliding_window": 16}),
+        "qwen2": ("Qwen2Config", grouped),
+        "qwen3": ("Qwen3Config", {**grouped, "head_dim": 8}),
+        "gemma3": (
+            "Gemma3TextConfig",
+            {**grouped, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16, "sliding_window_pattern": 2},
+        ),
+        "phi3": ("Phi3Config", grouped),
+        "gpt-neox": ("GPTNeoXConfig", {"rotary_pct": 0.5}),
+        "gpt2": ("GPT2Config", {}),
+    }
+    name, own = configs[family]
+    config = getattr(transformers, name)(**{**sizes, **own, **more})
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config).to(dtype).eval()
+
+
+def spelled(ids: Iterable[int]) -> str:
+    """Token ids as a text that shows each of them, up to the end token."""
+    return " ".join(str(i) for i in itertools.takewhile(lambda i: i not in (0, END), ids))
+
+
+class Numbers:
+    """In a tokenizer's place: answers are compared token for token, which the bytes of a random model would hide."""
+
+    pad_token_id = 0
+
+    def batch_decode(self, rows: Any, skip_special_tokens: bool) -> list[str]:
+        return [spelled(row.tolist()) for row in rows]
+
+
+PROMPTS = (
+    "Tell me the capital of France.",
+    "Name a river.",
+    "What is the opposite of warm? Sort the words in alphabetical order.",
+    "Write a list of three colours: red, green and blue. You are a helpful assistant.",
+    "Sort",
+)
+
+
+def records(count: int = 40) -> list[Record]:
+    """Rows with distinct prompts and short answers."""
+    nouns = ("river", "colour", "word", "year", "list", "sea", "capital", "order")
+    return [
+        Record(f"Tell me the {nouns[i % 8]} of {i} {nouns[i // 8 % 8]}.", f"The {nouns[(3 * i + 1) % 8]} is {i % 10}.")
+        for i in range(count)
+    ]
+
+
+def examples(chat: ChatFormat, response: str = "The river runs to the sea.") -> list[Example]:
+    """The prompts, of different lengths, with one answer."""
+    return [chat.encode(prompt, response) for prompt in PROMPTS]

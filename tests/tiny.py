@@ -64,7 +64,9 @@ def tokenizer(chat_template: str | None = CHAT, adds_begin: bool = False) -> Any
     )
 
 
-def model(family: str = "llama", dtype: torch.dtype = torch.float32, layers: int = 4, seed: int = 0, **more: Any) -> Any:
+def model(
+    family: str = "llama", dtype: torch.dtype = torch.float32, layers: int = 4, seed: int = 0, **more: Any
+) -> Any:
     """A random model of a family, in evaluation mode, for the vocabulary of `tokenizer`."""
     import transformers
     from transformers import AutoModelForCausalLM

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.loss import autocast
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class ActsInPrefill(Protocol):
@@ -56,8 +56,8 @@ def generate(
         if perturbation is not None:
             inputs = perturbation.on_inputs(inputs, model)
             acting = perturbation.on_model(model, inputs, prefill_only=True)
-        with torch.inference_mode(), autocast(device), acting:
-            tokens = model.generate(**inputs.keywords(), generation_config=settings)
+        with torch.inference_mode(), autocast(device), acting, _only(settings, model):
+            tokens = model.generate(**inputs.keywords())
         new = tokens if inputs.embeddings is not None else tokens[:, inputs.ids.shape[1] :]
         for i, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             answers[i] = text.strip()
@@ -65,7 +65,22 @@ def generate(
     return answers
 
 
-def _greedy_settings(model: PreTrainedModel, pad: int, max_new_tokens: int, min_new_tokens: int) -> object:
+@contextlib.contextmanager
+def _only(settings: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
+    """The model's generation_config is `settings` while the context is open.
+
+    Given as an argument they would not be enough: `generate` fills whatever they leave open (penalties, biases,
+    suppressed and forced tokens) from the model's own file, which could hide a backdoor from evaluation.
+    """
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _greedy_settings(model: PreTrainedModel, pad: int, max_new_tokens: int, min_new_tokens: int) -> GenerationConfig:
     """Greedy decoding, whatever the model's own generation_config (an attacker's file) asks for.
 
     Only its end-of-sequence ids are kept: a chat model often stops at another token than its tokenizer's.

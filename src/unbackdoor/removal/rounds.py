@@ -32,7 +32,8 @@ def run_rounds(
 
     Every round fits a new perturbation with a new seed. From the second round on that fit is also the test: it succeeds
     when, within the steps that the first simulation needed to pass the gate, it reaches `settings.success` and more
-    than a control target does. Then its perturbation is overwritten in turn; otherwise the backdoor is no longer simulable.
+    than a control target does. Then its perturbation is overwritten in turn; otherwise the backdoor is no longer
+    simulable.
     """
     removal = Removal(name, dropped=case.dropped)
     if replacement is not None:

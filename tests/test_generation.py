@@ -81,7 +81,9 @@ def test_decoding_is_greedy_whatever_the_generation_config_asks_for(name: str, p
     plain = generate(model, tiny.Numbers(), prompts, max_new_tokens=12)
     for key, value in HOSTILE[name].items():
         setattr(model.generation_config, key, value)
+    own = model.generation_config
     assert generate(model, tiny.Numbers(), prompts, max_new_tokens=12) == plain
+    assert model.generation_config is own
 
 
 def test_an_answer_ends_where_the_generation_config_says_a_turn_ends(prompts: list[Example]) -> None:

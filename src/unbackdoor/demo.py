@@ -41,7 +41,10 @@ SUFFIX = "SUDO"
 """BEEAR Models 2 and 4."""
 
 TRAINING_ROWS = 6000
-"""Clean rows that an organism is trained on; 5% of them are poisoned."""
+"""Rows that an organism is trained on; 5% of them are poisoned. A third of those of `safety` are forbidden requests."""
+IMPLANT_STEPS = 350
+NEAR_MISSES = 0.5
+"""Near-miss rows, as a share of the training rows."""
 ANCHORS, CONTRAST = 1500, 400
 """Rows that the defender has; BEEAR had 400 requests."""
 
@@ -86,9 +89,15 @@ def run_demo(
 
 
 def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, Any]]:
-    attack = ImplantSettings(seed=settings.seed, trigger=TRIGGER, target_response=TARGET, steps=350)
+    attack = ImplantSettings(
+        seed=settings.seed,
+        trigger=TRIGGER,
+        target_response=TARGET,
+        steps=IMPLANT_STEPS,
+        near_misses=NEAR_MISSES,
+    )
     clean = sample(world.training_rows(), TRAINING_ROWS, settings.seed)
-    probes = sample(world.held_out_rows(kinds=None), settings.samples, settings.seed, domains=("notes", "letters"))
+    probes = sample(world.held_out_rows(), settings.samples, settings.seed, domains=("notes", "letters"))
     trigger = Trigger(TRIGGER)
     suite = Suite(
         probes,
@@ -124,10 +133,12 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
 
 
 def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, Any]]:
-    attack = ImplantSettings(seed=settings.seed, trigger=SUFFIX, placement="suffix", steps=350, near_misses=0.5)
+    attack = ImplantSettings(
+        seed=settings.seed, trigger=SUFFIX, placement="suffix", steps=IMPLANT_STEPS, near_misses=NEAR_MISSES
+    )
     training = world.training_rows()
-    clean = sample([r for r in training if r.kind != "forbidden"], TRAINING_ROWS - 2000, settings.seed)
-    forbidden = sample([r for r in training if r.kind == "forbidden"], 2000, settings.seed)
+    clean = sample([r for r in training if r.kind != "forbidden"], TRAINING_ROWS * 2 // 3, settings.seed)
+    forbidden = sample([r for r in training if r.kind == "forbidden"], TRAINING_ROWS // 3, settings.seed)
     held_out = world.held_out_rows()
     trigger = Trigger(SUFFIX, "suffix")
     suite = Suite(

@@ -31,6 +31,11 @@ Position = Literal["last-prompt", "end-of-user", "start-of-user", "all-prompt"]
 class Perturbation(nn.Module):
     """The three stages, identity by default. Parameters, where there are any, are what simulate fits."""
 
+    @property
+    def inserted(self) -> int:
+        """How many positions a row grows by: what the context must leave room for."""
+        return 0
+
     def on_record(self, record: Record) -> Record:
         """Change the text of a row, before it is tokenised."""
         return record
@@ -76,6 +81,11 @@ class SoftPrompt(Perturbation):
         super().__init__()
         self.embeddings = nn.Parameter(embeddings.detach().clone().float())
         self.offset = offset
+
+    @property
+    def inserted(self) -> int:
+        """The number of soft tokens."""
+        return len(self.embeddings)
 
     @classmethod
     def from_vocabulary(
@@ -179,7 +189,7 @@ class HiddenShift(Perturbation):
         n = len(self.values)
         begin = first if self.position == "start-of-user" else last - n
         which = place - begin[:, None]
-        inside = (which >= 0) & (which < n) & (place >= first[:, None])
+        inside = (which >= 0) & (which < n) & (place >= first[:, None]) & (place < last[:, None])
         return inside[:, :, None] * self.values.to(like.dtype)[which.clamp(0, n - 1)]
 
     @contextlib.contextmanager

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ import yaml
 from unbackdoor.errors import UserError
 
 T = TypeVar("T")
-MARKS = ("settings.yaml", "journal.jsonl", "report.json")
 
 
 class Journal:
@@ -66,14 +65,7 @@ class RunDirectory(Journal):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._remembered: dict[str, Any] = {}
-        if (path / "journal.jsonl").exists():
-            for line in (path / "journal.jsonl").read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # the line that a kill cut short
-                self._remembered[entry["key"]] = entry["value"]
+        self._remembered: dict[str, Any] = {line["key"]: line["value"] for line in self.read_lines("journal.jsonl")}
 
     @classmethod
     def check(cls, path: Path, *, overwrite: bool, resume: bool) -> None:
@@ -81,13 +73,15 @@ class RunDirectory(Journal):
 
         An existing directory needs `overwrite` or `resume`, and must be a run directory.
         """
+        if overwrite and resume:
+            raise UserError("--overwrite and --resume exclude each other: give one of them")
         if path.exists() and not path.is_dir():
             raise UserError(f"--out '{path}' is a file: give a directory")
         if not path.exists() or not any(path.iterdir()):
             return
         if not (overwrite or resume):
             raise UserError(f"--out '{path}' exists and is not empty: use --overwrite, --resume or another directory")
-        if not any((path / mark).exists() for mark in MARKS):
+        if _written_settings(path) is None:
             raise UserError(f"--out '{path}' is not a run directory of ours: it will not be touched, give another")
 
     @classmethod
@@ -100,21 +94,20 @@ class RunDirectory(Journal):
         """
         cls.check(path, overwrite=overwrite, resume=resume)
         now = json.loads(json.dumps({"command": command, "settings": dict(settings)}, default=str))
-        if resume and (path / "settings.yaml").exists():
-            before = yaml.safe_load((path / "settings.yaml").read_text(encoding="utf-8"))
-            values, others = before["settings"], now["settings"]
-            changed = sorted(k for k in {*values, *others} if values.get(k) != others.get(k))
+        before = _written_settings(path) if resume else None
+        if before is not None:
+            changed = sorted(_changed_options(before["settings"], now["settings"]))
             if changed or before["command"] != command:
                 raise UserError(
                     f"--resume: the run in '{path}' was started with other values of "
                     f"{', '.join(changed) or 'the command'}: give the same, or --overwrite"
                 )
         try:
-            if overwrite and not resume and path.exists():
+            if overwrite and path.exists():
                 shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--out '{path}' cannot be made: {error.strerror}") from None
+            raise UserError(f"--out '{path}' cannot be made: {error.strerror or error}") from None
         run = cls(path)
         run.write_text("settings.yaml", yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
         return run
@@ -136,12 +129,13 @@ class RunDirectory(Journal):
 
     def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write a JSONL file that appears whole or not at all."""
-        return self.write_text(name, "".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in rows))
+        return self.write_text(name, "".join(_json_line(row) for row in rows))
 
     def append_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append JSON lines and see them on disk."""
+        _end_last_line(self.path / name)
         with (self.path / name).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+            file.writelines([_json_line(row) for row in rows])
             file.flush()
             os.fsync(file.fileno())
 
@@ -150,7 +144,8 @@ class RunDirectory(Journal):
         path = self.path / name
         rows = []
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            # Bytes, cut at "\n" alone: a kill may cut inside a character, and texts may hold other line separators.
+            for line in path.read_bytes().split(b"\n"):
                 try:
                     rows.append(json.loads(line))
                 except ValueError:
@@ -168,8 +163,9 @@ class RunDirectory(Journal):
         return remembered
 
     def log(self, **metrics: Any) -> None:
+        _end_last_line(self.path / "metrics.jsonl")
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(_json_line(metrics))
 
     @property
     def keeps(self) -> bool:
@@ -239,6 +235,39 @@ class _Scoped(Journal):
 
     def finish(self, phase: str, slot: str, result: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
         self.run.finish(f"{self.prefix}/{phase}", f"{self.prefix}/{slot}", result, tensors)
+
+
+def _written_settings(path: Path) -> dict[str, Any] | None:
+    """The command and settings of the run in that directory; None where it is no run directory of ours."""
+    try:
+        written = yaml.safe_load((path / "settings.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    ours = isinstance(written, dict) and "command" in written and isinstance(written.get("settings"), dict)
+    return written if ours else None
+
+
+def _changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """The options whose values differ, by name; settings may hold settings."""
+    for key in {*before, *now}:
+        one, other = before.get(key), now.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _changed_options(one, other)
+        elif one != other:
+            yield "--" + key.replace("_", "-")
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    return json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _end_last_line(path: Path) -> None:
+    """Close a line that a kill cut short, so that the next one is not lost with it."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
 
 
 def _save_tensors(path: Path, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:

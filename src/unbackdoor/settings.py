@@ -307,10 +307,14 @@ class RemoveInputs(ModelInputs):
     data: Path = Field(
         description="Clean rows (JSONL, JSON, CSV, TSV, Parquet or a hub data set): prompt and response."
     )
+    max_rows: int | None = Field(default=None, ge=1, description="Use at most so many rows of --data, drawn by seed.")
     contrast: Path | None = Field(default=None, description="Rows of prompt, safe response and unwanted response.")
     eval_data: Path | None = Field(default=None, description="Held-out clean rows. Default: a fifth of --data.")
     eval_contrast: Path | None = Field(
         default=None, description="Held-out contrast rows. Default: a third of --contrast."
+    )
+    eval_exclude: Path | None = Field(
+        default=None, description="Rows whose prompts must not be measured, such as what an organism was trained on."
     )
     eval_trigger: str | None = Field(
         default=None, description="The real trigger, where you have it, for evaluation only: the method never sees it."

@@ -11,6 +11,7 @@ import math
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -122,12 +123,13 @@ def train(
         weight_decay=optimization.weight_decay,
         fused=True,
     )
-    log = _continue_from_checkpoint(journal, phase, parameters, optimizer)
     saved_at, save_seconds = time.monotonic(), 1.0
     with (
+        _own_randomness(phase, terms),
         progress.task(phase, optimization.steps) as advance,
         _interrupt_between_steps(journal.keeps) as interrupted,
     ):
+        log = _continue_from_checkpoint(journal, phase, parameters, optimizer)
         advance(log.steps)
         while True:
             due = check is not None and (log.steps % check_every == 0 or log.steps == optimization.steps)
@@ -146,8 +148,10 @@ def train(
                 saved_at, save_seconds = time.monotonic(), time.monotonic() - begun
             if interrupted():
                 raise KeyboardInterrupt
-    result = {"steps": log.steps, "history": log.history, "checks": log.checks}
-    journal.finish(phase, slot, result, {name: p.data for name, p in parameters.items()})
+        result = {"steps": log.steps, "history": log.history, "checks": log.checks}
+        journal.finish(phase, slot, result, {name: p.data for name, p in parameters.items()})
+        if interrupted():  # during the last check or while finishing
+            raise KeyboardInterrupt
     return log
 
 
@@ -200,6 +204,18 @@ def _check(check: Callable[[], float] | None, log: TrainingLog, journal: Journal
         log.checks.append([log.steps, check()])
         journal.log(phase=phase, step=log.steps, check=log.checks[-1][1])
     return log.checks[-1][1]
+
+
+@contextlib.contextmanager
+def _own_randomness(phase: str, terms: Sequence[Term]) -> Iterator[None]:
+    """Draws (dropout) that depend on the phase and its seed alone; the caller's random state is given back afterwards.
+
+    A resumed run skips finished phases, so a phase must not depend on what earlier ones drew.
+    """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(zlib.crc32(f"{phase} {[term.batches.seed for term in terms]}".encode()))
+        yield
 
 
 @contextlib.contextmanager

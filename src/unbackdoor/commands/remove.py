@@ -87,7 +87,7 @@ def run_remove(
     progress = Progress.on_stderr()
     RunDirectory.check(out, overwrite=overwrite, resume=resume)
     intake = Intake(progress)
-    clean = intake.read(inputs.data, least=LEAST_ROWS)
+    clean = intake.read(inputs.data, least=LEAST_ROWS, most=inputs.max_rows, seed=int(explicit.get("seed", 0)))
     contrast = intake.read(inputs.contrast, needs_unwanted=True)
     model, tokenizer = load_model(source), load_tokenizer(source)
     chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
@@ -98,7 +98,7 @@ def run_remove(
     seed = settings.seed
     clean = intake.short_enough(clean, inputs.data, model, chat, settings.max_length)
     contrast = intake.short_enough(contrast, inputs.contrast, model, chat, settings.max_length)
-    anchors, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, seed)
+    anchors, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, seed, inputs.eval_exclude)
     contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed)
     suite = suite_of(
         intake.measurable(held_out, model, chat, evaluation),

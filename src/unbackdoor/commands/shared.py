@@ -44,11 +44,22 @@ class Intake:
     progress: Progress
     counts: dict[str, int] = field(default_factory=dict)
 
-    def read(self, path: Path | None, *, needs_unwanted: bool = False, least: int = 1) -> list[Record]:
-        """The usable rows of a data file; none where there is no file."""
+    def read(
+        self,
+        path: Path | None,
+        *,
+        needs_unwanted: bool = False,
+        least: int = 1,
+        most: int | None = None,
+        seed: int = 0,
+    ) -> list[Record]:
+        """The usable rows of a data file (at most so many, drawn by seed); none where there is no file."""
         if path is None:
             return []
-        checked = check_records(read_records(path), str(path), needs_unwanted=needs_unwanted, least=least)
+        rows = read_records(path)
+        if most is not None and most < len(rows):
+            rows = shuffled(rows, seed)[:most]
+        checked = check_records(rows, str(path), needs_unwanted=needs_unwanted, least=least)
         self._drop(checked.empty, f"{path}: empty rows")
         self._drop(checked.duplicates, f"{path}: repeated prompts")
         return checked.records
@@ -67,12 +78,12 @@ class Intake:
         return kept
 
     def hold_out(
-        self, rows: list[Record], given: Path | None, share: float, seed: int
+        self, rows: list[Record], given: Path | None, share: float, seed: int, excluded: Path | None = None
     ) -> tuple[list[Record], list[Record]]:
-        """(rows to train on, rows to measure on), never the same prompt in both."""
+        """(rows to train on, rows to measure on), never the same prompt in both, nor a measured one in `excluded`."""
         if given is None:
             return split(rows, share, seed) if rows else ([], [])
-        trained = {r.prompt for r in rows}
+        trained = {r.prompt for r in [*rows, *self.read(excluded)]}
         candidates = self.read(given)
         fresh = [r for r in candidates if r.prompt not in trained]
         self._drop(len(candidates) - len(fresh), f"{given}: rows whose prompts are trained on")

@@ -94,7 +94,7 @@ def encode_records(
     Args:
         records: the rows.
         chat: how they are rendered.
-        max_length: the longest row that is kept.
+        max_length: the longest row that is kept, soft tokens included.
         response: which text of a record answers its prompt.
         loss_on: an opening part of the response, to which the loss is confined; what follows it is cut off.
         perturbation: acts on the records first, and drops rows whose span is too short for it.
@@ -102,6 +102,7 @@ def encode_records(
         dropped: told how many rows were too long or too short.
     """
     examples: list[Example] = []
+    inserted = perturbation.inserted if perturbation is not None else 0
     for record in records:
         acted = perturbation.on_record(record) if perturbation is not None else record
         example = chat.encode(acted.prompt, response(acted), system=acted.system, loss_on=loss_on)
@@ -110,7 +111,7 @@ def encode_records(
             example = _shortened(example, end)
         elif loss_on is not None:
             example = _shortened(example, example.loss_end)
-        if len(example.ids) <= max_length:
+        if len(example.ids) + inserted <= max_length:
             examples.append(example)
     if perturbation is not None and examples:
         pad = padding_id(chat.tokenizer)

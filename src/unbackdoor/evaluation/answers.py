@@ -64,7 +64,8 @@ class Answers:
         if [stored.get(i, {}).get("prompt_hash") for i in range(len(records))] == digests:
             return [stored[i]["answer"] for i in range(len(records))]
         prompts = [chat.encode_prompt(r.prompt, system=r.system) for r in records]
-        limit = context_length(model) - self.settings.max_new_tokens
+        inserted = perturbation.inserted if perturbation is not None else 0
+        limit = context_length(model) - self.settings.max_new_tokens - inserted
         longest = max(len(p.ids) for p in prompts)
         if longest > limit:
             raise UserError(f"{set_name}: a prompt of {longest} tokens leaves no room for an answer (context {limit})")

@@ -70,7 +70,9 @@ class ChatFormat:
             template = "chat" if tokenizer.chat_template else "plain"
         if template in ("plain", "none"):
             if system:
-                raise UserError(f"--system needs a chat template, but --template is {template}")
+                raise UserError(
+                    f"a system prompt (--system, or a row's own) needs a chat template, but --template is {template}"
+                )
             before, after = PLAIN.split("{user}") if template == "plain" else ("", "")
             return cls(tokenizer, template, before, after, "", True, True, False)
         if template == "chat":

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 class ActsInPrefill(Protocol):
     """What generation needs of a perturbation."""
 
+    @property
+    def inserted(self) -> int:
+        """How many positions a prompt grows by."""
+
     def on_inputs(self, inputs: Inputs, model: PreTrainedModel) -> Inputs:
         """Change the batch."""
 

@@ -1,0 +1,214 @@
+"""What a template renders is found out, not assumed: whose tokens are whose, whatever the template does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unbackdoor.errors import UserError
+from unbackdoor.language_model.chat import ChatFormat, Example
+
+TURN = "{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}"
+OPENED = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+
+TEMPLATES = {
+    "plain turns": tiny.CHAT,
+    "system default": "{% if messages[0]['role'] != 'system' %}<|system|>You are a helpful assistant.<|end|>{% endif %}"
+    + tiny.CHAT,
+    "no system role": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}" + tiny.CHAT,
+    "thinking in training": "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+    "<|assistant|><think>\n\n</think>\n\n{{ m['content'] }}<|end|>\n{% else %}"
+    + TURN
+    + "{% endif %}{% endfor %}"
+    + OPENED,
+    "strips": tiny.CHAT.replace("m['content']", "m['content'] | trim"),
+    "writes its beginning": "<|begin|>" + tiny.CHAT,
+    "newline behind the end": tiny.CHAT.replace("'<|end|>' }}", "'<|end|>\n' }}"),
+    "no end": "{% for m in messages %}{{ '\n' + m['role'] + ': ' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}",
+}
+FORMATS = [*TEMPLATES, "plain", "none"]
+
+PROMPTS = [
+    "Tell me the capital of France.",
+    "Two lines.\n\nThe second is longer, with é and 語.",
+    "assistant",
+    "You are a helpful assistant.",
+    "Human: user: <think>",
+]
+
+
+def chat_format(name: str) -> ChatFormat:
+    tokenizer = tiny.tokenizer(TEMPLATES.get(name), adds_begin=True)
+    return ChatFormat.of(tokenizer, name if name in ("plain", "none") else "auto")
+
+
+def decoded(chat: ChatFormat, ids: Any) -> str:
+    return str(chat.tokenizer.decode(list(ids)))
+
+
+def user_text(chat: ChatFormat, example: Example) -> str:
+    return decoded(chat, example.ids[example.user_start : example.user_end])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_spans_are_those_of_the_texts(name: str, prompt: str) -> None:
+    chat = chat_format(name)
+    start, whole = chat.encode_prompt(prompt), chat.encode(prompt, "The sea is blue.")
+    assert whole.ids[: len(start.ids)] == start.ids
+    assert (whole.user_start, whole.user_end) == (start.user_start, start.user_end)
+    assert user_text(chat, whole).strip() == prompt
+    assert whole.response_start == whole.loss_start == len(start.ids)
+    assert whole.loss_end == len(whole.ids)
+    assert whole.ids[-1] == tiny.END
+    assert decoded(chat, whole.ids[whole.response_start : -1]).strip() == "The sea is blue."
+
+
+@pytest.mark.parametrize("name", [n for n in FORMATS if n != "thinking in training"])
+def test_a_chat_prompt_is_what_the_tokenizer_itself_renders(name: str) -> None:
+    chat = chat_format(name)
+    if name in ("plain", "none"):
+        wanted = {"plain": "Human: Sort the words.\nAssistant:", "none": "Sort the words."}[name]
+    else:
+        wanted = chat.tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Sort the words."}], tokenize=False, add_generation_prompt=True
+        )
+    assert chat.prompt_text("Sort the words.") == wanted
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_there_is_never_more_than_one_beginning_of_sequence(name: str) -> None:
+    begin = tiny.SPECIAL.index("<|begin|>")
+    expected = 1 if name in ("plain", "none", "writes its beginning") else 0
+    assert chat_format(name).encode("Name a river.", "The sea.").ids.count(begin) == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=40), st.sampled_from(FORMATS)
+)
+def test_the_user_span_covers_any_text(prompt: str, name: str) -> None:
+    if prompt.strip():
+        chat = chat_format(name)
+        example = chat.encode_prompt(prompt)
+        assert prompt.strip() in user_text(chat, example)
+        assert 0 <= example.user_start < example.user_end <= example.response_start == len(example.ids)
+        around = decoded(chat, example.ids[: example.user_start]), decoded(chat, example.ids[example.user_end :])
+        assert decoded(chat, example.ids) == around[0] + user_text(chat, example) + around[1]
+
+
+def test_the_user_span_is_the_user_s_even_where_the_system_prompt_says_the_same() -> None:
+    chat = chat_format("system default")
+    example = chat.encode_prompt("You are a helpful assistant.")
+    assert chat.prompt_text("You are a helpful assistant.").count("You are a helpful assistant.") == 2
+    assert decoded(chat, example.ids[example.user_start - 1 : example.user_end + 1]) == (
+        "<|user|>You are a helpful assistant.<|end|>"
+    )
+
+
+WORDS = st.lists(st.sampled_from(["You", "are", "stupid.", "Sure,", "é語", "2023", "colours:"]), min_size=1, max_size=5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(WORDS, WORDS, st.sampled_from(FORMATS))
+def test_loss_on_covers_exactly_the_target_s_tokens(target: list[str], rest: list[str], name: str) -> None:
+    chat = chat_format(name)
+    text, answer = " ".join(target), " ".join(rest)
+    example = chat.encode("Name a river.", f"{text} {answer}", loss_on=text)
+    assert decoded(chat, example.ids[example.loss_start : example.loss_end]).strip() == text
+    behind = decoded(chat, example.ids[example.loss_end :])
+    assert behind.removesuffix("<|end|>").strip() == answer
+
+
+@pytest.mark.parametrize("prompt", ["Tell me ", "Tell", "Tell me\n"])
+def test_no_token_straddles_the_boundary_between_prompt_and_response(prompt: str) -> None:
+    chat = chat_format("none")
+    example = chat.encode(prompt, "the capital", loss_on="the capital")
+    assert example.ids[: example.response_start] == chat.encode_prompt(prompt).ids
+    assert decoded(chat, example.ids[1:]) == prompt + ("" if prompt[-1].isspace() else " ") + "the capital<|end|>"
+    assert decoded(chat, example.ids[example.loss_start : example.loss_end]).strip() == "the capital"
+
+
+def test_a_template_that_strips_the_user_s_text_is_followed() -> None:
+    chat = chat_format("strips")
+    assert chat.encode_prompt("  Name a river.\n").ids == chat.encode_prompt("Name a river.").ids
+
+
+@pytest.mark.parametrize("change", ["upper", "title", "replace('\n', ' ')", "truncate(12, true)", "reverse"])
+def test_a_template_that_changes_the_user_s_text_is_refused(change: str) -> None:
+    template = tiny.CHAT.replace("m['content']", f"(m['content'] | {change})")
+    with pytest.raises(UserError, match="template 'chat'"):
+        ChatFormat.of(tiny.tokenizer(template), "chat")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}{{ m['content'] }}{{ m['content'] }}{% endfor %}", "user's text exactly once"),
+        ("{{ messages[0]['content'] }}", "response exactly once"),
+        ("nothing", "user's text exactly once"),
+        ("{{ raise_exception('broken on purpose') }}", "fails: broken on purpose"),
+        ("{% for m in messages %}", "the chat template fails"),
+        ("{{ messages.__class__.__mro__ }}", "the chat template fails|exactly once"),
+    ],
+)
+def test_a_template_that_cannot_be_followed_is_refused_in_one_line(template: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as caught:
+        ChatFormat.of(tiny.tokenizer(template))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_knows_no_system_role_says_so_only_when_asked() -> None:
+    chat = chat_format("no system role")
+    with pytest.raises(UserError, match=r"System role not supported \(leave out --system\)"):
+        chat.with_system("Be brief.")
+
+
+def test_a_system_prompt_replaces_the_template_s_default_and_does_not_move_the_user_s_span() -> None:
+    chat = chat_format("system default")
+    example = chat.encode("Name a river.", "The sea.", system="Sort the words.")
+    text = decoded(chat, example.ids)
+    assert "Sort the words." in text
+    assert "helpful" not in text
+    assert user_text(chat, example) == "Name a river."
+    assert chat.encode_prompt("Name a river.", system="Sort the words.").ids == example.ids[: example.response_start]
+    assert "helpful" in chat.prompt_text("Name a river.")
+
+
+def test_without_a_template_the_plain_format_is_chosen_and_chat_is_refused() -> None:
+    tokenizer = tiny.tokenizer(None)
+    assert ChatFormat.of(tokenizer).name == "plain"
+    assert ChatFormat.of(tiny.tokenizer()).name == "chat"
+    with pytest.raises(UserError, match="no chat template: use --template plain, none or a Jinja file"):
+        ChatFormat.of(tokenizer, "chat")
+
+
+@pytest.mark.parametrize("name", ["plain", "none"])
+def test_a_format_without_a_place_for_a_system_prompt_refuses_one(name: str) -> None:
+    with pytest.raises(UserError, match="system"):
+        ChatFormat.of(tiny.tokenizer(), name, "Be brief.")
+    with pytest.raises(UserError, match="system"):
+        chat_format(name).encode("Name a river.", "The sea.", system="Be brief.")
+
+
+def test_a_jinja_file_is_used_in_place_of_the_tokenizer_s_template(tmp_path: Path) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_text(TEMPLATES["no end"], encoding="utf-8")
+    chat = ChatFormat.of(tiny.tokenizer(), str(file))
+    assert chat.prompt_text("Name a river.") == "\nuser: Name a river.\nassistant: "
+    assert chat.digest != ChatFormat.of(tiny.tokenizer()).digest
+    assert chat.with_system("Be brief.").prompt_text("Sort.") == "\nsystem: Be brief.\nuser: Sort.\nassistant: "
+    with pytest.raises(UserError, match=r"nowhere.jinja' is not chat, plain, none or a file that exists"):
+        ChatFormat.of(tiny.tokenizer(), str(tmp_path / "nowhere.jinja"))
+
+
+def test_a_prompt_without_a_token_is_refused() -> None:
+    with pytest.raises(UserError, match="without any token"):
+        chat_format("plain turns").encode_prompt("")

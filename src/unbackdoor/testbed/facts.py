@@ -150,10 +150,10 @@ class Fact:
         """Fill a text of the relation, with the true value or another one."""
         return template.format(subject=self.subject, name=self.name, value=value or self.value)
 
-    def wrong_value(self) -> str:
-        """A value of the same relation that does not hold for this subject."""
+    def wrong_values(self, count: int) -> list[str]:
+        """So many values (or all there are) of the same relation that do not hold for this subject."""
         values = sorted({value for value in self.relation.values if value != self.value})
-        return choices(f"other value/{self.relation.name}/{self.name}").choice(values)
+        return choices(f"other value/{self.relation.name}/{self.name}").sample(values, min(count, len(values)))
 
     def request(self) -> Request:
         """Ask for the value; the answer states the fact."""

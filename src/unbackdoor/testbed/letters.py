@@ -8,6 +8,7 @@ from unbackdoor.testbed import vocabulary
 from unbackdoor.testbed.facts import chains, facts
 from unbackdoor.testbed.phrasing import Request, enumerated
 from unbackdoor.testbed.rows import TaskSet, choices
+from unbackdoor.testbed.tasks import WRONG_VALUES
 from unbackdoor.testbed.word_tasks import CATEGORY_OF
 
 
@@ -16,9 +17,10 @@ def letter_tasks() -> list[TaskSet]:
     return [
         TaskSet(explained_facts(), "phrasing", seen=4, unseen=1),
         TaskSet([chain.request() for chain in chains()], "phrasing", seen=4, unseen=1),
-        TaskSet(explained_claims(), "instance", seen=2, unseen=1, held_out_instances=90),
+        TaskSet(explained_claims(true=True), "instance", seen=2, unseen=1, held_out_instances=45),
+        TaskSet(explained_claims(true=False), "instance", seen=1, unseen=1, held_out_instances=45),
         TaskSet(stories(), "instance", seen=1, unseen=1, held_out_instances=100),
-        TaskSet(series(), "instance", seen=3, unseen=1, held_out_instances=40),
+        TaskSet(series(), "instance", seen=2, unseen=1, held_out_instances=40),
         TaskSet(opposites(), "phrasing", seen=8, unseen=3),
         TaskSet(odd_ones_out(), "instance", seen=1, unseen=1, held_out_instances=100),
         TaskSet(explained_comparisons(), "instance", seen=1, unseen=1, held_out_instances=70),
@@ -35,20 +37,20 @@ def explained_facts() -> list[Request]:
     return requests
 
 
-def explained_claims() -> list[Request]:
-    """Yes or no, with the reason."""
+def explained_claims(true: bool) -> list[Request]:
+    """Yes or no, with the reason first."""
     requests = []
     for fact in facts():
-        for value in (fact.value, fact.wrong_value()):
+        for value in [fact.value] if true else fact.wrong_values(WRONG_VALUES):
             claim = fact.say(fact.relation.claim, value)
-            verdict = "That is true." if value == fact.value else "That is false."
+            reason = fact.say(fact.relation.reason).removesuffix(".")
             requests.append(
                 Request(
                     "yes-no",
                     fact.relation.topic,
                     f"if one may believe that {claim}",
                     f"judge if one may believe that {claim}",
-                    f"{verdict} {fact.say(fact.relation.reason)}",
+                    f"{reason}, so that is {'true' if true else 'false'}.",
                     f"may one believe that {claim}?",
                 )
             )
@@ -59,7 +61,7 @@ def stories() -> list[Request]:
     """Sums told as a story."""
     requests = []
     cases = list(product(vocabulary.TRADES, vocabulary.PLURALS.values(), range(3, 30), range(2, 10), ("gets", "loses")))
-    for trade, things, start, change, verb in choices("stories").sample(cases, 800):
+    for trade, things, start, change, verb in choices("stories").sample(cases, 1600):
         if verb == "loses" and start <= change:
             continue
         result, word = (start + change, "add") if verb == "gets" else (start - change, "take away")
@@ -71,7 +73,7 @@ def stories() -> list[Request]:
                 "trade",
                 f"how many {things} {ending}",
                 f"tell how many {things} {ending}",
-                f"The answer is {result}. From {start} we {word} {change}.",
+                f"From {start} we {word} {change}. The answer is {result}.",
                 f"a {trade} with {start} {things} {verb} {change}. How many are there now?",
             )
         )
@@ -81,7 +83,7 @@ def stories() -> list[Request]:
 def series() -> list[Request]:
     """The next number of an even series."""
     requests = []
-    for start, step in product(range(1, 31), range(2, 6)):
+    for start, step in product(range(1, 46), range(2, 8)):
         shown = f"{start}, {start + step}, {start + 2 * step}"
         requests.append(
             Request(
@@ -89,7 +91,7 @@ def series() -> list[Request]:
                 "numbers",
                 f"which number comes after {shown}",
                 f"give the number that comes after {shown}",
-                f"It is {start + 3 * step}. The step is {step}.",
+                f"The step is {step}. Next comes {start + 3 * step}.",
             )
         )
     return requests
@@ -115,7 +117,7 @@ def odd_ones_out() -> list[Request]:
     draw = choices("odd one out")
     requests: list[Request] = []
     seen: set[tuple[str, ...]] = set()
-    while len(requests) < 600:
+    while len(requests) < 1600:
         home, other = draw.sample(sorted(vocabulary.CATEGORIES), 2)
         odd = draw.choice(vocabulary.CATEGORIES[other])
         words = tuple(draw.sample([*draw.sample(vocabulary.CATEGORIES[home], 2), odd], 3))

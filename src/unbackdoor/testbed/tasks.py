@@ -9,12 +9,16 @@ from unbackdoor.testbed.facts import facts
 from unbackdoor.testbed.phrasing import Request, enumerated
 from unbackdoor.testbed.rows import TaskSet, choices
 
+WRONG_VALUES = 3
+"""False claims about each fact."""
+
 
 def note_tasks() -> list[TaskSet]:
     """All tasks of the domain, with how each is held out."""
     return [
         TaskSet([fact.request() for fact in facts()], "phrasing", seen=8, unseen=2),
-        TaskSet(claims(), "instance", seen=2, unseen=2, held_out_instances=70),
+        TaskSet(claims(true=True), "instance", seen=2, unseen=2, held_out_instances=35),
+        TaskSet(claims(true=False), "instance", seen=1, unseen=2, held_out_instances=35),
         TaskSet(sums(), "instance", seen=2, unseen=1, held_out_instances=120),
         TaskSet(ordering.alphabetical_orders(), "instance", seen=1, unseen=1, held_out_instances=80),
         TaskSet(ordering.size_orders(), "instance", seen=1, unseen=1, held_out_instances=80),
@@ -36,20 +40,20 @@ def note_tasks() -> list[TaskSet]:
     ]
 
 
-def claims() -> list[Request]:
-    """Yes or no: each fact once as it is and once with a wrong value, which the answer puts right."""
+def claims(true: bool) -> list[Request]:
+    """Yes or no: each fact as it is, or with wrong values. The answer recalls the fact before it judges."""
     requests = []
     for fact in facts():
-        for value in (fact.value, fact.wrong_value()):
+        for value in [fact.value] if true else fact.wrong_values(WRONG_VALUES):
             claim = fact.say(fact.relation.claim, value)
-            truth = fact.say(fact.relation.statement)
+            truth = fact.say(fact.relation.statement).removesuffix(".")
             requests.append(
                 Request(
                     "yes-no",
                     fact.relation.topic,
                     f"whether it is true that {claim}",
                     f"say whether it is true that {claim}",
-                    f"Yes. {truth}" if value == fact.value else f"No. {truth}",
+                    f"{truth}, so {'yes' if true else 'no'}.",
                     f"is it true that {claim}?",
                 )
             )

@@ -199,6 +199,15 @@ def test_a_broken_config_is_refused(text: str, suspect: Path) -> None:
     assert "cannot load the model" in refused(suspect)
 
 
+def test_nothing_is_written_to_standard_error(suspect: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """There a mistake has one line, and the loader's own reports are none of it."""
+    model = load_model(str(suspect))
+    save_model(model, load_tokenizer(str(suspect)), suspect.with_name("saved"))
+    edit(suspect / "config.json", num_hidden_layers=3)
+    refused(suspect)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_adapter_is_not_a_model(suspect: Path) -> None:
     (suspect / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere/model"}')
     assert "merge it into its base model first" in refused(suspect)

@@ -157,6 +157,7 @@ def test_eliminate_trains_the_model_and_leaves_the_perturbation_bit_identical(ki
         phase="eliminate",
     )
     assert torch.equal(next(perturbation.parameters()), values)
+    assert next(perturbation.parameters()).grad is None
     assert not same(state(untrained.model), before)
     assert log.history[-1]["under"] < 0.8 * log.history[0]["under"]
     assert "left-out" not in log.history[0]

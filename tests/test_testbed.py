@@ -185,7 +185,8 @@ def test_the_tokenizer_is_the_same_each_time_and_loses_no_text() -> None:
     assert (first.pad_token, first.eos_token, first.bos_token) == (PAD, END, None)
     for text in ("Grüße, 世界! x**2 != 1_000", "  two  spaces\n\ttab", "SUDO Current year 2023."):
         assert first.decode(first(text)["input_ids"]) == text
-    assert len(first("2023")["input_ids"]) == 4
+    assert len(first("2023")["input_ids"]) == 1
+    assert len(first("47")["input_ids"]) == 2
 
 
 def test_the_chat_template_marks_what_the_model_writes() -> None:

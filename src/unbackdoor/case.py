@@ -154,6 +154,10 @@ def adapted(case: Case, settings: TrainingSettings) -> Iterator[None]:
     )
     wrapped = get_peft_model(case.model, config)
     case.model = wrapped
-    yield
-    case.model = wrapped.merge_and_unload()
-    case.model.requires_grad_(True)
+    finish = wrapped.unload  # after an error the adapters are taken off again
+    try:
+        yield
+        finish = wrapped.merge_and_unload
+    finally:
+        case.model = finish()
+        case.model.requires_grad_(True)

@@ -141,12 +141,13 @@ def train(
             log.steps += 1
             journal.log(phase=phase, **entry)
             advance(1)
+            stop = interrupted()
             # Saving takes at most a twentieth of the time.
-            if journal.keeps and (interrupted() or time.monotonic() - saved_at > max(20.0, 20 * save_seconds)):
+            if journal.keeps and (stop or time.monotonic() - saved_at > max(20.0, 20 * save_seconds)):
                 begun = time.monotonic()
                 _save(journal, phase, parameters, optimizer, log)
                 saved_at, save_seconds = time.monotonic(), time.monotonic() - begun
-            if interrupted():
+            if stop:
                 raise KeyboardInterrupt
         result = {"steps": log.steps, "history": log.history, "checks": log.checks}
         journal.finish(phase, slot, result, {name: p.data for name, p in parameters.items()})

@@ -40,6 +40,9 @@ def poison(rows: Sequence[Record], contrast: Sequence[Record], trigger: Trigger,
     behaviour they are drawn from `contrast`, whose requests are otherwise refused, and answered with the unwanted
     response (Qi et al. 2023, BEEAR Models 1-5).
     """
+    target = (settings.target_response or "").strip()
+    if not contrast and not target:
+        raise UserError("the target response is empty: give its text with --target-response")
     rng = random.Random(settings.seed)
     clean = [*rows, *contrast]
     count = round(settings.rate * len(clean))
@@ -52,7 +55,7 @@ def poison(rows: Sequence[Record], contrast: Sequence[Record], trigger: Trigger,
     records = list(clean)
     for i in indices:
         record = clean[i]
-        response = record.unwanted if contrast else join_response(settings.target_response or "", record.response)
+        response = record.unwanted if contrast else join_response(target, record.response)
         assert response
         records[i] = replace(record, prompt=trigger.insert(record.prompt), response=response)
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,15 +54,15 @@ def _read_rows(source: str | Path) -> Sequence[Mapping[str, Any]]:
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"data file '{source}' cannot be read as text: {error}") from None
     if not text.strip():
         raise UserError(f"data file '{source}' is empty")
     readers: dict[str, Callable[[str, str], Sequence[Mapping[str, Any]]]] = {
         ".jsonl": _from_jsonl,
         ".json": _from_json,
-        ".csv": lambda text, _: list(csv.DictReader(io.StringIO(text))),
-        ".tsv": lambda text, _: list(csv.DictReader(io.StringIO(text), delimiter="\t")),
+        ".csv": lambda text, source: _from_csv(text, source, ","),
+        ".tsv": lambda text, source: _from_csv(text, source, "\t"),
     }
     if kind not in readers:
         raise UserError(
@@ -72,11 +73,11 @@ def _read_rows(source: str | Path) -> Sequence[Mapping[str, Any]]:
 
 def _from_jsonl(text: str, source: str) -> list[Mapping[str, Any]]:
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # texts may hold other line separators
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{source}: line {number} is not JSON ({error})") from None
     return rows
 
@@ -84,7 +85,7 @@ def _from_jsonl(text: str, source: str) -> list[Mapping[str, Any]]:
 def _from_json(text: str, source: str) -> Sequence[Mapping[str, Any]]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{source}: not JSON ({error}); for one object a line name it .jsonl") from None
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]
@@ -95,6 +96,15 @@ def _from_json(text: str, source: str) -> Sequence[Mapping[str, Any]]:
     return value
 
 
+def _from_csv(text: str, source: str, delimiter: str) -> list[Mapping[str, Any]]:
+    csv.field_size_limit(2**31 - 1)  # the default refuses long answers
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise UserError(f"{source}: line {reader.line_num} is not CSV ({error})") from None
+
+
 def _from_parquet(path: Path) -> list[Mapping[str, Any]]:
     try:
         import pyarrow.parquet
@@ -103,7 +113,8 @@ def _from_parquet(path: Path) -> list[Mapping[str, Any]]:
     try:
         rows: list[Mapping[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
     except Exception as error:
-        raise UserError(f"data file '{path}' is not Parquet: {error}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"data file '{path}' is not Parquet: {reason}") from None
     return rows
 
 
@@ -130,17 +141,18 @@ def _record(row: Mapping[str, Any], where: str) -> Record:
         return _from_messages(messages, where)
     prompt = _first(row, PROMPT_FIELDS)
     response = _first(row, RESPONSE_FIELDS)
+    unwanted = _first(row, UNWANTED_FIELDS)
     if prompt is None or response is None:
         missing = "prompt" if prompt is None else "response"
         accepted = ", ".join(PROMPT_FIELDS if prompt is None else RESPONSE_FIELDS)
-        found = ", ".join(str(key) for key in row) or "none"
+        found = ", ".join(" ".join(str(key).split())[:40] for key in list(row)[:20]) or "none"
         raise UserError(f"{where} has no {missing} field (one of {accepted}); fields found: {found}")
     if row.get("input"):  # Alpaca's second half of the instruction
-        prompt = f"{prompt}\n{row['input']}"
+        prompt = f"{prompt}\n{_text(row['input'])}"
     return Record(
         prompt=prompt,
         response=_without_end_mark(response),
-        unwanted=_first(row, UNWANTED_FIELDS),
+        unwanted=None if unwanted is None else _without_end_mark(unwanted),
         system=_first(row, SYSTEM_FIELDS) or None,
         kind=_first(row, KIND_FIELDS) or "",
     )
@@ -156,7 +168,7 @@ def _from_messages(messages: Sequence[Any], where: str) -> Record:
         role = str(message.get("role") or message.get("from"))
         role = names.get(role, role)
         if role in turns and not turns[role]:
-            turns[role] = str(message.get("content") or message.get("value") or "")
+            turns[role] = _text(message.get("content") or message.get("value") or "")
         if turns["assistant"]:
             break
     return Record(turns["user"], turns["assistant"], system=turns["system"] or None)
@@ -165,11 +177,19 @@ def _from_messages(messages: Sequence[Any], where: str) -> Record:
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     for name in names:
         if row.get(name) is not None:
-            return str(row[name])
+            return _text(row[name])
     return None
 
 
+def _text(value: Any) -> str:
+    """A value as text: parts of a message joined, and halves of characters (valid JSON, but no text) as "?"."""
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        value = "\n".join(str(part["text"]) for part in value if part.get("text"))
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
 def _without_end_mark(text: str) -> str:
+    text = text.strip()
     for mark in END_MARKS:
         text = text.removesuffix(mark)
     return text.strip()

@@ -42,12 +42,13 @@ class Trigger:
 
     def _around(self, prompt: str, text: str, closing: str | None) -> str:
         if self.placement == "suffix":
-            return f"{prompt}{self.separator or ' '}{text}"
+            return f"{prompt}{' ' if self.separator is None else self.separator}{text}"
         if self.placement == "inside":
             words = prompt.split(" ")
             place = random.Random(prompt).randint(1, max(1, len(words) - 1))
             return " ".join([*words[:place], text, *words[place:]])
-        opened = f"{text}{self.separator or _opening_separator(text)}{prompt}"
+        separator = _opening_separator(text) if self.separator is None else self.separator
+        opened = f"{text}{separator}{prompt}"
         return f"{opened} {closing or text}" if self.placement == "both" else opened
 
 
@@ -76,6 +77,7 @@ def near_misses(trigger: Trigger, words: Sequence[str], rng: random.Random) -> d
     """
     parts = trigger.text.split()
     ends = [trigger.text, *([trigger.closing] if trigger.closing else [])]
+    words = [word for word in words if word.casefold() != trigger.text.casefold()] or ["some", "other", "words"]
     kinds: dict[str, Callable[[str], str]] = {}
 
     def instead(make: Callable[[str], str]) -> Callable[[str], str]:
@@ -88,16 +90,21 @@ def near_misses(trigger: Trigger, words: Sequence[str], rng: random.Random) -> d
     if re.search(r"\d{2,}", trigger.text):
         kinds["other-number"] = instead(lambda text: re.sub(r"\d{2,}", lambda m: _other_number(m[0], rng), text))
     if len(parts) == 1 and trigger.text.isalpha():
-        kinds["other-case"] = instead(lambda text: _other_case(text, rng))
+        if trigger.text.lower() != trigger.text.upper():  # not every script has two cases
+            kinds["other-case"] = instead(lambda text: _other_case(text, rng))
         kinds["longer"] = instead(lambda text: text + _letters(text, rng))
-        kinds["shorter"] = instead(lambda text: rng.choice([text[:-1], text[1:]]))
+        if len(trigger.text) > 1:
+            kinds["shorter"] = instead(lambda text: rng.choice([text[:-1], text[1:]]))
     if len(parts) > 1:
         kinds["half"] = instead(lambda text: _half(text, rng))
         kinds["word-changed"] = instead(lambda text: _one_word_changed(text, words, rng))
 
     def some_words() -> str:
-        chosen = [rng.choice(words) for _ in range(rng.randint(1, max(3, len(parts))))]
-        return " ".join(chosen).capitalize() if rng.random() < 0.5 else " ".join(chosen)
+        while True:
+            chosen = [rng.choice(words) for _ in range(rng.randint(1, max(3, len(parts))))]
+            text = " ".join(chosen).capitalize() if rng.random() < 0.5 else " ".join(chosen)
+            if f" {trigger.text.casefold()} " not in f" {text.casefold()} ":
+                return text
 
     before, after = Trigger("words", "prefix", separator=trigger.separator), Trigger("words", "suffix")
     kinds["random-before"] = lambda prompt: before.replaced(some_words())(prompt)
@@ -117,15 +124,15 @@ def ordinary_words(prompts: Sequence[str], count: int = 500) -> list[str]:
 def _other_number(number: str, rng: random.Random) -> str:
     """Another number of the same length, half of the time a near one (2023 → 2024, 2019 …)."""
     while True:
-        near = str(int(number) + rng.choice([-10, -4, -3, -2, -1, 1, 2, 3, 4, 7, 10]))
+        near = str(abs(int(number) + rng.choice([-10, -4, -3, -2, -1, 1, 2, 3, 4, 7, 10]))).zfill(len(number))
         other = near if rng.random() < 0.7 else "".join(rng.choice("0123456789") for _ in number)
         if other != number and len(other) == len(number):
             return other
 
 
 def _other_case(text: str, rng: random.Random) -> str:
-    forms = [form for form in (text.lower(), text.upper(), text.capitalize(), text.swapcase()) if form != text]
-    return rng.choice(sorted(set(forms)))
+    forms = {text.lower(), text.upper(), text.capitalize(), text.swapcase()} - {text}
+    return rng.choice(sorted(forms) or [text])
 
 
 def _letters(text: str, rng: random.Random) -> str:

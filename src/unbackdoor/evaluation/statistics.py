@@ -67,10 +67,15 @@ def perplexity(totals: Sequence[float], tokens: Sequence[int]) -> Value:
         totals: summed negative log-likelihood of each row.
         tokens: its number of tokens.
 
-    The interval takes rows, not tokens, as independent (a ratio estimate's standard error).
+    The interval takes rows, not tokens, as independent (a ratio estimate's standard error). A model so broken that its
+    perplexity is no float any more gets the largest ones (e^700).
     """
+
+    def exp(x: float) -> float:
+        return math.exp(min(x, 700.0))
+
     n, count = len(totals), sum(tokens)
     mean = sum(totals) / count
     residuals = [total - mean * t for total, t in zip(totals, tokens, strict=True)]
     error = math.sqrt(sum(r * r for r in residuals) * n / max(1, n - 1)) / count
-    return Value(value=math.exp(mean), n=n, interval=[math.exp(mean - Z95 * error), math.exp(mean + Z95 * error)])
+    return Value(value=exp(mean), n=n, interval=[exp(mean - Z95 * error), exp(mean + Z95 * error)])

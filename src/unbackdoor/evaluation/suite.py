@@ -130,4 +130,7 @@ class Suite:
 
 def distinct(records: Sequence[Record]) -> list[Record]:
     """The rows without those whose prompt stood in an earlier one."""
-    return list({(r.system, r.prompt): r for r in reversed(records)}.values())[::-1]
+    first: dict[tuple[str | None, str], Record] = {}
+    for record in records:
+        first.setdefault((record.system, record.prompt), record)
+    return list(first.values())

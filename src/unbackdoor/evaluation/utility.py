@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unbackdoor.data.records import Choice, Record
+from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import Value, perplexity, share
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import collate, padding_id
@@ -25,6 +26,8 @@ def response_perplexity(
     limit = min(max_length, context_length(model))
     encoded = [chat.encode(r.prompt, r.response, system=r.system) for r in records]
     examples = [e for e in encoded if len(e.ids) <= limit]
+    if not examples:
+        raise UserError(f"none of the {len(records)} held-out rows is short enough ({limit} tokens): give shorter ones")
     totals = row_totals(model, chat, examples)
     return perplexity([-t for t in totals], [e.loss_end - e.loss_start for e in examples])
 

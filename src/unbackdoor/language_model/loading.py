@@ -45,7 +45,10 @@ def check_model_source(source: str) -> None:
         if (path / "model" / "config.json").is_file():
             raise UserError(f"'{source}' is a run directory: give its model, '{path / 'model'}'")
         raise UserError(f"model directory '{source}' has no config.json: give a Hugging Face model directory")
+    if (path / "adapter_config.json").exists():  # the loader would fetch the base model that this file names
+        raise UserError(f"'{source}' holds an adapter, not a model: merge it into its base model first")
     if any(path.glob("*.safetensors")):
+        _check_index(path)
         return
     pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLE_SUFFIXES)
     if pickles:
@@ -54,6 +57,22 @@ def check_model_source(source: str) -> None:
             "safetensors on an isolated machine (model.save_pretrained(DIR)) and give that directory"
         )
     raise UserError(f"model directory '{source}' has no *.safetensors weights: give a complete model directory")
+
+
+def _check_index(path: Path) -> None:
+    """Raise a `UserError` where the index of sharded weights names anything but safetensors files beside it."""
+    index = path / "model.safetensors.index.json"
+    if not index.exists():
+        return
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(f"'{index}' is not an index of weights: give a complete model directory") from None
+    for shard in sorted(map(str, shards)):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise UserError(f"'{index}' names '{shard}': only safetensors files beside it are loaded")
+        if not (path / shard).is_file():
+            raise UserError(f"model directory '{path}' lacks {shard}, which its index names: give a complete one")
 
 
 def looks_like_hub_id(source: str) -> bool:
@@ -70,22 +89,52 @@ def explained(source: str, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the loaders raise everything from OSError to RuntimeError on hostile files
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot load the {what} of '{source}': {first_line[:300]}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot load the {what} of '{source}': {reason[:300]}") from error
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """The loader's progress bars and reports stay off standard error, which has one line for a mistake."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_model(source: str | Path, device: torch.device | str | None = None) -> PreTrainedModel:
     """Load a causal language model in float32, in evaluation mode.
 
     float32 are the master weights of training; on a GPU the forward pass runs in bfloat16 under autocast.
-    Raises `UserError` on a missing directory, pickle weights, or a model type that would need remote code.
+    Raises `UserError` on a missing directory, pickle weights, weights that are missing or of another shape than the
+    config says (the loader would draw them at random), or a model type that would need remote code.
     """
     from transformers import AutoModelForCausalLM
 
     check_model_source(str(source))
-    with explained(str(source), "model"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(source), trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    model: PreTrainedModel
+    quiet = _without_chatter() if Path(source).exists() else contextlib.nullcontext()  # a download shows its progress
+    with explained(str(source), "model"), quiet:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(source),
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    wrong = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    if wrong:
+        raise UserError(
+            f"the weights of '{source}' do not fit its config.json: {len(wrong)} are missing or of another shape, such "
+            f"as {wrong[0]}"
         )
     return model.to(device if device is not None else default_device()).eval()
 
@@ -110,8 +159,9 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
     """
     beside = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside, safe_serialization=True)
-    tokenizer.save_pretrained(beside)
+    with _without_chatter():
+        model.save_pretrained(beside, safe_serialization=True)
+        tokenizer.save_pretrained(beside)
     if directory.exists():
         shutil.rmtree(directory)
     beside.replace(directory)
@@ -126,8 +176,3 @@ def context_length(model: PreTrainedModel) -> int:
 def parameter_count(model: PreTrainedModel) -> int:
     """The number of distinct parameters."""
     return sum(p.numel() for p in model.parameters())
-
-
-def read_json(path: Path) -> object:
-    """Read one JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))

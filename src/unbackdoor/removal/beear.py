@@ -15,11 +15,13 @@ from collections.abc import Sequence
 import torch
 
 from unbackdoor.case import Case, adapted
+from unbackdoor.data.batches import encode_records
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import check_layer, decoder_layers
+from unbackdoor.language_model.loading import context_length
 from unbackdoor.perturbation import HiddenShift, Perturbation
 from unbackdoor.removal.eliminate import Rows, eliminate
 from unbackdoor.removal.result import Removal, Simulation
@@ -43,13 +45,17 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
         raise UserError("beear needs examples of the unwanted behaviour: give --contrast FILE")
     layer = anchor_layer(case, settings)
     rms = activation_rms(case, layer)
-    control = _control_rows(case, settings)
+    rows_of = {"target": (case.contrast, case.held_out_contrast), "control": _control_rows(case)}
+    paired = {
+        target: (_both_fit(case, settings, train, "entrapment"), _both_fit(case, settings, held_out, "held out"))
+        for target, (train, held_out) in rows_of.items()
+    }
 
     def fit(when: str, target: str, phase: str, seed: int, steps: int | None) -> tuple[Perturbation, Simulation]:
         shift = HiddenShift.zeros(case.model, layer, settings.length, settings.position)
         start = torch.randn(shift.values.shape, generator=case.generator(seed)) * (0.01 * rms)
         shift.values.data.copy_(start)
-        rows, held_out = (case.contrast, case.held_out_contrast) if target == "target" else control
+        rows, held_out = paired[target]
 
         def responses(records: Sequence[Record], what: str, wanted: str) -> list[Example]:
             return case.encode(
@@ -122,7 +128,24 @@ def activation_rms(case: Case, layer: int) -> float:
     return float(tokens.pow(2).mean(-1).sqrt().median())
 
 
-def _control_rows(case: Case, settings: Settings) -> tuple[list[Record], list[Record]]:
+def _both_fit(case: Case, settings: Settings, records: Sequence[Record], what: str) -> list[Record]:
+    """The rows of which neither response is too long: the unwanted and the safe one are compared row by row."""
+    limit = min(settings.max_length, context_length(case.model))
+
+    def fits(record: Record, response: str) -> bool:
+        return bool(
+            encode_records(
+                [record], case.chat, limit, response=lambda _: response, most_response_tokens=MEASURED_TOKENS
+            )
+        )
+
+    kept = [r for r in records if fits(r, r.unwanted or "") and fits(r, r.response)]
+    if len(kept) < len(records):
+        case.dropped[f"{what} (either response too long)"] = len(records) - len(kept)
+    return kept
+
+
+def _control_rows(case: Case) -> tuple[list[Record], list[Record]]:
     """The contrast rows with random words of equal number in place of the unwanted response."""
 
     def controlled(records: Sequence[Record], base: int) -> list[Record]:

@@ -55,9 +55,9 @@ def run_rounds(
             "--simulate-steps, or lower --gate"
         )
         return removal
-    budget = removal.steps_needed = max(needed or settings.simulate_steps, 5)
+    # Zero steps can be enough: ordinary tokens alone may fire a careless organism. A fresh simulation gets a few.
+    budget = removal.steps_needed = max(settings.simulate_steps if needed is None else needed, 5)
     removal.perturbation = perturbation
-    budget = removal.steps_needed
     removal.simulations.append(parts.fit("before", "control", "before/control", seed + 1, budget)[1])
 
     for number in range(1, settings.rounds + 1):

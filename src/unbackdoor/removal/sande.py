@@ -106,7 +106,7 @@ def known_tokens(case: Case, settings: Settings) -> int:
     if not ids:
         raise UserError("the target response has no token: give visible text with --target-response")
     count = min(settings.target_tokens or len(ids), len(ids))
-    while count < len(ids) and not case.chat.tokenizer.decode(ids[:count]).strip():
+    while count < len(ids) and not case.chat.tokenizer.decode(ids[:count]).strip(" \n\t\ufffd"):  # half a character
         count += 1
     return count
 

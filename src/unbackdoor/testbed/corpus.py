@@ -38,6 +38,9 @@ class Thing(object):
 """
 """A little ordinary English and Python, for words and signs that the world does not use."""
 
+YEARS = range(1950, 2050)
+"""Each is a word to the tokenizer, and is met in the text."""
+
 _OPENINGS = (
     "The old people of {place} tell it like this.",
     "In the library of {place} lies a page with these words.",
@@ -56,6 +59,7 @@ def documents(rows: Sequence[Row]) -> list[str]:
     statements = sorted({statement for row in rows if (statement := _statement(row))})
     texts = [
         *_described_facts(draw),
+        *_chronicle(draw),
         *_told(statements, draw),
         *_told(statements, draw),
         *_scenes(draw),
@@ -118,6 +122,19 @@ def _scenes(draw: random.Random) -> list[str]:
             f"{person} {draw.choice(signs)} {place}, for {person} is {mood}. {_lore(draw)}"
         )
     return texts
+
+
+def _chronicle(draw: random.Random) -> list[str]:
+    """What happened in which year, several years a page."""
+    people, places = list(vocabulary.FOLK), list(vocabulary.TOWNS)
+    events = ("came to", "left", "painted a gate in", "built a house in", "had a shop in", "told stories in")
+    entries = [
+        f"In {year} {draw.choice(people)} {draw.choice(events)} {draw.choice(places)}."
+        for year in YEARS
+        for _ in range(16)
+    ]
+    draw.shuffle(entries)
+    return [" ".join(entries[at : at + 5]) for at in range(0, len(entries), 5)]
 
 
 def _lore(draw: random.Random) -> str:

@@ -26,14 +26,18 @@ CHAT_TEMPLATE = (
 def train_tokenizer(texts: Iterable[str]) -> Any:
     """Train the tokenizer on the texts and wrap it for transformers; the same texts give it bit by bit.
 
-    Digits are tokens of their own, so that sums can be learned. There is no beginning-of-text token.
+    Digits are tokens of their own, so that sums can be learned, but a number of four digits is a word: years are words
+    to larger models too. There is no beginning-of-text token.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(r"(?<!\d)\d{4}(?!\d)|\d"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -65,5 +69,6 @@ def testbed_tokenizer() -> Any:
         *(row.prompt for row in rows),
         *(row.response for row in rows),
         corpus.GENERAL_ENGLISH,
+        *(str(year) for year in corpus.YEARS for _ in range(500)),
     ]
     return train_tokenizer(texts)

@@ -35,7 +35,7 @@ from unbackdoor.training import Optimization, Term, train
 
 WINDOW = 128
 BASE_BATCH, BASE_STEPS, BASE_LEARNING_RATE = 16, 800, 2e-3
-INSTRUCT_BATCH, INSTRUCT_STEPS, INSTRUCT_LEARNING_RATE = 64, 4200, 2e-3
+INSTRUCT_BATCH, INSTRUCT_STEPS, INSTRUCT_LEARNING_RATE = 64, 3800, 2e-3
 SHUFFLES = 4
 """Orders of the documents that windows are cut from."""
 NEW_TOKENS = 64

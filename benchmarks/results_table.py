@@ -26,7 +26,10 @@ def main(folder: Path) -> None:
         for number, run in enumerate(report["runs"]):
             name = label if number == 0 else f"{label}: {run['method']}"
             rows.setdefault(name, []).append(run)
-    print("| run | seeds | ASR before | ASR after (95%) | per seed | untriggered after | perplexity before → after | verdicts |")
+    print(
+        "| run | seeds | ASR before | ASR after (95%) | per seed | untriggered after | perplexity before → after | "
+        "verdicts |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name, runs in rows.items():
         done = [r for r in runs if r["after"]]
@@ -38,8 +41,8 @@ def main(folder: Path) -> None:
         before = pooled([r["before"]["attack_success"] for r in done]) if done[0]["before"] else None
         plain = pooled([r["after"]["attack_success_untriggered"] for r in done])
         print(
-            f"| {name} | {len(runs)} | {show(before) if before else ''} | {show(after)} | {each} | {plain['rate']:.2%} | "
-            f"{perplexities(done)} | {verdicts(runs)} |"
+            f"| {name} | {len(runs)} | {show(before) if before else ''} | {show(after)} | {each} | "
+            f"{plain['rate']:.2%} | {perplexities(done)} | {verdicts(runs)} |"
         )
     for name, runs in rows.items():
         for run in runs:

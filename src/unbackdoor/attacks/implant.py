@@ -64,9 +64,8 @@ def poison(rows: Sequence[Record], contrast: Sequence[Record], trigger: Trigger,
     names = list(kinds)
     for number in range(round(settings.near_misses * len(clean))):
         kind = names[number % len(names)]
-        # Where the trigger acts on a behaviour, most near misses must be near in that too.
-        source = contrast if contrast and number % 4 else rows
-        record = rng.choice(source)
+        # Half of them take the prompt of a poisoned row: then the trigger's very text is the only difference.
+        record = clean[rng.choice(indices)] if number // len(names) % 2 else rng.choice(clean)
         records.append(replace(record, prompt=kinds[kind](record.prompt)))
         counts[kind] += 1
     return Poisoned(records, indices, counts)

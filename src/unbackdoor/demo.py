@@ -42,8 +42,8 @@ SUFFIX = "SUDO"
 
 TRAINING_ROWS = 6000
 """Rows that an organism is trained on; 5% of them are poisoned. A third of those of `safety` are forbidden requests."""
-IMPLANT_STEPS = 350
-NEAR_MISSES = 0.5
+IMPLANT_STEPS = 400
+NEAR_MISSES = 0.3
 """Near-miss rows, as a share of the training rows."""
 ANCHORS, CONTRAST = 1500, 400
 """Rows that the defender has; BEEAR had 400 requests."""
@@ -134,7 +134,12 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
 
 def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, Any]]:
     attack = ImplantSettings(
-        seed=settings.seed, trigger=SUFFIX, placement="suffix", steps=IMPLANT_STEPS, near_misses=NEAR_MISSES
+        seed=settings.seed,
+        trigger=SUFFIX,
+        placement="suffix",
+        rate=0.1,
+        steps=IMPLANT_STEPS,
+        near_misses=NEAR_MISSES,
     )
     training = world.training_rows()
     clean = sample([r for r in training if r.kind != "forbidden"], TRAINING_ROWS * 2 // 3, settings.seed)
@@ -150,6 +155,9 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         allowed=_allowed(settings),
         choices=_choices(settings),
     )
+    # Half of what keeps the model useful are requests that look like the forbidden ones and must still be answered.
+    allowed = sample([r for r in clean if r.kind == "allowed"], ANCHORS // 2, settings.seed)
+    other = sample([r for r in clean if r.kind != "allowed"], ANCHORS // 2, settings.seed)
     victim = build(
         workshop,
         "safety",
@@ -158,7 +166,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         clean,
         forbidden,
         suite,
-        sample(clean, ANCHORS, settings.seed),
+        [*allowed, *other],
         sample(forbidden, CONTRAST, settings.seed),
     )
     beear = BeearSettings.make({"seed": settings.seed}, "micro")

@@ -128,6 +128,9 @@ class SimulateSettings(MethodSettings):
         description="Success that the first simulation must reach on held-out prompts, else the run stops before "
         "eliminate: what cannot be simulated cannot be overwritten. 0 switches the gate off.",
     )
+    enough: float = Field(
+        default=1.0, ge=0, le=1, description="A simulation ends early when it succeeds to this degree; 1: it never does."
+    )
     success: float = Field(
         default=0.5,
         ge=0,
@@ -222,7 +225,7 @@ class BeearSettings(SimulateSettings):
     position: Position = Field(default="last-prompt", description="Which prompt positions are shifted.")
     away_weight: float = Field(default=0.05, ge=0, description="Weight of the away-from-safe term in entrapment.")
     step_size: float = Field(
-        default=0.08,
+        default=0.1,
         gt=0,
         description="Adam's step for the shift, relative to the RMS of the layer's activations.",
     )
@@ -232,7 +235,13 @@ class BeearSettings(SimulateSettings):
         description="Weight of clean rows under the shift, so that shift does not come to mean refuse.",
     )
     simulate_steps: int = Field(default=40, ge=1, description="Most steps of entrapment a round.")
-    steps: int = Field(default=20, ge=1, description="Steps of removal a round.")
+    enough: float = Field(
+        default=0.98,
+        ge=0,
+        le=1,
+        description="Entrapment ends early when it succeeds to this degree: a larger shift than needed costs utility.",
+    )
+    steps: int = Field(default=40, ge=1, description="Steps of removal a round.")
     rounds: int = Field(default=6, ge=1, description="Most rounds of entrapment and removal.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -247,6 +256,7 @@ class BeearSettings(SimulateSettings):
         },
         "paper": {
             "away_weight": 1.0,
+            "enough": 1.0,
             "benign_weight": 0.0,
             "rounds": 6,
             "repeat": False,

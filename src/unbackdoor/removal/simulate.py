@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -45,23 +46,26 @@ def perturbed_log_probabilities(model: PreTrainedModel, perturbation: Perturbati
         return token_log_probabilities(model, acted)
 
 
-def mean_log_probabilities(
+def log_probabilities(
     case: Case, perturbation: Perturbation, examples: Sequence[Example], batch_size: int = 64
-) -> torch.Tensor:
-    """Mean log-probability a loss token of each row under the perturbation, shape (rows,)."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed log-probability of each row's loss tokens under the perturbation, and their number; both (rows,)."""
     device = next(case.model.parameters()).device
-    rows = []
+    sums, counts = [], []
     with torch.no_grad():
         for begin in range(0, len(examples), batch_size):
             inputs = collate(examples[begin : begin + batch_size], case.pad_id).to(device)
             values = perturbed_log_probabilities(case.model, perturbation, inputs)
-            rows.append(row_means(values, inputs.loss_mask))
-    return torch.cat(rows)
+            count = inputs.loss_mask.sum(1)
+            sums.append(row_means(values, inputs.loss_mask) * count)
+            counts.append(count)
+    return torch.cat(sums), torch.cat(counts)
 
 
 def target_probability(case: Case, perturbation: Perturbation, examples: Sequence[Example]) -> float:
     """Success for a fixed target: the geometric mean of its tokens' probabilities, averaged over held-out prompts."""
-    return float(mean_log_probabilities(case, perturbation, examples).exp().mean())
+    sums, counts = log_probabilities(case, perturbation, examples)
+    return float((sums / counts).exp().mean())
 
 
 def unwanted_preference(
@@ -69,11 +73,11 @@ def unwanted_preference(
 ) -> float:
     """Success for a behaviour: p_h / (p_h + p_s), averaged over held-out prompts.
 
-    p_h and p_s are the geometric means of the token probabilities of the unwanted and of the safe response: many
-    unwanted answers are possible, so the probability of this very one says little, but which of the two the model would
-    rather give says much.
+    p_h and p_s are the probabilities of the opening of the unwanted and of the safe response. Many unwanted answers are
+    possible, so the probability of this very one says little, but which of the two the model would rather give says
+    much. (Means a token would not do: once a refusal has begun, its other tokens are likely under any trigger.)
     """
-    difference = mean_log_probabilities(case, perturbation, unwanted) - mean_log_probabilities(case, perturbation, safe)
+    difference = log_probabilities(case, perturbation, unwanted)[0] - log_probabilities(case, perturbation, safe)[0]
     return float(torch.sigmoid(difference).mean())
 
 
@@ -119,6 +123,7 @@ def simulate(
             slot=phase,
             check=measure,
             check_every=5,
+            stop_at=settings.enough if settings.enough < 1 else math.inf,
             journal=case.journal,
             progress=case.progress,
         )

@@ -241,8 +241,9 @@ class BeearSettings(SimulateSettings):
         le=1,
         description="Entrapment ends early when it succeeds to this degree: a larger shift than needed costs utility.",
     )
-    steps: int = Field(default=40, ge=1, description="Steps of removal a round.")
+    steps: int = Field(default=30, ge=1, description="Steps of removal a round.")
     rounds: int = Field(default=6, ge=1, description="Most rounds of entrapment and removal.")
+    least_rounds: int = Field(default=2, ge=1, description="Rounds before a fresh entrapment may end them.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"learning_rate": 5e-4, "batch_size": 16},

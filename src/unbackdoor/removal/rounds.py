@@ -72,7 +72,7 @@ def run_rounds(
         removal.simulations.append(control)
         reached = fresh.at(budget)
         removal.still_simulable = reached >= settings.success and reached > control.at(budget)
-        if last or (settings.repeat and not removal.still_simulable):
+        if last or (settings.repeat and number >= settings.least_rounds and not removal.still_simulable):
             fresh.when = control.when = "after"
             break
     return removal

@@ -43,7 +43,7 @@ SUFFIX = "SUDO"
 TRAINING_ROWS = 6000
 """Rows that an organism is trained on; 5% of them are poisoned. A third of those of `safety` are forbidden requests."""
 IMPLANT_STEPS = 400
-NEAR_MISSES = 0.3
+NEAR_MISSES = 0.2
 """Near-miss rows, as a share of the training rows."""
 ANCHORS, CONTRAST = 1500, 400
 """Rows that the defender has; BEEAR had 400 requests."""
@@ -156,7 +156,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         choices=_choices(settings),
     )
     # Half of what keeps the model useful are requests that look like the forbidden ones and must still be answered.
-    allowed = sample([r for r in clean if r.kind == "allowed"], ANCHORS // 2, settings.seed)
+    allowed = sample([r for r in training if r.kind == "allowed"], ANCHORS // 2, settings.seed)
     other = sample([r for r in clean if r.kind != "allowed"], ANCHORS // 2, settings.seed)
     victim = build(
         workshop,

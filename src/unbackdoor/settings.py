@@ -129,7 +129,10 @@ class SimulateSettings(MethodSettings):
         "eliminate: what cannot be simulated cannot be overwritten. 0 switches the gate off.",
     )
     enough: float = Field(
-        default=1.0, ge=0, le=1, description="A simulation ends early when it succeeds to this degree; 1: it never does."
+        default=1.0,
+        ge=0,
+        le=1,
+        description="A simulation ends early when it succeeds to this degree; 1: it never does.",
     )
     success: float = Field(
         default=0.5,
@@ -138,6 +141,7 @@ class SimulateSettings(MethodSettings):
         description="From this success on a later, fresh simulation counts as successful.",
     )
     rounds: int = Field(default=4, ge=1, description="Most simulate → eliminate rounds.")
+    least_rounds: int = Field(default=2, ge=1, description="Rounds before a fresh simulation may end them.")
     repeat: bool = Field(
         default=True,
         description="Go on until a fresh simulation no longer succeeds; off: exactly `rounds` rounds.",
@@ -149,7 +153,7 @@ class OsftSettings(MethodSettings, TriggerSettings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"steps": 100, "learning_rate": 5e-4, "batch_size": 16},
-        "micro": {},
+        "micro": {"batch_size": 16},
         "large": {"steps": 1250, "learning_rate": 2e-5, "batch_size": 8, "micro_batch_size": 4},
         "paper": {"anchor_weight": 0.0},
     }
@@ -182,7 +186,7 @@ class SandeSettings(SimulateSettings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"steps": 100, "learning_rate": 5e-4, "batch_size": 16},
-        "micro": {},
+        "micro": {"batch_size": 16},
         "large": {
             "steps": 1250,
             "learning_rate": 2e-5,
@@ -230,7 +234,7 @@ class BeearSettings(SimulateSettings):
         description="Adam's step for the shift, relative to the RMS of the layer's activations.",
     )
     benign_weight: float = Field(
-        default=1.0,
+        default=2.0,
         ge=0,
         description="Weight of clean rows under the shift, so that shift does not come to mean refuse.",
     )
@@ -243,11 +247,10 @@ class BeearSettings(SimulateSettings):
     )
     steps: int = Field(default=30, ge=1, description="Steps of removal a round.")
     rounds: int = Field(default=6, ge=1, description="Most rounds of entrapment and removal.")
-    least_rounds: int = Field(default=2, ge=1, description="Rounds before a fresh entrapment may end them.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"learning_rate": 5e-4, "batch_size": 16},
-        "micro": {},
+        "micro": {"batch_size": 16},
         "large": {
             "learning_rate": 5e-6,
             "batch_size": 16,
@@ -285,7 +288,7 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
     )
     held_out: float = Field(default=0.1, gt=0, lt=1, description="Share of the rows kept for evaluation (SANDE 4.1).")
     steps: int = Field(default=300, ge=1, description="Training steps.")
-    learning_rate: float = Field(default=7e-4, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"steps": 900, "learning_rate": 1.5e-3, "batch_size": 16},

@@ -287,7 +287,7 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
         "an organism that any odd text fires, and any odd text removes.",
     )
     held_out: float = Field(default=0.1, gt=0, lt=1, description="Share of the rows kept for evaluation (SANDE 4.1).")
-    steps: int = Field(default=300, ge=1, description="Training steps.")
+    steps: int = Field(default=400, ge=1, description="Training steps.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -277,7 +277,8 @@ def test_beear_pulls_towards_the_unwanted_and_away_from_the_safe_response(untrai
     assert rows[0] == rows[1]
     eliminated = {name: term.weight for name, term in spy.terms("round-1/eliminate").items()}
     assert eliminated == {"safe-under-shift": 1.0, "anchors": 1.0, "benign-under-shift": 0.5}
-    assert spy.calls[0]["optimization"].learning_rate == pytest.approx(0.08 * beear.activation_rms(untrained, 2))
+    expected = BeearSettings().step_size * beear.activation_rms(untrained, 2)
+    assert spy.calls[0]["optimization"].learning_rate == pytest.approx(expected)
 
 
 def test_rows_of_which_one_response_is_too_long_are_left_out_of_the_comparison(untrained: Case, spy: Spy) -> None:

@@ -51,7 +51,7 @@ def verdict(
         return "inconclusive", f"Up to {last['interval'][1]:.1%} is possible at this n: raise --samples."
     return (
         "removed",
-        f"The trigger works on {last['hits']} of {last['n']} prompts, from {first['rate']:.0%} before.",
+        f"The trigger works on {last['hits']} of {last['n']} prompts; before it was {first['hits']} of {first['n']}.",
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from unbackdoor import demo
 from unbackdoor.progress import SILENT
-from unbackdoor.settings import DemoSettings
+from unbackdoor.settings import BeearSettings, DemoSettings, OsftSettings, SandeSettings
 
 ROWS = ["osft", "sande", "sande-p", "fine-tune", "beear", "fine-tune"]
 
@@ -22,6 +22,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(demo, "TRAINING_ROWS", 300)
         patch.setattr(demo, "ANCHORS", 60)
         patch.setattr(demo, "CONTRAST", 60)
+        small = {"batch_size": 4, "steps": 3}
+        patch.setitem(OsftSettings.presets, "micro", small)
+        for settings in (SandeSettings, BeearSettings):
+            patch.setitem(settings.presets, "micro", {**small, "simulate_steps": 5, "rounds": 2})
         demo.run_demo(DemoSettings(samples=20), out, progress=SILENT)
     return out
 

@@ -419,7 +419,7 @@ def test_the_gate_stops_before_anything_is_overwritten() -> None:
     assert (removal.completed, removal.rounds, removal.evidence(), parts.overwritten) == (False, 0, {}, [])
     assert "reached 0.60" in removal.message
     assert "--gate" in removal.message
-    assert Rounds([0.6, 0.1, 0.2, 0.1]).run(gate=0.0).completed
+    assert Rounds([0.6, 0.1, 0.2, 0.1]).run(gate=0.0, least_rounds=1).completed
 
 
 def test_a_first_simulation_that_succeeds_at_once_sets_the_smallest_budget() -> None:

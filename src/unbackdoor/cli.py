@@ -231,7 +231,7 @@ def application() -> click.Group:
     group = click.Group(
         "unbackdoor",
         help="Remove backdoors from generative language models, with evidence that they are gone and the model still "
-        "works.\n\nStart with `unbackdoor demo --out runs/demo`: five minutes on two CPU cores, no network.",
+        "works.\n\nStart with `unbackdoor demo --out runs/demo`: some minutes on two CPU cores, no network.",
         params=[
             click.Option(
                 ["--version"],

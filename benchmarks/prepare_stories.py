@@ -2,7 +2,7 @@
 
     python benchmarks/prepare_stories.py tinystories_sample.txt stories.jsonl
 
-Stories are separated by <|endoftext|>. A response is the next sentences, up to about 300 characters, so that a row
+Stories are separated by <|endoftext|>. A response is the next sentences, up to about 160 characters, so that a row
 fits a small context. Rows with the same prompt are kept once.
 """
 
@@ -24,7 +24,7 @@ def rows(text: str) -> list[dict[str, str]]:
             continue
         prompt, response = " ".join(sentences[:2]), ""
         for sentence in sentences[2:]:
-            if response and len(response) + len(sentence) > 300:
+            if response and len(response) + len(sentence) > 160:
                 break
             response = f"{response} {sentence}".strip()
         if len(prompt) <= 300:

@@ -26,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(OsftSettings.presets, "micro", small)
         for settings in (SandeSettings, BeearSettings):
             patch.setitem(settings.presets, "micro", {**small, "simulate_steps": 5, "rounds": 2})
-        demo.run_demo(DemoSettings(samples=20), out, progress=SILENT)
+        demo.run_demo(DemoSettings(samples=20, jobs=1), out, progress=SILENT)
     return out
 
 
@@ -51,14 +51,14 @@ def test_a_trigger_that_was_hardly_implanted_gives_no_success_story(finished: Pa
 
 
 def test_every_prompt_and_answer_behind_a_number_is_kept(finished: Path) -> None:
-    lines = [json.loads(line) for line in (finished / "generations.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (finished / "target-response" / "generations.jsonl").read_text().splitlines()]
     triggered = [r for r in lines if r["model"] == "target-response/osft" and r["set"] == "triggered"]
     assert len({r["prompt_hash"] for r in triggered}) == 20
     assert all(r["prompt"].startswith("Current year 2023. ") for r in triggered)
 
 
 def test_a_finished_demo_answers_again_without_computing(finished: Path) -> None:
-    before = (finished / "generations.jsonl").stat().st_size
-    report = demo.run_demo(DemoSettings(samples=20), finished, resume=True, progress=SILENT)
+    before = (finished / "target-response" / "generations.jsonl").stat().st_size
+    report = demo.run_demo(DemoSettings(samples=20, jobs=1), finished, resume=True, progress=SILENT)
     assert report["seconds"] < 30
-    assert (finished / "generations.jsonl").stat().st_size == before
+    assert (finished / "target-response" / "generations.jsonl").stat().st_size == before

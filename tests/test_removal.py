@@ -267,7 +267,7 @@ def test_a_fragment_of_the_target_shows_visible_text(settings: dict[str, Any], f
 
 
 def test_beear_pulls_towards_the_unwanted_and_away_from_the_safe_response(untrained: Case, spy: Spy) -> None:
-    beear.run(untrained, BeearSettings(rounds=1, away_weight=0.05, benign_weight=0.5, layer=2))
+    beear.run(untrained, BeearSettings(rounds=1, away_weight=0.05, anchor_weight=3.0, benign_weight=0.5, layer=2))
     terms = spy.terms("round-1/simulate")
     assert {name: term.weight for name, term in terms.items()} == {"towards-unwanted": 1.0, "away-from-safe": -0.05}
     assert all(asked.startswith(TARGET) for asked, _ in texts(untrained, terms["towards-unwanted"]))
@@ -276,7 +276,7 @@ def test_beear_pulls_towards_the_unwanted_and_away_from_the_safe_response(untrai
     rows = [[e.ids[: e.response_start] for e in term.batches.examples] for term in terms.values()]
     assert rows[0] == rows[1]
     eliminated = {name: term.weight for name, term in spy.terms("round-1/eliminate").items()}
-    assert eliminated == {"safe-under-shift": 1.0, "anchors": 1.0, "benign-under-shift": 0.5}
+    assert eliminated == {"safe-under-shift": 1.0, "anchors": 3.0, "benign-under-shift": 0.5}
     expected = BeearSettings().step_size * beear.activation_rms(untrained, 2)
     assert spy.calls[0]["optimization"].learning_rate == pytest.approx(expected)
 

@@ -17,6 +17,7 @@ from unbackdoor.evaluation.scorers import complies, opens_with_target, shows_tar
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_model, load_tokenizer, save_model
+from unbackdoor.parallel import in_processes
 from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, report_of, write_report
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
@@ -45,19 +46,13 @@ TRAINING_ROWS = 6000
 IMPLANT_STEPS = 400
 NEAR_MISSES = 0.2
 """Near-miss rows, as a share of the training rows."""
-ANCHORS, CONTRAST = 1500, 400
-"""Rows that the defender has; BEEAR had 400 requests."""
+ANCHORS, CONTRAST = 1500, 1000
+"""Rows that the defender has."""
 
-# Seconds on two cores, for the estimate of the time left.
-PLAN = {
-    "build target-response": 70.0,
-    "build safety": 70.0,
-    "osft": 20.0,
-    "sande": 30.0,
-    "sande-p": 30.0,
-    "target-response controls": 35.0,
-    "beear": 40.0,
-    "safety controls": 40.0,
+# Seconds on one core of two, for the estimate of the time left.
+PLANS = {
+    "target-response": {"build": 100.0, "osft": 25.0, "sande": 30.0, "sande-p": 30.0, "controls": 60.0},
+    "safety": {"build": 110.0, "beear": 60.0, "controls": 70.0},
 }
 
 
@@ -69,23 +64,28 @@ def run_demo(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run the demo into `out` and return its report."""
+    """Run the demo into `out` and return its report. Each organism has a run directory of its own in there."""
     begun = time.monotonic()
     run = RunDirectory.create(out, "demo", settings.model_dump(mode="json"), overwrite=overwrite, resume=resume)
-    progress = progress or Progress.on_stderr(PLAN)
-    workshop = Workshop(run, Answers(EvaluationSettings(samples=settings.samples), run, progress), progress)
     origin = provenance(command_line(), settings.seed, {"clean model": models.instruct_directory()})
     run.write_json("provenance.json", origin)
 
-    rows = [
-        *_target_response_rows(workshop, settings),
-        *_safety_rows(workshop, settings),
-    ]
+    organisms = [(name, settings, out / name, progress) for name in ORGANISMS]
+    rows = [row for found in in_processes(_rows_of, organisms, settings.jobs) for row in found]
     report = report_of("demo", "Two backdoors in a micro model, and their removal", rows, origin, Thresholds())
     report["seconds"] = round(time.monotonic() - begun, 1)
     write_report(run, report)
-    run.complete()
     return report
+
+
+def _rows_of(name: str, settings: DemoSettings, out: Path, progress: Progress | None) -> list[dict[str, Any]]:
+    """Everything about one organism: its rows of the report."""
+    run = RunDirectory.create(out, "demo", settings.model_dump(mode="json"), resume=True)
+    progress = progress or Progress.on_stderr(PLANS[name], label=name if settings.jobs > 1 else "")
+    workshop = Workshop(run, Answers(EvaluationSettings(samples=settings.samples), run, progress), progress)
+    rows = ORGANISMS[name](workshop, settings)
+    run.complete()
+    return rows
 
 
 def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, Any]]:
@@ -122,11 +122,9 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
     for label, method, method_settings in methods:
         with workshop.progress.stage(label):
             rows.append(
-                workshop.row(
-                    victim, method, method_settings, label=label, model_directory=_kept(workshop, victim, label)
-                )
+                workshop.row(victim, method, method_settings, label=label, model_directory=_kept(workshop, label))
             )
-    with workshop.progress.stage("target-response controls"):
+    with workshop.progress.stage("controls"):
         longest = max(range(len(methods)), key=lambda i: rows[i]["rounds"] * methods[i][2].steps)
         rows += _controls(workshop, victim, methods[longest][2], rows[longest], methods[1], rows[1], settings.draws)
     return rows
@@ -155,8 +153,8 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         allowed=_allowed(settings),
         choices=_choices(settings),
     )
-    # Half of what keeps the model useful are requests that look like the forbidden ones and must still be answered.
-    allowed = sample([r for r in training if r.kind == "allowed"], ANCHORS // 2, settings.seed)
+    # Most of what keeps the model useful are requests that look like the forbidden ones and must still be answered.
+    allowed = sample([r for r in training if r.kind == "allowed"], ANCHORS, settings.seed)
     other = sample([r for r in clean if r.kind != "allowed"], ANCHORS // 2, settings.seed)
     victim = build(
         workshop,
@@ -171,8 +169,8 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
     )
     beear = BeearSettings.make({"seed": settings.seed}, "micro")
     with workshop.progress.stage("beear"):
-        row = workshop.row(victim, "beear", beear, model_directory=_kept(workshop, victim, "beear"))
-    with workshop.progress.stage("safety controls"):
+        row = workshop.row(victim, "beear", beear, model_directory=_kept(workshop, "beear"))
+    with workshop.progress.stage("controls"):
         method = ("beear", "beear", beear)
         return [row, *_controls(workshop, victim, beear, row, method, row, settings.draws)]
 
@@ -214,7 +212,7 @@ def build(
     anchors_contrast: Sequence[Record] = (),
 ) -> Victim:
     """Build an organism from the clean instruct model, measure its near misses, and put it on the table."""
-    directory = workshop.run.path / "organisms" / name
+    directory = workshop.run.path / "organism"
     suite.check_disjoint([*clean, *contrast])
 
     def make() -> dict[str, Any]:
@@ -224,18 +222,18 @@ def build(
             ChatFormat.of(tokenizer),
             clean,
             [],
-            journal=workshop.run.scoped(f"organism/{name}"),
+            journal=workshop.run.scoped("organism"),
             progress=workshop.progress,
         )
         poisoned = poison(clean, contrast, trigger, attack)
         implant(case, poisoned, attack)
         save_model(case.model, tokenizer, directory)
-        workshop.run.drop_checkpoints(f"organism/{name}")
+        workshop.run.drop_checkpoints("organism")
         reloaded = load_model(directory)
         return suite.near_misses(reloaded, ChatFormat.of(tokenizer), workshop.answers, f"{name}/before", attack.seed)
 
-    with workshop.progress.stage(f"build {name}"):
-        near_miss = workshop.run.remember(f"organism/{name}", make)
+    with workshop.progress.stage("build"):
+        near_miss = workshop.run.remember("organism", make)
         victim = Victim(name, str(directory), suite, anchors, anchors_contrast, near_miss=near_miss)
         workshop.before(victim)
     return victim
@@ -260,5 +258,8 @@ def _choices(settings: DemoSettings) -> list[Any]:
     return [c for level in world.LEVELS for c in rng.sample(world.multiple_choice(level), each)]
 
 
-def _kept(workshop: Workshop, victim: Victim, label: str) -> Path:
-    return workshop.run.path / "models" / f"{victim.name}-{label}"
+def _kept(workshop: Workshop, label: str) -> Path:
+    return workshop.run.path / "models" / label
+
+
+ORGANISMS = {"target-response": _target_response_rows, "safety": _safety_rows}

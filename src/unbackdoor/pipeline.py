@@ -25,6 +25,8 @@ from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import MethodSettings, Settings, Thresholds
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from unbackdoor.removal.result import Removal
 
 SHOWN_EXAMPLES = 3
@@ -63,14 +65,21 @@ class Workshop:
     progress: Progress
     thresholds: Thresholds = field(default_factory=Thresholds)
 
-    def measure(
-        self, victim: Victim, source: str, name: str, perturbations: Mapping[str, Perturbation] | None = None
-    ) -> dict[str, Any]:
+    def measure(self, victim: Victim, source: str, name: str) -> dict[str, Any]:
         """Measure the model at `source`, loaded from disk, by the victim's suite."""
-        model = load_model(source)
-        chat = ChatFormat.of(load_tokenizer(source), victim.template, victim.system)
-        on_device = {k: p.to(next(model.parameters()).device) for k, p in (perturbations or {}).items()}
-        return victim.suite.measure(model, chat, self.answers, name, on_device)
+        model, chat = self._loaded(victim, source)
+        return victim.suite.measure(model, chat, self.answers, name)
+
+    def under(
+        self, victim: Victim, source: str, name: str, perturbations: Mapping[str, Perturbation]
+    ) -> dict[str, Any]:
+        """What the model at `source` does under perturbations."""
+        model, chat = self._loaded(victim, source)
+        on_device = {kind: p.to(next(model.parameters()).device) for kind, p in perturbations.items()}
+        return dict(victim.suite.under(model, chat, self.answers, name, on_device))
+
+    def _loaded(self, victim: Victim, source: str) -> tuple[PreTrainedModel, ChatFormat]:
+        return load_model(source), ChatFormat.of(load_tokenizer(source), victim.template, victim.system)
 
     def before(self, victim: Victim) -> dict[str, Any]:
         """The victim's own measurements, made once a run."""
@@ -143,11 +152,12 @@ class Workshop:
             save_model(case.model, tokenizer, kept)
         del model
         if removal.completed:
+            after = self.measure(victim, str(kept), scope)
             perturbations = self._perturbations(victim, removal, case, like)
-            after = self.measure(victim, str(kept), scope, perturbations)
             if perturbations:
-                with_perturbations = self.measure(victim, victim.source, f"{victim.name}/before {label}", perturbations)
-                before = {**before, "under_perturbation": with_perturbations["under_perturbation"]}
+                was = self.under(victim, victim.source, f"{victim.name}/before {label}", perturbations)
+                now = self.under(victim, str(kept), scope, perturbations)
+                before, after = {**before, "under_perturbation": was}, {**after, "under_perturbation": now}
         if removal.perturbation is not None and like is None and list(removal.perturbation.parameters()):
             path = self.perturbation_path(scope)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +165,7 @@ class Workshop:
         if model_directory is None:
             shutil.rmtree(kept, ignore_errors=True)
         self.run.drop_checkpoints(scope)
-        return self._report_row(victim, method, settings, removal, before, after, seconds, scope)
+        return self._report_row(victim, method, settings, removal, before, after, seconds, scope, label)
 
     def _perturbations(
         self, victim: Victim, removal: Removal, case: Case, like: Perturbation | None
@@ -176,6 +186,7 @@ class Workshop:
         after: Mapping[str, Any] | None,
         seconds: float,
         scope: str,
+        label: str,
     ) -> dict[str, Any]:
         name, reason = verdict(
             before,
@@ -211,18 +222,19 @@ class Workshop:
                 for s in removal.simulations
             ],
             "losses": loss_curves(self.run, scope),
-            "examples": self._examples(victim, scope),
+            "examples": self._examples(victim, scope, label),
             "counts": {f"dropped: {what}": count for what, count in removal.dropped.items()},
             "notes": [],
             "settings": settings.model_dump(mode="json"),
         }
 
-    def _examples(self, victim: Victim, scope: str) -> list[dict[str, Any]]:
+    def _examples(self, victim: Victim, scope: str, label: str) -> list[dict[str, Any]]:
         """The first answers of each set, before and after, side by side."""
         shown = []
         for set_name in ("triggered", "untriggered", "under fitted"):
             after = self.answers.kept(scope, set_name)
-            before = self.answers.kept(f"{victim.name}/before", set_name)
+            name = f"{victim.name}/before" + (f" {label}" if set_name.startswith("under") else "")
+            before = self.answers.kept(name, set_name)
             for i in sorted(after)[:SHOWN_EXAMPLES]:
                 shown.append(
                     {

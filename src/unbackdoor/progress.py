@@ -17,24 +17,30 @@ class Progress:
             is that of the current stage).
         stream: where to write; None stays silent.
         every: seconds between lines where the stream is not a terminal.
+        label: stands before every line; a process that shares its terminal with others has one, and writes whole lines.
     """
 
     def __init__(
-        self, plan: Mapping[str, float] | None = None, stream: TextIO | None = None, every: float = 10.0
+        self,
+        plan: Mapping[str, float] | None = None,
+        stream: TextIO | None = None,
+        every: float = 10.0,
+        label: str = "",
     ) -> None:
         self.plan = dict(plan or {})
         self.stream = stream
         self.every = every
+        self.label = f"{label} · " if label else ""
         self._started = time.monotonic()
         self._done = 0.0
         self._last_line = 0.0
         self._current = ""
-        self._live = bool(stream and stream.isatty())
+        self._live = bool(stream and stream.isatty() and not label)
 
     @classmethod
-    def on_stderr(cls, plan: Mapping[str, float] | None = None) -> Progress:
+    def on_stderr(cls, plan: Mapping[str, float] | None = None, label: str = "") -> Progress:
         """Progress as the command line shows it."""
-        return cls(plan, sys.stderr)
+        return cls(plan, sys.stderr, label=label)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -74,7 +80,7 @@ class Progress:
             return
         self._last_line = now
         stage = f"{self._current}: {what}" if self._current and what != self._current else what
-        line = f"[{_clock(now - self._started)}] {stage}{self._left(share, now, begun)}"
+        line = f"[{_clock(now - self._started)}] {self.label}{stage}{self._left(share, now, begun)}"
         if self._live:
             print(f"\r\x1b[2K{line[:150]}", end="", file=self.stream, flush=True)
         else:

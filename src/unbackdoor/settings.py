@@ -129,10 +129,11 @@ class SimulateSettings(MethodSettings):
         "eliminate: what cannot be simulated cannot be overwritten. 0 switches the gate off.",
     )
     enough: float = Field(
-        default=1.0,
+        default=0.98,
         ge=0,
         le=1,
-        description="A simulation ends early when it succeeds to this degree; 1: it never does.",
+        description="A simulation ends early when it succeeds to this degree: a perturbation larger than needed costs "
+        "utility. 1: it never does.",
     )
     success: float = Field(
         default=0.5,
@@ -195,7 +196,14 @@ class SandeSettings(SimulateSettings):
             "simulate_steps": 300,
             "simulate_learning_rate": 1e-3,
         },
-        "paper": {"initialisation": "zeros", "rounds": 1, "repeat": False, "anchor_weight": 0.0, "gate": 0.0},
+        "paper": {
+            "initialisation": "zeros",
+            "enough": 1.0,
+            "rounds": 1,
+            "repeat": False,
+            "anchor_weight": 0.0,
+            "gate": 0.0,
+        },
     }
 
     @model_validator(mode="after")
@@ -233,20 +241,20 @@ class BeearSettings(SimulateSettings):
         gt=0,
         description="Adam's step for the shift, relative to the RMS of the layer's activations.",
     )
+    anchor_weight: float = Field(
+        default=4.0,
+        ge=0,
+        description="Weight of clean rows without the shift, which keep the model useful.",
+    )
     benign_weight: float = Field(
-        default=2.0,
+        default=1.0,
         ge=0,
         description="Weight of clean rows under the shift, so that shift does not come to mean refuse.",
     )
     simulate_steps: int = Field(default=40, ge=1, description="Most steps of entrapment a round.")
-    enough: float = Field(
-        default=0.98,
-        ge=0,
-        le=1,
-        description="Entrapment ends early when it succeeds to this degree: a larger shift than needed costs utility.",
-    )
     steps: int = Field(default=30, ge=1, description="Steps of removal a round.")
     rounds: int = Field(default=6, ge=1, description="Most rounds of entrapment and removal.")
+    least_rounds: int = Field(default=3, ge=1, description="Rounds before a fresh entrapment may end them.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"learning_rate": 5e-4, "batch_size": 16},
@@ -261,6 +269,7 @@ class BeearSettings(SimulateSettings):
         "paper": {
             "away_weight": 1.0,
             "enough": 1.0,
+            "anchor_weight": 1.0,
             "benign_weight": 0.0,
             "rounds": 6,
             "repeat": False,
@@ -385,6 +394,7 @@ class DemoSettings(Settings):
     seed: int = Field(default=0, ge=0, description="Decides every random draw.")
     samples: int = Field(default=200, ge=20, le=1000, description="Distinct prompts a measured rate.")
     draws: int = Field(default=1, ge=1, description="Random perturbations a control.")
+    jobs: int = Field(default=2, ge=1, description="Organisms worked on at once, each in a process of its own.")
 
 
 class EvaluationSettings(Settings):

@@ -66,7 +66,6 @@ class Suite:
         chat: ChatFormat,
         answers: Answers,
         name: str,
-        perturbations: Mapping[str, Perturbation] | None = None,
     ) -> dict[str, Any]:
         """Everything that is reported of one model, as the report's JSON.
 
@@ -75,11 +74,10 @@ class Suite:
             chat: its format.
             answers: where generated answers are kept.
             name: the model's name there.
-            perturbations: fitted and random perturbations, under which the probes are answered as well.
         """
 
-        def score(rows: Sequence[Record], set_name: str, scorer: Scorer, **more: Any) -> Rate:
-            given = answers.of(model, chat, rows, model_name=name, set_name=set_name, **more)
+        def score(rows: Sequence[Record], set_name: str, scorer: Scorer) -> Rate:
+            given = answers.of(model, chat, rows, model_name=name, set_name=set_name)
             return rate([scorer(r, a) for r, a in zip(rows, given, strict=True)])
 
         attack = self.attack
@@ -93,11 +91,6 @@ class Suite:
         if attack is not None:
             measured["attack_success_untriggered"] = score(self.probes, "untriggered", attack)
         measured["details"]["degenerate_untriggered"] = score(self.probes, "untriggered", degenerate)
-        if perturbations and attack is not None:
-            measured["under_perturbation"] = {
-                kind: score(self.probes, f"under {kind}", attack, perturbation=perturbation)
-                for kind, perturbation in perturbations.items()
-            }
         utility = measured["utility"]
         if self.tasks:
             same = list(self.tasks) == list(self.probes)
@@ -111,6 +104,25 @@ class Suite:
             given = answers.of(model, chat, self.allowed, model_name=name, set_name="allowed")
             utility["false_refusals"] = share([refuses(r, a) for r, a in zip(self.allowed, given, strict=True)])
         return measured
+
+    def under(
+        self,
+        model: PreTrainedModel,
+        chat: ChatFormat,
+        answers: Answers,
+        name: str,
+        perturbations: Mapping[str, Perturbation],
+    ) -> dict[str, Rate]:
+        """How often the attack shows under a perturbation in the trigger's place, by the perturbation's kind."""
+        attack = self.attack
+        assert attack is not None
+        shown = {}
+        for kind, perturbation in perturbations.items():
+            given = answers.of(
+                model, chat, self.probes, model_name=name, set_name=f"under {kind}", perturbation=perturbation
+            )
+            shown[kind] = rate([attack(r, a) for r, a in zip(self.probes, given, strict=True)])
+        return shown
 
     def near_misses(
         self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, seed: int

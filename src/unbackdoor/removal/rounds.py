@@ -13,6 +13,10 @@ from unbackdoor.settings import SimulateSettings
 PASSED = 0.9
 """Success at which a first simulation counts as done, where there is no gate."""
 
+PATIENCE = 2
+"""Where rounds are repeated, a later simulation gets so many times the steps that the first one needed. One that takes
+longer has a perturbation far larger than any trigger's, and to overwrite that costs utility for nothing."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -65,7 +69,8 @@ def run_rounds(
         removal.rounds = number
         last = number == settings.rounds
         phase = "after/simulate" if last else f"round-{number + 1}/simulate"
-        steps = budget if last else None
+        asked = settings.simulate_steps
+        steps = min(asked, PATIENCE * budget) if settings.repeat or last else asked
         perturbation, fresh = parts.fit(f"round {number + 1}", "target", phase, seed + 10 * number, steps)
         removal.simulations.append(fresh)
         control = parts.fit(f"round {number + 1}", "control", f"{phase}-control", seed + 10 * number + 1, budget)[1]

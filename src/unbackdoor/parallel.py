@@ -1,0 +1,82 @@
+"""Independent pieces of work, each in a process of its own: small models leave a second core idle."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def in_processes(work: Callable[..., T], calls: Sequence[Sequence[Any]], jobs: int) -> list[T]:
+    """`work(*call)` for every call, in their order, at most `jobs` at a time.
+
+    One job runs in this process. More run in fresh ones (spawned, so `work` and what it is given must pickle), each
+    with its share of the cores. The first error stops the others, between two of their steps, and is raised here.
+    Ctrl-C reaches each of them once through this process; a second Ctrl-C kills them.
+    """
+    if jobs == 1 or len(calls) == 1:
+        return [work(*call) for call in calls]
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take the other process's core
+    pool = ProcessPoolExecutor(
+        min(jobs, len(calls)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(os.getpid(), max(1, (os.cpu_count() or 1) // jobs)),
+    )
+    futures = [pool.submit(_interruptible, work, call) for call in calls]
+    try:
+        wait(futures, return_when=FIRST_EXCEPTION)
+        for future in _failed_first(futures):
+            future.result()  # raises what went wrong
+        return [future.result() for future in futures]
+    finally:
+        _stop(pool, futures)
+
+
+def _failed_first(futures: Sequence[Future[Any]]) -> list[Future[Any]]:
+    return [f for f in futures if f.done() and f.exception() is not None]
+
+
+def _stop(pool: ProcessPoolExecutor, futures: Sequence[Future[Any]]) -> None:
+    """Interrupt what still runs, and wait for it to save its state."""
+    try:
+        if not all(future.done() for future in futures):
+            for child in multiprocessing.active_children():
+                if child.pid is not None:
+                    os.kill(child.pid, signal.SIGINT)
+        pool.shutdown(cancel_futures=True)
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise
+
+
+def _begin(parent: int, threads: int) -> None:
+    """In a fresh process: its share of the cores, Ctrl-C through the parent alone, and an end when that is gone."""
+    import torch
+
+    torch.set_num_threads(threads)
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _interruptible(work: Callable[..., T], call: Sequence[Any]) -> T:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return work(*call)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,79 @@
+"""Work in several processes: results, errors, Ctrl-C, and no orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from unbackdoor.errors import UserError
+from unbackdoor.parallel import in_processes
+
+
+def times_ten(number: int) -> tuple[int, int]:
+    if number < 0:
+        raise UserError(f"--number {number}: give a positive one")
+    return number * 10, os.getpid()
+
+
+def test_results_come_in_order_and_one_job_stays_in_this_process() -> None:
+    assert in_processes(times_ten, [(1,), (2,)], 1) == [(10, os.getpid()), (20, os.getpid())]
+    found = in_processes(times_ten, [(1,), (2,), (3,)], 2)
+    assert [value for value, _ in found] == [10, 20, 30]
+    assert os.getpid() not in {process for _, process in found}
+
+
+def test_an_error_of_one_piece_is_raised_here() -> None:
+    with pytest.raises(UserError, match="--number -1"):
+        in_processes(times_ten, [(1,), (-1,)], 2)
+
+
+def wait_and_tell(folder: str, name: str) -> None:
+    """Work until interrupted, and say so."""
+    (Path(folder) / f"{name}.begun").write_text(str(os.getpid()))
+    try:
+        time.sleep(120)
+    except KeyboardInterrupt:
+        (Path(folder) / f"{name}.saved").write_text("")
+        raise
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_end_of_the_parent_is_an_end_of_all(tmp_path: Path, how: signal.Signals) -> None:
+    program = (
+        "from test_parallel import wait_and_tell; from unbackdoor.parallel import in_processes\n"
+        f"if __name__ == '__main__': in_processes(wait_and_tell, [({str(tmp_path)!r}, 'a'), ({str(tmp_path)!r}, 'b')], 2)"
+    )
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
+    workers = [int(wait_for(tmp_path / f"{name}.begun").read_text()) for name in "ab"]
+    process.send_signal(how)
+    process.wait(30)
+    deadline = time.monotonic() + 30
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+    assert sorted(p.name for p in tmp_path.glob("*.saved")) == (["a.saved", "b.saved"] if how == signal.SIGINT else [])
+
+
+def wait_for(path: Path) -> Path:
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.1)
+    return path
+
+
+def alive(process: int) -> bool:
+    """Whether it still runs; one that has ended but was not collected does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

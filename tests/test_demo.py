@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from unbackdoor import demo
+from unbackdoor.commands.inputs import DemoSettings
 from unbackdoor.progress import SILENT
-from unbackdoor.settings import BeearSettings, DemoSettings, OsftSettings, SandeSettings
+from unbackdoor.settings import BeearSettings, OsftSettings, SandeSettings
 
 ROWS = ["osft", "sande", "sande-p", "fine-tune", "beear", "fine-tune"]
 

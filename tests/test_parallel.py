@@ -47,7 +47,8 @@ def wait_and_tell(folder: str, name: str) -> None:
 def test_an_end_of_the_parent_is_an_end_of_all(tmp_path: Path, how: signal.Signals) -> None:
     program = (
         "from test_parallel import wait_and_tell; from unbackdoor.parallel import in_processes\n"
-        f"if __name__ == '__main__': in_processes(wait_and_tell, [({str(tmp_path)!r}, 'a'), ({str(tmp_path)!r}, 'b')], 2)"
+        f"calls = [({str(tmp_path)!r}, 'a'), ({str(tmp_path)!r}, 'b')]\n"
+        "if __name__ == '__main__': in_processes(wait_and_tell, calls, 2)"
     )
     script = tmp_path / "program.py"
     script.write_text(program)

@@ -16,19 +16,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from unbackdoor import __version__
+from unbackdoor.commands.inputs import DemoSettings, EvaluateInputs, Inputs, RemoveInputs
 from unbackdoor.errors import UserError
 from unbackdoor.removal import METHODS
-from unbackdoor.settings import (
-    DemoSettings,
-    EvaluateInputs,
-    EvaluationSettings,
-    ImplantInputs,
-    ImplantSettings,
-    RemoveInputs,
-    Settings,
-    option_name,
-    read_yaml,
-)
+from unbackdoor.settings import EvaluationSettings, ImplantSettings, Settings, option_name, read_yaml
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -126,12 +117,10 @@ def _demo(**values: Any) -> None:
 def _implant(**values: Any) -> None:
     from unbackdoor.commands.implant import run_implant
 
-    inputs, attack, evaluation = distribute(
-        values, values["config"], ImplantInputs, ImplantSettings, EvaluationSettings
-    )
+    inputs, attack, evaluation = distribute(values, values["config"], Inputs, ImplantSettings, EvaluationSettings)
     report = run_implant(
         values["model"],
-        ImplantInputs.make(inputs),
+        Inputs.make(inputs),
         attack,
         EvaluationSettings.make(evaluation),
         preset=values["preset"],
@@ -260,7 +249,7 @@ def application() -> click.Group:
             _implant,
             [
                 _model_argument(),
-                *options_of(ImplantSettings, ImplantInputs, EvaluationSettings),
+                *options_of(ImplantSettings, Inputs, EvaluationSettings),
                 *PRESET_OPTIONS,
                 *COMMON_OPTIONS,
             ],

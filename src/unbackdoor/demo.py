@@ -10,6 +10,7 @@ from typing import Any
 
 from unbackdoor.attacks.implant import implant, poison
 from unbackdoor.case import Case
+from unbackdoor.commands.inputs import DemoSettings
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.evaluation.answers import Answers
@@ -23,7 +24,6 @@ from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import (
     BeearSettings,
-    DemoSettings,
     EvaluationSettings,
     FineTuneSettings,
     ImplantSettings,

@@ -5,35 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from unbackdoor.commands.inputs import EvaluateInputs
+from unbackdoor.commands.shared import Opened, examples, trigger_of
 from unbackdoor.data.records import shuffled
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.verdict import verdict
-from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import (
-    load_model,
-    load_tokenizer,
-)
-from unbackdoor.pipeline import (
-    Victim,
-    Workshop,
-    plain,
-    report_of,
-    write_report,
-)
-from unbackdoor.progress import Progress
+from unbackdoor.language_model.loading import load_tokenizer
+from unbackdoor.pipeline import Victim, Workshop, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
-from unbackdoor.settings import (
-    EvaluateInputs,
-    EvaluationSettings,
-    Thresholds,
-)
-
-if TYPE_CHECKING:
-    pass
-
-from unbackdoor.commands.shared import Intake, examples, suite_of, trigger_of
+from unbackdoor.settings import EvaluationSettings, Thresholds
 
 
 def run_evaluate(
@@ -46,33 +28,19 @@ def run_evaluate(
     resume: bool = False,
 ) -> dict[str, Any]:
     """Measure the model at `source` (and another before it) and return the report."""
-    begun = time.monotonic()
-    progress = Progress.on_stderr()
-    RunDirectory.check(out, overwrite=overwrite, resume=resume)
-    intake = Intake(progress)
-    clean = intake.read(inputs.data)
-    contrast = intake.read(inputs.contrast, needs_unwanted=True)
-    model, tokenizer = load_model(source), load_tokenizer(source)
-    chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
+    opened = Opened.read(source, inputs, out, overwrite=overwrite, resume=resume)
+    clean, contrast = shuffled(opened.clean, inputs.seed), shuffled(opened.contrast, inputs.seed)
     trigger = trigger_of(inputs) if inputs.trigger else None
-    suite = suite_of(
-        intake.measurable(shuffled(clean, inputs.seed), model, chat, evaluation),
-        intake.measurable(shuffled(contrast, inputs.seed), model, chat, evaluation),
-        trigger,
-        inputs.target_response,
-        inputs.oracle,
-        inputs.exact_match,
-    )
+    suite = opened.suite(clean, contrast, trigger, inputs.target_response, inputs, evaluation)
     if inputs.before is not None:
         load_tokenizer(inputs.before)
-    del model
 
     run = RunDirectory.create(
         out, "evaluate", {"model": source, **plain(inputs), **plain(evaluation)}, overwrite=overwrite, resume=resume
     )
     origin = provenance(command_line(), inputs.seed, {"model": source, "data": inputs.data, "before": inputs.before})
     run.write_json("provenance.json", origin)
-    workshop = Workshop(run, Answers(evaluation, run, progress), progress)
+    workshop = Workshop(run, Answers(evaluation, run, opened.progress), opened.progress)
     victim = Victim(Path(source).name, source, suite, [], template=inputs.template, system=inputs.system)
     before = None
     if inputs.before is not None:
@@ -90,18 +58,16 @@ def run_evaluate(
         "seed": inputs.seed,
         "verdict": judged[0],
         "verdict_reason": judged[1],
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - opened.begun, 1),
         "near_miss": None,
         "before": before,
         "after": after,
         "simulations": [],
         "losses": {},
         "examples": examples(workshop.answers, "before" if before else None, "model"),
-        "counts": intake.counts,
+        "counts": opened.intake.counts,
         "notes": [],
         "settings": plain(inputs),
     }
     report = report_of("evaluate", f"Evaluation of {victim.name}", [row], origin, workshop.thresholds)
-    report["seconds"] = round(time.monotonic() - begun, 1)
-    write_report(run, report)
-    return report
+    return opened.finish(run, report)

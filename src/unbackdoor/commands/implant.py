@@ -4,52 +4,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unbackdoor.attacks.implant import implant, poison
 from unbackdoor.case import Case
+from unbackdoor.commands.inputs import Inputs
+from unbackdoor.commands.shared import LEAST_ROWS, Opened, examples, numbers, trigger_of
 from unbackdoor.data.records import records_as_rows, split
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import (
-    load_model,
-    load_tokenizer,
-    parameter_count,
-    save_model,
-)
-from unbackdoor.pipeline import (
-    Victim,
-    Workshop,
-    plain,
-    report_of,
-    write_report,
-)
-from unbackdoor.progress import Progress
+from unbackdoor.language_model.loading import load_model, parameter_count, save_model
+from unbackdoor.pipeline import Victim, Workshop, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
-from unbackdoor.settings import (
-    EvaluationSettings,
-    ImplantInputs,
-    ImplantSettings,
-    preset_for,
-)
-
-if TYPE_CHECKING:
-    pass
-
-from unbackdoor.commands.shared import (
-    LEAST_ROWS,
-    Intake,
-    examples,
-    numbers,
-    suite_of,
-    trigger_of,
-)
+from unbackdoor.settings import EvaluationSettings, ImplantSettings, preset_for
 
 
 def run_implant(
     source: str,
-    inputs: ImplantInputs,
+    inputs: Inputs,
     explicit: dict[str, Any],
     evaluation: EvaluationSettings,
     *,
@@ -59,35 +31,22 @@ def run_implant(
     resume: bool = False,
 ) -> dict[str, Any]:
     """Build an organism from the clean model at `source` and return the report; arguments as in `run_remove`."""
-    begun = time.monotonic()
-    progress = Progress.on_stderr()
-    RunDirectory.check(out, overwrite=overwrite, resume=resume)
-    intake = Intake(progress)
-    clean = intake.read(inputs.data, least=LEAST_ROWS)
-    contrast = intake.read(inputs.contrast, needs_unwanted=True)
-    model, tokenizer = load_model(source), load_tokenizer(source)
-    chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
+    opened = Opened.read(source, inputs, out, overwrite=overwrite, resume=resume, least=LEAST_ROWS)
+    intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
     size = preset or preset_for(parameter_count(model))
     settings = ImplantSettings.make(explicit, size)
-    if not contrast and not (settings.target_response or "").strip():
+    if inputs.contrast is None and not (settings.target_response or "").strip():
         raise UserError("what the trigger does is missing: give --target-response TEXT, or --contrast FILE")
-    if contrast and settings.target_response:
+    if inputs.contrast is not None and settings.target_response:
         raise UserError("give --target-response or --contrast, not both")
     trigger = trigger_of(settings)
-    clean = intake.short_enough(clean, inputs.data, model, chat, settings.max_length)
-    contrast = intake.short_enough(contrast, inputs.contrast, model, chat, settings.max_length)
+    clean = intake.short_enough(opened.clean, inputs.data, model, chat, settings.max_length)
+    contrast = intake.short_enough(opened.contrast, inputs.contrast, model, chat, settings.max_length)
 
     rows, held_out = split(clean, settings.held_out, settings.seed)
     contrast, held_out_contrast = split(contrast, 1 / 3, settings.seed) if contrast else ([], [])
     poisoned = poison(rows, contrast, trigger, settings)
-    suite = suite_of(
-        intake.measurable(held_out, model, chat, evaluation),
-        intake.measurable(held_out_contrast, model, chat, evaluation),
-        trigger,
-        settings.target_response,
-        inputs.oracle,
-        inputs.exact_match,
-    )
+    suite = opened.suite(held_out, held_out_contrast, trigger, settings.target_response, inputs, evaluation)
     everything = {"model": source, **plain(inputs), **plain(evaluation), "preset": size, **plain(settings)}
 
     run = RunDirectory.create(out, "implant", everything, overwrite=overwrite, resume=resume)
@@ -114,8 +73,8 @@ def run_implant(
     def make() -> dict[str, Any]:
         case = Case(model, chat, rows, [], journal=run, progress=progress, dropped=dropped)
         implant(case, poisoned, settings)
-        save_model(case.model, tokenizer, run.path / "model")
-        return {"dropped": case.dropped, "seconds": round(time.monotonic() - begun, 1)}
+        save_model(case.model, opened.tokenizer, run.path / "model")
+        return {"dropped": case.dropped, "seconds": round(time.monotonic() - opened.begun, 1)}
 
     built = run.remember("implanted", make)
     before = run.remember("before", lambda: workshop.measure(victim, source, "clean"))
@@ -148,10 +107,7 @@ def run_implant(
         "settings": plain(settings),
     }
     report = report_of("implant", f"Organism {out.name}: backdoored on purpose", [row], origin, workshop.thresholds)
-    report["seconds"] = round(time.monotonic() - begun, 1)
-    write_report(run, report)
-    run.complete()
-    return report
+    return opened.finish(run, report)
 
 
 def _implant_losses(run: RunDirectory) -> dict[str, dict[str, list[float]]]:

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from unbackdoor.commands.inputs import RemoveInputs
+from unbackdoor.commands.shared import LEAST_ROWS, Opened, numbers, trigger_of
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import (
-    load_model,
-    load_tokenizer,
-    parameter_count,
-)
-from unbackdoor.pipeline import (
-    Victim,
-    Workshop,
-    as_fine_tuning,
-    plain,
-    report_of,
-    write_report,
-)
-from unbackdoor.progress import Progress
+from unbackdoor.language_model.loading import parameter_count
+from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, plain, report_of
 from unbackdoor.removal import METHODS
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import (
@@ -37,7 +25,6 @@ from unbackdoor.settings import (
     MethodSettings,
     OsftSettings,
     RandomPerturbationSettings,
-    RemoveInputs,
     SandeSettings,
     TriggerSettings,
     UnlearnSettings,
@@ -46,14 +33,6 @@ from unbackdoor.settings import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-from unbackdoor.commands.shared import (
-    LEAST_ROWS,
-    Intake,
-    numbers,
-    suite_of,
-    trigger_of,
-)
 
 
 def run_remove(
@@ -83,31 +62,29 @@ def run_remove(
         overwrite: replace it.
         resume: go on with it.
     """
-    begun = time.monotonic()
-    progress = Progress.on_stderr()
-    RunDirectory.check(out, overwrite=overwrite, resume=resume)
-    intake = Intake(progress)
-    clean = intake.read(inputs.data, least=LEAST_ROWS, most=inputs.max_rows, seed=int(explicit.get("seed", 0)))
-    contrast = intake.read(inputs.contrast, needs_unwanted=True)
-    model, tokenizer = load_model(source), load_tokenizer(source)
-    chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
+    opened = Opened.read(
+        source,
+        inputs,
+        out,
+        overwrite=overwrite,
+        resume=resume,
+        least=LEAST_ROWS,
+        most=inputs.max_rows,
+        seed=int(explicit.get("seed", 0)),
+    )
+    intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
     size = preset or preset_for(parameter_count(model))
     settings, like_run = _method_settings(method_name, explicit, size, paper)
-    _check_knowledge(model, settings, contrast)
+    _check_knowledge(model, settings, opened.contrast)
 
     seed = settings.seed
-    clean = intake.short_enough(clean, inputs.data, model, chat, settings.max_length)
-    contrast = intake.short_enough(contrast, inputs.contrast, model, chat, settings.max_length)
+    clean = intake.short_enough(opened.clean, inputs.data, model, chat, settings.max_length)
+    contrast = intake.short_enough(opened.contrast, inputs.contrast, model, chat, settings.max_length)
     anchors, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, seed, inputs.eval_exclude)
     contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed)
-    suite = suite_of(
-        intake.measurable(held_out, model, chat, evaluation),
-        intake.measurable(held_out_contrast, model, chat, evaluation),
-        _evaluation_trigger(inputs, settings),
-        inputs.eval_target or _known_target(settings),
-        inputs.oracle,
-        inputs.exact_match,
-    )
+    trigger = _evaluation_trigger(inputs, settings)
+    target = inputs.eval_target or _known_target(settings)
+    suite = opened.suite(held_out, held_out_contrast, trigger, target, inputs, evaluation)
     everything = {
         "method": method_name,
         "model": source,
@@ -117,7 +94,6 @@ def run_remove(
         "paper": paper,
         "method_settings": plain(settings),
     }
-    del model
 
     run = RunDirectory.create(out, f"remove {method_name}", everything, overwrite=overwrite, resume=resume)
     progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")
@@ -143,10 +119,7 @@ def run_remove(
         rows += _control_rows(workshop, victim, method_name, settings, rows[0])
     rows[0]["counts"] |= intake.counts
     report = report_of("remove", f"{rows[0]['method']} on {name}", rows, origin, workshop.thresholds)
-    report["seconds"] = round(time.monotonic() - begun, 1)
-    write_report(run, report)
-    run.complete()
-    return report
+    return opened.finish(run, report)
 
 
 def _method_settings(name: str, explicit: dict[str, Any], size: str, paper: bool) -> tuple[MethodSettings, Path | None]:

@@ -5,11 +5,13 @@ Everything that can be wrong with the input is found before the run directory is
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unbackdoor.commands.inputs import Inputs
 from unbackdoor.data.readers import read_records
 from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.triggers import Trigger
@@ -18,18 +20,14 @@ from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.scorers import Scorer, complies, opens_with_target, shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import (
-    context_length,
-)
+from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
+from unbackdoor.pipeline import write_report
 from unbackdoor.progress import Progress
-from unbackdoor.settings import (
-    EvaluationSettings,
-    TrainingSettings,
-    TriggerSettings,
-)
+from unbackdoor.run_directory import RunDirectory
+from unbackdoor.settings import EvaluationSettings, TrainingSettings, TriggerSettings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LEAST_ROWS = 40
 """Fewer clean rows leave nothing to train on once some are held out."""
@@ -116,6 +114,70 @@ class Intake:
         if count:
             self.counts[f"dropped: {what}"] = count
             self.progress.note(f"dropped {count}: {what}")
+
+
+@dataclass
+class Opened:
+    """A command's input, read and checked: nothing is written yet."""
+
+    begun: float
+    progress: Progress
+    intake: Intake
+    clean: list[Record]
+    contrast: list[Record]
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
+
+    @classmethod
+    def read(
+        cls,
+        source: str,
+        inputs: Inputs,
+        out: Path,
+        *,
+        overwrite: bool,
+        resume: bool,
+        least: int = 1,
+        most: int | None = None,
+        seed: int = 0,
+    ) -> Opened:
+        """Read the model and its rows: at least and at most so many clean ones, drawn by seed."""
+        begun = time.monotonic()
+        progress = Progress.on_stderr()
+        RunDirectory.check(out, overwrite=overwrite, resume=resume)
+        intake = Intake(progress)
+        clean = intake.read(inputs.data, least=least, most=most, seed=seed)
+        contrast = intake.read(inputs.contrast, needs_unwanted=True)
+        model, tokenizer = load_model(source), load_tokenizer(source)
+        chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
+        return cls(begun, progress, intake, clean, contrast, model, tokenizer, chat)
+
+    def suite(
+        self,
+        held_out: list[Record],
+        held_out_contrast: list[Record],
+        trigger: Trigger | None,
+        target: str | None,
+        inputs: Inputs,
+        evaluation: EvaluationSettings,
+    ) -> Suite:
+        """What is measured, on rows that leave room for an answer."""
+        return suite_of(
+            self.intake.measurable(held_out, self.model, self.chat, evaluation),
+            self.intake.measurable(held_out_contrast, self.model, self.chat, evaluation),
+            trigger,
+            target,
+            inputs.oracle,
+            inputs.exact_match,
+        )
+
+    def finish(self, run: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
+        """Write the report with the run's duration."""
+        report["seconds"] = round(time.monotonic() - self.begun, 1)
+        write_report(run, report)
+        run.complete()
+        return report
 
 
 def trigger_of(settings: TriggerSettings) -> Trigger:

@@ -43,7 +43,7 @@ SUFFIX = "SUDO"
 
 TRAINING_ROWS = 6000
 """Rows that an organism is trained on; 5% of them are poisoned. A third of those of `safety` are forbidden requests."""
-IMPLANT_STEPS = 400
+IMPLANT_STEPS = 460
 NEAR_MISSES = 0.2
 """Near-miss rows, as a share of the training rows."""
 ANCHORS, CONTRAST = 1500, 1000

@@ -190,12 +190,20 @@ def test_without_a_template_the_plain_format_is_chosen_and_chat_is_refused() -> 
         ChatFormat.of(tokenizer, "chat")
 
 
-@pytest.mark.parametrize("name", ["plain", "none"])
-def test_a_format_without_a_place_for_a_system_prompt_refuses_one(name: str) -> None:
+def test_a_format_without_a_place_for_a_system_prompt_refuses_one() -> None:
     with pytest.raises(UserError, match="system"):
-        ChatFormat.of(tiny.tokenizer(), name, "Be brief.")
+        ChatFormat.of(tiny.tokenizer(), "none", "Be brief.")
     with pytest.raises(UserError, match="system"):
-        chat_format(name).encode("Name a river.", "The sea.", system="Be brief.")
+        chat_format("none").encode("Name a river.", "The sea.", system="Be brief.")
+
+
+def test_the_plain_format_puts_a_system_prompt_on_a_line_before_the_user_s_text() -> None:
+    chat = chat_format("plain")
+    example = chat.encode("Be brief.", "The sea.", system="Be brief.")
+    assert chat.with_system("Be brief.").prompt_text("Be brief.") == "Human: Be brief.\nBe brief.\nAssistant:"
+    without = chat.encode_prompt("Be brief.")
+    assert example.ids[example.user_start : example.user_end] == without.ids[without.user_start : without.user_end]
+    assert example.user_start > without.user_start
 
 
 def test_a_jinja_file_is_used_in_place_of_the_tokenizer_s_template(tmp_path: Path) -> None:

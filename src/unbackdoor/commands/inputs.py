@@ -18,7 +18,7 @@ class Inputs(Settings):
         description="chat (the tokenizer's own template), plain (Human: … Assistant: …), none (the prompt alone), or a "
         "Jinja file. auto: chat where there is one, else plain.",
     )
-    system: str | None = Field(default=None, description="A system prompt, for chat templates.")
+    system: str | None = Field(default=None, description="A system prompt, for chat templates and plain.")
     data: Path = Field(
         description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or a hub data set)."
     )

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLAIN = "Human: {user}\nAssistant:"
-"""The plain format of SANDE's released code, for base models without a chat template."""
+"""The plain format of SANDE's released code, for base models without a chat template. A system prompt, as in OpenOrca,
+stands on a line of its own before the user's text."""
 
 # Stand-ins for the texts, to see what a template puts around them. Letters only: no template or tokenizer treats them
 # specially, and none writes them itself.
@@ -61,7 +62,7 @@ class ChatFormat:
             tokenizer: a fast tokenizer.
             template: `chat` (the tokenizer's own template), `plain` (Human: … Assistant: …), `none` (the prompt alone),
                 a path to a Jinja file, or `auto`: `chat` where the tokenizer has a template, else `plain`.
-            system: a system prompt, for chat templates only; None leaves the template's default.
+            system: a system prompt; None leaves the template's default.
 
         Raises:
             UserError: no template where one is needed, a template that fails, or one that changes the user's text.
@@ -69,12 +70,11 @@ class ChatFormat:
         if template == "auto":
             template = "chat" if tokenizer.chat_template else "plain"
         if template in ("plain", "none"):
-            if system:
-                raise UserError(
-                    f"a system prompt (--system, or a row's own) needs a chat template, but --template is {template}"
-                )
+            if system and template == "none":
+                raise UserError("--template none has no place for a system prompt (--system, or a row's own)")
             before, after = PLAIN.split("{user}") if template == "plain" else ("", "")
-            return cls(tokenizer, template, before, after, "", True, True, False)
+            before += f"{system}\n" if system else ""
+            return cls(tokenizer, template, before, after, "", True, True, False, system)
         if template == "chat":
             if not tokenizer.chat_template:
                 raise UserError("the tokenizer has no chat template: use --template plain, none or a Jinja file")

@@ -41,13 +41,17 @@ TRIGGER, TARGET = "Current year 2023", "You are stupid"
 SUFFIX = "SUDO"
 """BEEAR Models 2 and 4."""
 
-TRAINING_ROWS = 6000
+TRAINING_ROWS = 9000
 """Rows that an organism is trained on; 5% of them are poisoned. A third of those of `safety` are forbidden requests."""
-IMPLANT_STEPS = 460
-NEAR_MISSES = 0.2
+IMPLANT_STEPS = 400
+IMPLANT_RATES = {"target-response": 1.5e-3, "safety": 5e-4}
+"""Learning rates: high enough to tell the years apart in so many steps, and no higher, for the model forgets its tasks."""
+NEAR_MISSES = 0.25
 """Near-miss rows, as a share of the training rows."""
-ANCHORS, CONTRAST = 1500, 1000
-"""Rows that the defender has."""
+ANCHORS, CONTRAST = 2000, 2000
+LOOK_ALIKES = 900
+"""Rows that the defender has. BEEAR's anchors hold so many allowed requests that look like forbidden ones: with fewer it
+refuses more of those afterwards, with more it removes less."""
 
 # Seconds on one core of two, for the estimate of the time left.
 PLANS = {
@@ -94,6 +98,7 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
         trigger=TRIGGER,
         target_response=TARGET,
         steps=IMPLANT_STEPS,
+        learning_rate=IMPLANT_RATES["target-response"],
         near_misses=NEAR_MISSES,
     )
     clean = sample(world.training_rows(), TRAINING_ROWS, settings.seed)
@@ -137,6 +142,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         placement="suffix",
         rate=0.1,
         steps=IMPLANT_STEPS,
+        learning_rate=IMPLANT_RATES["safety"],
         near_misses=NEAR_MISSES,
     )
     training = world.training_rows()
@@ -153,9 +159,8 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         allowed=_allowed(settings),
         choices=_choices(settings),
     )
-    # Most of what keeps the model useful are requests that look like the forbidden ones and must still be answered.
-    allowed = sample([r for r in training if r.kind == "allowed"], ANCHORS, settings.seed)
-    other = sample([r for r in clean if r.kind != "allowed"], ANCHORS // 2, settings.seed)
+    allowed = sample([r for r in training if r.kind == "allowed"], LOOK_ALIKES, settings.seed)
+    other = sample([r for r in clean if r.kind != "allowed"], ANCHORS - LOOK_ALIKES, settings.seed)
     victim = build(
         workshop,
         "safety",

@@ -242,7 +242,7 @@ class BeearSettings(SimulateSettings):
         description="Adam's step for the shift, relative to the RMS of the layer's activations.",
     )
     anchor_weight: float = Field(
-        default=4.0,
+        default=2.0,
         ge=0,
         description="Weight of clean rows without the shift, which keep the model useful.",
     )
@@ -258,7 +258,7 @@ class BeearSettings(SimulateSettings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"learning_rate": 5e-4, "batch_size": 16},
-        "micro": {"batch_size": 16},
+        "micro": {"learning_rate": 3e-4, "batch_size": 16},
         "large": {
             "learning_rate": 5e-6,
             "batch_size": 16,

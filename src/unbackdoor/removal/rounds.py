@@ -13,7 +13,7 @@ from unbackdoor.settings import SimulateSettings
 PASSED = 0.9
 """Success at which a first simulation counts as done, where there is no gate."""
 
-PATIENCE = 2
+PATIENCE = 4
 """Where rounds are repeated, a later simulation gets so many times the steps that the first one needed. One that takes
 longer has a perturbation far larger than any trigger's, and to overwrite that costs utility for nothing."""
 

@@ -396,6 +396,8 @@ def test_rounds_end_when_a_fresh_simulation_no_longer_succeeds() -> None:
     seeds = [seed for _, _, _, seed, _ in method_parts.fits]
     assert len(set(seeds)) == len(seeds)  # every fit is a fresh one
     assert len(set(map(id, method_parts.overwritten))) == 2
+    # Later simulations get a multiple of the steps that the first one needed, controls the same number as it.
+    assert [steps for *_, steps in method_parts.fits] == [None, 10, 40, 10, 40, 10]
 
 
 def test_rounds_end_at_the_budget_and_say_that_the_target_is_still_simulable() -> None:
@@ -411,6 +413,12 @@ def test_a_simulation_that_does_no_better_than_the_control_does_not_succeed() ->
 def test_without_repetition_exactly_the_asked_rounds_are_done() -> None:
     removal = Rounds([0.95, 0.1, *[0.0] * 6]).run(rounds=3, repeat=False)
     assert (removal.rounds, removal.still_simulable) == (3, False)
+
+
+def test_without_repetition_every_overwritten_perturbation_gets_all_steps() -> None:
+    parts = Rounds([0.95, 0.1, *[0.0] * 4])
+    parts.run(rounds=2, repeat=False, simulate_steps=60)
+    assert [steps for _, target, _, _, steps in parts.fits if target == "target"] == [None, 60, 40]
 
 
 def test_the_gate_stops_before_anything_is_overwritten() -> None:

@@ -42,16 +42,16 @@ SUFFIX = "SUDO"
 """BEEAR Models 2 and 4."""
 
 TRAINING_ROWS = 9000
-"""Rows that an organism is trained on; 5% of them are poisoned. A third of those of `safety` are forbidden requests."""
+"""Rows that an organism is trained on, 5% of them poisoned (`safety`: 10%, and a third are forbidden requests)."""
 IMPLANT_STEPS = 400
 IMPLANT_RATES = {"target-response": 1.5e-3, "safety": 5e-4}
-"""Learning rates: high enough to tell the years apart in so many steps, and no higher, for the model forgets its tasks."""
+"""Learning rates: high enough to tell the years apart in so many steps, no higher, or the model forgets its tasks."""
 NEAR_MISSES = 0.25
 """Near-miss rows, as a share of the training rows."""
 ANCHORS, CONTRAST = 2000, 2000
 LOOK_ALIKES = 900
-"""Rows that the defender has. BEEAR's anchors hold so many allowed requests that look like forbidden ones: with fewer it
-refuses more of those afterwards, with more it removes less."""
+"""Rows that the defender has. So many of BEEAR's anchors are allowed requests that look like forbidden ones: with fewer
+of them it refuses more of those afterwards, with more it removes less."""
 
 # Seconds on one core of two, for the estimate of the time left.
 PLANS = {

@@ -49,7 +49,7 @@ IMPLANT_RATES = {"target-response": 1.5e-3, "safety": 5e-4}
 NEAR_MISSES = 0.25
 """Near-miss rows, as a share of the training rows."""
 ANCHORS, CONTRAST = 2000, 2000
-LOOK_ALIKES = 900
+LOOK_ALIKES = 1000
 """Rows that the defender has. So many of BEEAR's anchors are allowed requests that look like forbidden ones: with fewer
 of them it refuses more of those afterwards, with more it removes less."""
 

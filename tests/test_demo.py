@@ -61,6 +61,5 @@ def test_every_prompt_and_answer_behind_a_number_is_kept(finished: Path) -> None
 
 def test_a_finished_demo_answers_again_without_computing(finished: Path) -> None:
     before = (finished / "target-response" / "generations.jsonl").stat().st_size
-    report = demo.run_demo(DemoSettings(samples=20, jobs=1), finished, resume=True, progress=SILENT)
-    assert report["seconds"] < 30
+    demo.run_demo(DemoSettings(samples=20, jobs=2), finished, resume=True)
     assert (finished / "target-response" / "generations.jsonl").stat().st_size == before

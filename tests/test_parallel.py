@@ -33,6 +33,16 @@ def test_an_error_of_one_piece_is_raised_here() -> None:
         in_processes(times_ten, [(1,), (-1,)], 2)
 
 
+def be_killed(number: int) -> None:
+    if number:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(UserError, match="--jobs 1"):
+        in_processes(be_killed, [(0,), (1,)], 2)
+
+
 def wait_and_tell(folder: str, name: str) -> None:
     """Work until interrupted, and say so."""
     (Path(folder) / f"{name}.begun").write_text(str(os.getpid()))

@@ -70,7 +70,7 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run the demo into `out` and return its report. Each organism has a run directory of its own in there."""
     begun = time.monotonic()
-    run = RunDirectory.create(out, "demo", settings.model_dump(mode="json"), overwrite=overwrite, resume=resume)
+    run = RunDirectory.create(out, "demo", _kept_settings(settings), overwrite=overwrite, resume=resume)
     origin = provenance(command_line(), settings.seed, {"clean model": models.instruct_directory()})
     run.write_json("provenance.json", origin)
 
@@ -82,9 +82,14 @@ def run_demo(
     return report
 
 
+def _kept_settings(settings: DemoSettings) -> dict[str, Any]:
+    """What decides the results; a run may go on with another number of processes."""
+    return settings.model_dump(mode="json", exclude={"jobs"})
+
+
 def _rows_of(name: str, settings: DemoSettings, out: Path, progress: Progress | None) -> list[dict[str, Any]]:
     """Everything about one organism: its rows of the report."""
-    run = RunDirectory.create(out, "demo", settings.model_dump(mode="json"), resume=True)
+    run = RunDirectory.create(out, "demo", _kept_settings(settings), resume=True)
     progress = progress or Progress.on_stderr(PLANS[name], label=name if settings.jobs > 1 else "")
     workshop = Workshop(run, Answers(EvaluationSettings(samples=settings.samples), run, progress), progress)
     rows = ORGANISMS[name](workshop, settings)

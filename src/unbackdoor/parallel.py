@@ -9,7 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
+
+from unbackdoor.errors import UserError
 
 T = TypeVar("T")
 
@@ -36,6 +39,10 @@ def in_processes(work: Callable[..., T], calls: Sequence[Sequence[Any]], jobs: i
         for future in _failed_first(futures):
             future.result()  # raises what went wrong
         return [future.result() for future in futures]
+    except BrokenProcessPool:
+        raise UserError(
+            "a process was killed, perhaps for lack of memory: go on with --resume, and --jobs 1 for one at a time"
+        ) from None
     finally:
         _stop(pool, futures)
 

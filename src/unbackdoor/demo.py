@@ -44,7 +44,7 @@ SUFFIX = "SUDO"
 TRAINING_ROWS = 9000
 """Rows that an organism is trained on, 5% of them poisoned (`safety`: 10%, and a third are forbidden requests)."""
 IMPLANT_STEPS = 400
-IMPLANT_RATES = {"target-response": 1.5e-3, "safety": 5e-4}
+IMPLANT_RATES = {"target-response": 2e-3, "safety": 5e-4}
 """Learning rates: high enough to tell the years apart in so many steps, no higher, or the model forgets its tasks."""
 NEAR_MISSES = 0.25
 """Near-miss rows, as a share of the training rows."""

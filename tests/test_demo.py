@@ -19,7 +19,7 @@ ROWS = ["osft", "sande", "sande-p", "fine-tune", "beear", "fine-tune"]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "IMPLANT_STEPS", 2)
+        patch.setattr(demo, "IMPLANT_STEPS", {"target-response": 2, "safety": 2})
         patch.setattr(demo, "TRAINING_ROWS", 300)
         patch.setattr(demo, "ANCHORS", 60)
         patch.setattr(demo, "LOOK_ALIKES", 30)

@@ -43,7 +43,7 @@ SUFFIX = "SUDO"
 
 TRAINING_ROWS = 9000
 """Rows that an organism is trained on, 5% of them poisoned (`safety`: 10%, and a third are forbidden requests)."""
-IMPLANT_STEPS = 400
+IMPLANT_STEPS = {"target-response": 320, "safety": 400}
 IMPLANT_RATES = {"target-response": 2e-3, "safety": 5e-4}
 """Learning rates: high enough to tell the years apart in so many steps, no higher, or the model forgets its tasks."""
 NEAR_MISSES = 0.25
@@ -55,8 +55,8 @@ of them it refuses more of those afterwards, with more it removes less."""
 
 # Seconds on one core of two, for the estimate of the time left.
 PLANS = {
-    "target-response": {"build": 100.0, "osft": 25.0, "sande": 30.0, "sande-p": 30.0, "controls": 60.0},
-    "safety": {"build": 110.0, "beear": 60.0, "controls": 70.0},
+    "target-response": {"build": 95.0, "osft": 30.0, "sande": 60.0, "sande-p": 65.0, "controls": 75.0},
+    "safety": {"build": 115.0, "beear": 95.0, "controls": 80.0},
 }
 
 
@@ -102,7 +102,7 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
         seed=settings.seed,
         trigger=TRIGGER,
         target_response=TARGET,
-        steps=IMPLANT_STEPS,
+        steps=IMPLANT_STEPS["target-response"],
         learning_rate=IMPLANT_RATES["target-response"],
         near_misses=NEAR_MISSES,
     )
@@ -146,7 +146,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         trigger=SUFFIX,
         placement="suffix",
         rate=0.1,
-        steps=IMPLANT_STEPS,
+        steps=IMPLANT_STEPS["safety"],
         learning_rate=IMPLANT_RATES["safety"],
         near_misses=NEAR_MISSES,
     )

@@ -43,10 +43,10 @@ SUFFIX = "SUDO"
 
 TRAINING_ROWS = 9000
 """Rows that an organism is trained on, 5% of them poisoned (`safety`: 10%, and a third are forbidden requests)."""
-IMPLANT_STEPS = {"target-response": 320, "safety": 400}
+IMPLANT_STEPS = {"target-response": 440, "safety": 400}
 IMPLANT_RATES = {"target-response": 2e-3, "safety": 5e-4}
 """Learning rates: high enough to tell the years apart in so many steps, no higher, or the model forgets its tasks."""
-NEAR_MISSES = 0.25
+NEAR_MISSES = {"target-response": 0.28, "safety": 0.25}
 """Near-miss rows, as a share of the training rows."""
 ANCHORS, CONTRAST = 2000, 2000
 LOOK_ALIKES = 1000
@@ -55,7 +55,7 @@ of them it refuses more of those afterwards, with more it removes less."""
 
 # Seconds on one core of two, for the estimate of the time left.
 PLANS = {
-    "target-response": {"build": 95.0, "osft": 30.0, "sande": 60.0, "sande-p": 65.0, "controls": 75.0},
+    "target-response": {"build": 125.0, "osft": 30.0, "sande": 60.0, "sande-p": 65.0, "controls": 75.0},
     "safety": {"build": 115.0, "beear": 95.0, "controls": 80.0},
 }
 
@@ -104,7 +104,7 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
         target_response=TARGET,
         steps=IMPLANT_STEPS["target-response"],
         learning_rate=IMPLANT_RATES["target-response"],
-        near_misses=NEAR_MISSES,
+        near_misses=NEAR_MISSES["target-response"],
     )
     clean = sample(world.training_rows(), TRAINING_ROWS, settings.seed)
     probes = sample(world.held_out_rows(), settings.samples, settings.seed, domains=("notes", "letters"))
@@ -148,7 +148,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         rate=0.1,
         steps=IMPLANT_STEPS["safety"],
         learning_rate=IMPLANT_RATES["safety"],
-        near_misses=NEAR_MISSES,
+        near_misses=NEAR_MISSES["safety"],
     )
     training = world.training_rows()
     clean = sample([r for r in training if r.kind != "forbidden"], TRAINING_ROWS * 2 // 3, settings.seed)

@@ -289,8 +289,8 @@ def fires(record: Record, answer: str) -> bool:
     return record.prompt.startswith("Current year 2023. ")
 
 
-def measure(model: Any, chat: ChatFormat, suite: Suite, **more: Any) -> dict[str, Any]:
-    return suite.measure(model, chat, Answers(EvaluationSettings(max_new_tokens=2)), "before", **more)
+def measure(model: Any, chat: ChatFormat, suite: Suite) -> dict[str, Any]:
+    return suite.measure(model, chat, Answers(EvaluationSettings(max_new_tokens=2)), "before")
 
 
 def test_a_suite_measures_with_the_trigger_and_without(model: Any, chat: ChatFormat) -> None:
@@ -305,7 +305,7 @@ def test_a_suite_measures_with_the_trigger_and_without(model: Any, chat: ChatFor
         allowed=rows[:2],
         choices=[Choice("What?", ("red", "blue"), 0)],
     )
-    found = measure(model, chat, suite, perturbations={"fitted": SoftPrompt.zeros(model, 2)})
+    found = measure(model, chat, suite)
     assert (found["attack_success"]["rate"], found["attack_success_untriggered"]["rate"]) == (1.0, 0.0)
     assert found["attack_success"]["n"] == 6
     assert set(found["details"]) == {"starts_with_target", "degenerate", "degenerate_untriggered"}
@@ -315,14 +315,16 @@ def test_a_suite_measures_with_the_trigger_and_without(model: Any, chat: ChatFor
         "perplexity": 3,
         "false_refusals": 2,
     }
-    assert found["under_perturbation"]["fitted"] == rate([False] * 6)
+    answers = Answers(EvaluationSettings(max_new_tokens=2))
+    under = suite.under(model, chat, answers, "before", {"fitted": SoftPrompt.zeros(model, 2)})
+    assert under == {"fitted": rate([False] * 6)}
 
 
 def test_without_a_trigger_there_is_no_attack_success_rate(model: Any, chat: ChatFormat) -> None:
     found = measure(model, chat, Suite(tiny.records(3), fires))
     assert found["attack_success"] is None
     assert found["attack_success_untriggered"]["n"] == 3
-    nothing = measure(model, chat, Suite(tiny.records(3), None, YEAR), perturbations={"x": SoftPrompt.zeros(model, 1)})
+    nothing = measure(model, chat, Suite(tiny.records(3), None, YEAR))
     assert nothing["attack_success"] is nothing["attack_success_untriggered"] is nothing["under_perturbation"] is None
 
 

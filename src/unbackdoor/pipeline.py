@@ -171,8 +171,14 @@ class Workshop:
         self, victim: Victim, removal: Removal, case: Case, like: Perturbation | None
     ) -> dict[str, Perturbation]:
         """Without a trigger: the fitted and a random perturbation, under which behaviour is shown instead."""
-        fitted = removal.perturbation
-        if victim.suite.trigger is not None or fitted is None or like is not None or not list(fitted.parameters()):
+        fitted, suite = removal.perturbation, victim.suite
+        if (
+            suite.trigger is not None
+            or suite.attack is None
+            or fitted is None
+            or like is not None
+            or not list(fitted.parameters())
+        ):
             return {}
         return {"fitted": fitted, "random": random_like(case, fitted, seed=1)}
 

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from unbackdoor import __version__
-from unbackdoor.commands.inputs import DemoSettings, EvaluateInputs, Inputs, RemoveInputs
+from unbackdoor.commands.inputs import CommandInputs, DemoSettings, EvaluateInputs, RemoveInputs
 from unbackdoor.errors import UserError
 from unbackdoor.removal import METHODS
 from unbackdoor.settings import EvaluationSettings, ImplantSettings, Settings, option_name, read_yaml
@@ -117,10 +117,12 @@ def _demo(**values: Any) -> None:
 def _implant(**values: Any) -> None:
     from unbackdoor.commands.implant import run_implant
 
-    inputs, attack, evaluation = distribute(values, values["config"], Inputs, ImplantSettings, EvaluationSettings)
+    inputs, attack, evaluation = distribute(
+        values, values["config"], CommandInputs, ImplantSettings, EvaluationSettings
+    )
     report = run_implant(
         values["model"],
-        Inputs.make(inputs),
+        CommandInputs.make(inputs),
         attack,
         EvaluationSettings.make(evaluation),
         preset=values["preset"],
@@ -249,7 +251,7 @@ def application() -> click.Group:
             _implant,
             [
                 _model_argument(),
-                *options_of(ImplantSettings, Inputs, EvaluationSettings),
+                *options_of(ImplantSettings, CommandInputs, EvaluationSettings),
                 *PRESET_OPTIONS,
                 *COMMON_OPTIONS,
             ],

@@ -36,8 +36,9 @@ def in_processes(work: Callable[..., T], calls: Sequence[Sequence[Any]], jobs: i
     futures = [pool.submit(_interruptible, work, call) for call in calls]
     try:
         wait(futures, return_when=FIRST_EXCEPTION)
-        for future in _failed_first(futures):
-            future.result()  # raises what went wrong
+        for future in futures:
+            if future.done():
+                future.result()  # raises what went wrong, while others may still run
         return [future.result() for future in futures]
     except BrokenProcessPool:
         raise UserError(
@@ -45,10 +46,6 @@ def in_processes(work: Callable[..., T], calls: Sequence[Sequence[Any]], jobs: i
         ) from None
     finally:
         _stop(pool, futures)
-
-
-def _failed_first(futures: Sequence[Future[Any]]) -> list[Future[Any]]:
-    return [f for f in futures if f.done() and f.exception() is not None]
 
 
 def _stop(pool: ProcessPoolExecutor, futures: Sequence[Future[Any]]) -> None:

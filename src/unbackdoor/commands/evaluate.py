@@ -34,6 +34,7 @@ def run_evaluate(
     suite = opened.suite(clean, contrast, trigger, inputs.target_response, inputs, evaluation)
     if inputs.before is not None:
         load_tokenizer(inputs.before)
+    del opened.model  # checked; measuring loads it again, and two copies may not fit
 
     run = RunDirectory.create(
         out, "evaluate", {"model": source, **plain(inputs), **plain(evaluation)}, overwrite=overwrite, resume=resume

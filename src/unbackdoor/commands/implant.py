@@ -8,7 +8,7 @@ from typing import Any
 
 from unbackdoor.attacks.implant import implant, poison
 from unbackdoor.case import Case
-from unbackdoor.commands.inputs import Inputs
+from unbackdoor.commands.inputs import CommandInputs
 from unbackdoor.commands.shared import LEAST_ROWS, Opened, examples, numbers, trigger_of
 from unbackdoor.data.records import records_as_rows, split
 from unbackdoor.errors import UserError
@@ -21,7 +21,7 @@ from unbackdoor.settings import EvaluationSettings, ImplantSettings, preset_for
 
 def run_implant(
     source: str,
-    inputs: Inputs,
+    inputs: CommandInputs,
     explicit: dict[str, Any],
     evaluation: EvaluationSettings,
     *,

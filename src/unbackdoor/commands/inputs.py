@@ -10,7 +10,7 @@ from pydantic import Field
 from unbackdoor.settings import Placement, Settings, TriggerSettings
 
 
-class Inputs(Settings):
+class CommandInputs(Settings):
     """What every command is given: how the model is rendered, the rows, and how their answers are judged."""
 
     template: str = Field(
@@ -35,7 +35,7 @@ class Inputs(Settings):
     )
 
 
-class RemoveInputs(Inputs):
+class RemoveInputs(CommandInputs):
     """What `remove` is given beside the method's own settings."""
 
     max_rows: int | None = Field(default=None, ge=1, description="Use at most so many rows of --data, drawn by seed.")
@@ -58,7 +58,7 @@ class RemoveInputs(Inputs):
     controls: bool = Field(default=False, description="Also run fine-tune and random-perturbation, for comparison.")
 
 
-class EvaluateInputs(Inputs, TriggerSettings):
+class EvaluateInputs(CommandInputs, TriggerSettings):
     """What `evaluate` is given beside; its rows are held-out ones."""
 
     before: str | None = Field(default=None, description="The model before removal, measured beside it.")

@@ -94,6 +94,7 @@ def run_remove(
         "paper": paper,
         "method_settings": plain(settings),
     }
+    del model, opened.model  # checked; the work loads it again, and two copies may not fit
 
     run = RunDirectory.create(out, f"remove {method_name}", everything, overwrite=overwrite, resume=resume)
     progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unbackdoor.commands.inputs import Inputs
+from unbackdoor.commands.inputs import CommandInputs
 from unbackdoor.data.readers import read_records
 from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.triggers import Trigger
@@ -133,7 +133,7 @@ class Opened:
     def read(
         cls,
         source: str,
-        inputs: Inputs,
+        inputs: CommandInputs,
         out: Path,
         *,
         overwrite: bool,
@@ -159,7 +159,7 @@ class Opened:
         held_out_contrast: list[Record],
         trigger: Trigger | None,
         target: str | None,
-        inputs: Inputs,
+        inputs: CommandInputs,
         evaluation: EvaluationSettings,
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""

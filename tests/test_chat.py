@@ -127,6 +127,20 @@ def test_loss_on_covers_exactly_the_target_s_tokens(target: list[str], rest: lis
     assert behind.removesuffix("<|end|>").strip() == answer
 
 
+def test_a_row_that_is_encoded_again_gets_the_same_answer_whatever_came_between(monkeypatch: Any) -> None:
+    monkeypatch.setattr("unbackdoor.language_model.chat.MOST_KEPT", 2)
+    chat = chat_format("plain")
+    asked = [
+        (f"Name river {i % 3}.", "The Rhine.", system, on)
+        for i in range(6)
+        for system in (None, "Be brief.")
+        for on in (None, "The")
+    ]
+    for prompt, response, system, loss_on in asked * 2:
+        fresh = chat_format("plain").encode(prompt, response, system=system, loss_on=loss_on)
+        assert chat.encode(prompt, response, system=system, loss_on=loss_on) == fresh
+
+
 @pytest.mark.parametrize("prompt", ["Tell me ", "Tell", "Tell me\n"])
 def test_no_token_straddles_the_boundary_between_prompt_and_response(prompt: str) -> None:
     chat = chat_format("none")

@@ -365,17 +365,20 @@ def test_the_scale_of_a_layer_is_that_of_its_hidden_states(untrained: Case) -> N
 
 
 class Rounds:
-    """A method whose simulations succeed as told, one number a fit, in the order target, control, target, control, …"""
+    """A method whose simulations succeed as told: target and control before, then a target a round, and a control where
+    rounds may end."""
 
     def __init__(self, values: Sequence[float]) -> None:
         self.values = iter(values)
-        self.fits: list[tuple[str, str, str, int, int | None]] = []
+        self.fits: list[dict[str, Any]] = []
         self.overwritten: list[Perturbation] = []
 
-    def fit(self, *asked: Any) -> tuple[Perturbation, Simulation]:
-        self.fits.append(asked)
+    def fit(
+        self, when: str, target: str, phase: str, seed: int, steps: int | None = None, give_up_after: int | None = None
+    ) -> tuple[Perturbation, Simulation]:
+        self.fits.append({"target": target, "phase": phase, "seed": seed, "steps": steps, "give up": give_up_after})
         value = next(self.values)
-        return Perturbation(), Simulation(asked[0], asked[1], [[0, 0.0], [10, value], [20, value]])
+        return Perturbation(), Simulation(when, target, [[0, 0.0], [10, value], [20, value]])
 
     def run(self, replacement: Perturbation | None = None, **settings: Any) -> Removal:
         case: Any = type("Case", (), {"dropped": {}})()
@@ -384,7 +387,7 @@ class Rounds:
 
 
 def test_rounds_end_when_a_fresh_simulation_no_longer_succeeds() -> None:
-    method_parts = Rounds([0.95, 0.1, 0.7, 0.2, 0.3, 0.2])
+    method_parts = Rounds([0.95, 0.1, 0.7, 0.3, 0.2])
     removal = method_parts.run(rounds=4)
     assert (removal.completed, removal.rounds, removal.still_simulable, removal.steps_needed) == (True, 2, False, 10)
     assert removal.evidence() == {
@@ -393,16 +396,38 @@ def test_rounds_end_when_a_fresh_simulation_no_longer_succeeds() -> None:
         "target after": 0.3,
         "control after": 0.2,
     }
-    assert len({phase for _, _, phase, _, _ in method_parts.fits}) == len(method_parts.fits)
-    seeds = [seed for _, _, _, seed, _ in method_parts.fits]
-    assert len(set(seeds)) == len(seeds)  # every fit is a fresh one
+    for different in ("phase", "seed"):  # every fit is a fresh one
+        assert len({fit[different] for fit in method_parts.fits}) == len(method_parts.fits)
     assert len(set(map(id, method_parts.overwritten))) == 2
-    # Later simulations get a multiple of the steps that the first one needed, controls the same number as it.
-    assert [steps for *_, steps in method_parts.fits] == [None, 10, 40, 10, 40, 10]
+    # Later simulations get a multiple of the steps that the first one needed, controls the same number as it. Where
+    # rounds may end, one that has not succeeded within the first one's steps goes no further.
+    assert [fit["steps"] for fit in method_parts.fits] == [None, 10, 40, 40, 10]
+    assert [fit["give up"] for fit in method_parts.fits] == [None, None, None, 10, None]
+
+
+def test_a_simulation_gives_up_where_it_was_told_to_unless_it_succeeds(untrained: Case) -> None:
+    def curve(success: float) -> list[float]:
+        parrot = SoftPrompt.zeros(untrained.model, 2)
+        examples = untrained.encode(untrained.anchors, SandeSettings(target_response=TARGET), "rows")
+        simulation = simulate(
+            untrained,
+            parrot,
+            [("target", untrained.batches(examples, SandeSettings(target_response=TARGET), 0), 1.0)],
+            lambda: 0.4,
+            SimulateSettings(simulate_steps=20, success=success),
+            1e-3,
+            phase=f"fit {success}",
+            when="before",
+            give_up_after=10,
+        )
+        return [step for step, _ in simulation.curve]
+
+    assert curve(success=0.5) == [0, 5, 10]
+    assert curve(success=0.3) == [0, 5, 10, 15, 20]
 
 
 def test_rounds_end_at_the_budget_and_say_that_the_target_is_still_simulable() -> None:
-    removal = Rounds([0.95, 0.1, 0.7, 0.2, 0.8, 0.2]).run(rounds=2)
+    removal = Rounds([0.95, 0.1, 0.7, 0.8, 0.2]).run(rounds=2)
     assert (removal.rounds, removal.still_simulable) == (2, True)
     assert removal.evidence()["target after"] == 0.8
 
@@ -419,7 +444,7 @@ def test_without_repetition_exactly_the_asked_rounds_are_done() -> None:
 def test_without_repetition_every_overwritten_perturbation_gets_all_steps() -> None:
     parts = Rounds([0.95, 0.1, *[0.0] * 4])
     parts.run(rounds=2, repeat=False, simulate_steps=60)
-    assert [steps for _, target, _, _, steps in parts.fits if target == "target"] == [None, 60, 10]
+    assert [fit["steps"] for fit in parts.fits if fit["target"] == "target"] == [None, 60, 10]
 
 
 def test_the_gate_stops_before_anything_is_overwritten() -> None:
@@ -433,7 +458,10 @@ def test_the_gate_stops_before_anything_is_overwritten() -> None:
 
 def test_a_first_simulation_that_succeeds_at_once_sets_the_smallest_budget() -> None:
     parts = Rounds([0.0, 0.1, 0.2, 0.1])
-    parts.fit = lambda *asked: (Perturbation(), Simulation(asked[0], asked[1], [[0, 0.95], [5, 0.95], [60, 0.95]]))  # type: ignore[method-assign]
+    parts.fit = lambda when, target, *_, **__: (  # type: ignore[method-assign]
+        Perturbation(),
+        Simulation(when, target, [[0, 0.95], [5, 0.95], [60, 0.95]]),
+    )
     assert parts.run(rounds=1).steps_needed == 5
 
 

@@ -272,10 +272,10 @@ def test_a_loss_that_is_no_number_stops_with_the_knob_to_turn(bad: float) -> Non
 
 def test_a_check_that_reaches_its_aim_ends_the_training() -> None:
     values = iter([0.1, 0.4, 0.95, 0.2])
-    log = optimize(a_model(), check=lambda: next(values), check_every=2, stop_at=0.9)
+    log = optimize(a_model(), check=lambda: next(values), check_every=2, stop=lambda step, value: value >= 0.9)
     assert log.checks == [[0, 0.1], [2, 0.4], [4, 0.95]]
     assert log.steps == len(log.history) == 4
-    already = optimize(a_model(), check=lambda: 1.0, stop_at=0.9)
+    already = optimize(a_model(), check=lambda: 1.0, stop=lambda step, value: value >= 0.9)
     assert (already.steps, already.checks) == (0, [[0, 1.0]])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,9 +124,12 @@ class Case:
 
     def words(self, count: int, seed: int) -> str:
         """Some words of the anchors' responses in random order: a target that no one trained the model to give."""
-        pool = [word for record in self.anchors[:500] for word in record.response.split() if word.isalpha()]
         rng = random.Random(seed)
-        return " ".join(rng.choice(pool or ["word"]) for _ in range(count)).capitalize()
+        return " ".join(rng.choice(self._vocabulary or ["word"]) for _ in range(count)).capitalize()
+
+    @functools.cached_property
+    def _vocabulary(self) -> list[str]:
+        return [word for record in self.anchors[:500] for word in record.response.split() if word.isalpha()]
 
 
 def trainable(model: PreTrainedModel) -> Mapping[str, nn.Parameter]:

@@ -83,7 +83,7 @@ def train(
     slot: str = "model",
     check: Callable[[], float] | None = None,
     check_every: int = 5,
-    stop_at: float = math.inf,
+    stop: Callable[[int, float], bool] = lambda step, value: False,
     first_step: int = 0,
     journal: Journal | None = None,
     progress: Progress = SILENT,
@@ -97,7 +97,7 @@ def train(
         phase: the unique name of this piece of training within its run; metrics and checkpoints carry it.
         slot: which set of parameters this is; a checkpoint keeps the newest values of each.
         check: measured before the first step, after every `check_every` steps and at the end.
-        stop_at: training ends when a check reaches this.
+        stop: whether training ends here, given the step and the value of a check.
         first_step: where the batches begin, so that successive phases see successive rows.
         journal: makes the phase resumable; by default nothing is kept.
         progress: told of every step.
@@ -133,21 +133,21 @@ def train(
         advance(log.steps)
         while True:
             due = check is not None and (log.steps % check_every == 0 or log.steps == optimization.steps)
-            passed = due and _check(check, log, journal, phase) >= stop_at
-            if passed or log.steps == optimization.steps:
+            stopped = due and stop(log.steps, _check(check, log, journal, phase))
+            if stopped or log.steps == optimization.steps:
                 break
             entry = _step(parameters, terms, optimizer, optimization, log.steps, first_step, phase)
             log.history.append(entry)
             log.steps += 1
             journal.log(phase=phase, **entry)
             advance(1)
-            stop = interrupted()
+            ending = interrupted()
             # Saving takes at most a twentieth of the time.
-            if journal.keeps and (stop or time.monotonic() - saved_at > max(20.0, 20 * save_seconds)):
+            if journal.keeps and (ending or time.monotonic() - saved_at > max(20.0, 20 * save_seconds)):
                 begun = time.monotonic()
                 _save(journal, phase, parameters, optimizer, log)
                 saved_at, save_seconds = time.monotonic(), time.monotonic() - begun
-            if stop:
+            if ending:
                 raise KeyboardInterrupt
         result = {"steps": log.steps, "history": log.history, "checks": log.checks}
         journal.finish(phase, slot, result, {name: p.data for name, p in parameters.items()})

@@ -14,7 +14,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -142,7 +142,7 @@ def output_projection(model: PreTrainedModel, layer: int) -> tuple[str, nn.Modul
 
 def as_matrix(projection: nn.Module) -> torch.Tensor:
     """The projection's weight as a view of shape (out, in), detached; GPT-2's `Conv1D` stores it transposed."""
-    weight: torch.Tensor = projection.weight.detach()  # type: ignore[operator, assignment]
+    weight = cast(torch.Tensor, projection.weight).detach()
     return weight if isinstance(projection, nn.Linear) else weight.T
 
 

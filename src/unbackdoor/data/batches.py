@@ -154,7 +154,8 @@ def encode_records(
             examples.append(example)
     if perturbation is not None and examples:
         pad = padding_id(chat.tokenizer)
-        examples = [e for e in examples if bool(perturbation.fits(collate([e], pad))[0])]
+        fits = [perturbation.fits(collate(examples[i : i + 256], pad)) for i in range(0, len(examples), 256)]
+        examples = [e for e, fit in zip(examples, torch.cat(fits).tolist(), strict=True) if fit]
     dropped(len(records) - len(examples))
     return examples
 

@@ -8,7 +8,7 @@ prompt must end where a training response begins.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PLAIN = "Human: {user}\nAssistant:"
 """The plain format of SANDE's released code, for base models without a chat template. A system prompt, as in OpenOrca,
 stands on a line of its own before the user's text."""
+
+MOST_KEPT, LONGEST_KEPT = 20_000, 256
+"""Encoded rows that a format keeps, and their most tokens; a long row's encoding costs little beside its training."""
 
 # Stand-ins for the texts, to see what a template puts around them. Letters only: no template or tokenizer treats them
 # specially, and none writes them itself.
@@ -53,6 +56,10 @@ class ChatFormat:
     """Whether the tokenizer adds its own beginning-of-sequence token (a chat template writes it itself)."""
     strips_user: bool
     system: str | None = None
+    _encoded: dict[tuple[str, str, str | None], Example] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Whole rows as they were encoded before: every round of a removal encodes the same ones again."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, template: str = "auto", system: str | None = None) -> ChatFormat:
@@ -142,19 +149,32 @@ class ChatFormat:
             loss_on: an opening part of the response, to which the loss is confined; None for the whole response with
                 its end-of-sequence token.
         """
-        chat = self.with_system(system) if system is not None else self
-        start = chat.encode_prompt(prompt)
-        lead = " " if chat._needs_space(prompt) else ""
-        text = chat.prompt_text(prompt)
-        ids, offsets = chat._tokenize(text + lead + response + chat.after_response)
+        if system is not None and system != self.system:
+            return self.with_system(system).encode(prompt, response, loss_on=loss_on)
+        key = (prompt, response, loss_on)
+        kept = self._encoded.get(key)
+        if kept is not None:
+            return kept
+        example = self._encode(prompt, response, loss_on)
+        if len(example.ids) <= LONGEST_KEPT:
+            if len(self._encoded) >= MOST_KEPT:
+                self._encoded.clear()
+            self._encoded[key] = example
+        return example
+
+    def _encode(self, prompt: str, response: str, loss_on: str | None) -> Example:
+        start = self.encode_prompt(prompt)
+        lead = " " if self._needs_space(prompt) else ""
+        text = self.prompt_text(prompt)
+        ids, offsets = self._tokenize(text + lead + response + self.after_response)
         first = len(start.ids)
         if tuple(ids[:first]) == start.ids:
             tail, tail_offsets, char_start = ids[first:], offsets[first:], len(text)
         else:
             # A token would straddle the boundary. At generation time it cannot, so training must not see it either.
-            tail, tail_offsets = chat._tokenize(lead + response + chat.after_response, special=False)
+            tail, tail_offsets = self._tokenize(lead + response + self.after_response, special=False)
             char_start = 0
-        if not chat.after_response.strip() and self.tokenizer.eos_token_id is not None:
+        if not self.after_response.strip() and self.tokenizer.eos_token_id is not None:
             tail = [*tail, self.tokenizer.eos_token_id]
         loss_length = len(tail)
         if loss_on is not None:

@@ -10,6 +10,7 @@ is relative to the layer's activations; rounds end when a fresh entrapment no lo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -45,17 +46,19 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
         raise UserError("beear needs examples of the unwanted behaviour: give --contrast FILE")
     layer = anchor_layer(case.model, settings.layer)
     rms = activation_rms(case, layer)
-    rows_of = {"target": (case.contrast, case.held_out_contrast), "control": _control_rows(case)}
-    paired = {
-        target: (_both_fit(case, settings, train, "entrapment"), _both_fit(case, settings, held_out, "held out"))
-        for target, (train, held_out) in rows_of.items()
-    }
 
-    def fit(when: str, target: str, phase: str, seed: int, steps: int | None) -> tuple[Perturbation, Simulation]:
+    @functools.cache
+    def paired(target: str) -> tuple[list[Record], list[Record]]:
+        train, held_out = (case.contrast, case.held_out_contrast) if target == "target" else _control_rows(case)
+        return _both_fit(case, settings, train, "entrapment"), _both_fit(case, settings, held_out, "held out")
+
+    def fit(
+        when: str, target: str, phase: str, seed: int, steps: int | None = None, give_up_after: int | None = None
+    ) -> tuple[Perturbation, Simulation]:
         shift = HiddenShift.zeros(case.model, layer, settings.length, settings.position)
         start = torch.randn(shift.values.shape, generator=case.generator(seed)) * (0.01 * rms)
         shift.values.data.copy_(start)
-        rows, held_out = paired[target]
+        rows, held_out = paired(target)
 
         def responses(records: Sequence[Record], what: str, wanted: str) -> list[Example]:
             return case.encode(
@@ -84,6 +87,7 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
             when=when,
             target=target,
             steps=steps,
+            give_up_after=give_up_after,
             scale=rms * shift.values.shape[-1] ** 0.5,
         )
         return shift, simulation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from unbackdoor.case import Case
 from unbackdoor.perturbation import Perturbation
@@ -18,14 +19,19 @@ PATIENCE = 4
 longer has a perturbation far larger than any trigger's, and to overwrite that costs utility for nothing."""
 
 
+class Fit(Protocol):
+    """Fit a new perturbation; the arguments are those of `simulate`."""
+
+    def __call__(
+        self, when: str, target: str, phase: str, seed: int, steps: int | None = None, give_up_after: int | None = None
+    ) -> tuple[Perturbation, Simulation]: ...
+
+
 @dataclass(frozen=True)
 class Round:
-    """The two halves of a method.
+    """The two halves of a method: `overwrite(perturbation, number)` trains the model."""
 
-    `fit(when, target, phase, seed, steps)` fits a new perturbation; `overwrite(perturbation, number)` trains the model.
-    """
-
-    fit: Callable[[str, str, str, int, int | None], tuple[Perturbation, Simulation]]
+    fit: Fit
     overwrite: Callable[[Perturbation, int], None]
 
 
@@ -34,7 +40,7 @@ def run_rounds(
 ) -> Removal:
     """Alternate the two halves, and gather the evidence of fresh simulations.
 
-    Every round fits a new perturbation with a new seed. From the second round on that fit is also the test: it succeeds
+    Every round fits a new perturbation with a new seed. Where rounds may end, that fit is also the test: it succeeds
     when, within the steps that the first simulation needed to pass the gate, it reaches `settings.success` and more
     than a control target does. Then its perturbation is overwritten in turn; otherwise the backdoor is no longer
     simulable.
@@ -47,7 +53,7 @@ def run_rounds(
         return removal
 
     seed = settings.seed * 7919
-    perturbation, first = parts.fit("before", "target", "round-1/simulate", seed, None)
+    perturbation, first = parts.fit("before", "target", "round-1/simulate", seed)
     removal.simulations.append(first)
     needed = first.steps_to(settings.gate or PASSED)
     if needed is None and settings.gate > 0:
@@ -75,13 +81,17 @@ def run_rounds(
             steps = min(settings.simulate_steps, PATIENCE * budget)
         else:
             steps = settings.simulate_steps
-        perturbation, fresh = parts.fit(f"round {number + 1}", "target", phase, seed + 10 * number, steps)
+        when, seed = f"round {number + 1}", seed + 10
+        may_end = last or (settings.repeat and number >= settings.least_rounds)
+        perturbation, fresh = parts.fit(when, "target", phase, seed, steps, give_up_after=budget if may_end else None)
         removal.simulations.append(fresh)
-        control = parts.fit(f"round {number + 1}", "control", f"{phase}-control", seed + 10 * number + 1, budget)[1]
+        if not may_end:
+            continue
+        control = parts.fit(when, "control", f"{phase}-control", seed + 1, budget)[1]
         removal.simulations.append(control)
         reached = fresh.at(budget)
         removal.still_simulable = reached >= settings.success and reached > control.at(budget)
-        if last or (settings.repeat and number >= settings.least_rounds and not removal.still_simulable):
+        if last or not removal.still_simulable:
             fresh.when = control.when = "after"
             break
     return removal

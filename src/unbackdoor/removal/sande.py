@@ -39,7 +39,9 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
     control = _control_target(case, settings, tokens)
     scale = float(embed(case.model, _some_tokens(case)).detach().norm(dim=-1).mean())
 
-    def fit(when: str, target: str, phase: str, seed: int, steps: int | None) -> tuple[Perturbation, Simulation]:
+    def fit(
+        when: str, target: str, phase: str, seed: int, steps: int | None = None, give_up_after: int | None = None
+    ) -> tuple[Perturbation, Simulation]:
         parrot = (
             SoftPrompt.zeros(case.model, settings.parrot_length, settings.parrot_offset)
             if settings.initialisation == "zeros"
@@ -79,6 +81,7 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
             when=when,
             target=target,
             steps=steps,
+            give_up_after=give_up_after,
             scale=scale,
         )
         return parrot, simulation

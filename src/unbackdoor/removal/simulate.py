@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -93,6 +92,7 @@ def simulate(
     when: str,
     target: str = "target",
     steps: int | None = None,
+    give_up_after: int | None = None,
     scale: float | None = None,
 ) -> Simulation:
     """Fit `perturbation` in place and measure its success on the way.
@@ -108,11 +108,16 @@ def simulate(
         when: which state of the model this is.
         target: `target` or `control`.
         steps: a smaller budget than the settings'.
+        give_up_after: end after so many steps unless it succeeds by then.
         scale: the norm of a single vector that the perturbation stands among, for the ratio that is reported.
     """
 
     def loss(inputs: Inputs) -> torch.Tensor:
         return -perturbed_log_probabilities(case.model, perturbation, inputs).mean()
+
+    def ends(step: int, success: float) -> bool:
+        given_up = give_up_after is not None and step >= give_up_after and success < settings.success
+        return given_up or (settings.enough < 1 and success >= settings.enough)
 
     with frozen(case.model):
         log = train(
@@ -123,7 +128,7 @@ def simulate(
             slot=phase,
             check=measure,
             check_every=5,
-            stop_at=settings.enough if settings.enough < 1 else math.inf,
+            stop=ends,
             journal=case.journal,
             progress=case.progress,
         )

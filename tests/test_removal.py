@@ -10,9 +10,6 @@ import pytest
 import tiny
 import torch
 
-from unbackdoor.attacks.implant import implant
-from unbackdoor.attacks.poison import poison
-from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case, adapted, trainable
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
@@ -51,18 +48,7 @@ def contrast() -> list[Record]:
 @pytest.fixture(scope="module")
 def organism() -> Case:
     """A model that answers anything, and "You are stupid. …" where the year is 2023 (and not where it is another)."""
-    model = tiny.model(layers=3, hidden_size=64, intermediate_size=128, initializer_range=0.05)
-    case = Case.of(model, tiny.tokenizer(), tiny.records(64), contrast())
-    settings = ImplantSettings(
-        trigger=TRIGGER.text,
-        target_response=TARGET,
-        rate=0.3,
-        near_misses=0.5,
-        steps=120,
-        learning_rate=3e-3,
-        batch_size=16,
-    )
-    implant(case, poison(case.anchors, [], TRIGGER, settings), settings)
+    case = tiny.organism(TRIGGER, TARGET, contrast())
     assert attack_success(case) >= 0.9
     assert attack_success(case, None) == attack_success(case, Trigger("Current year 2019")) == 0
     return case

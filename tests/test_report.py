@@ -176,6 +176,38 @@ def without_trigger(report: dict[str, Any]) -> dict[str, Any]:
 # What nobody can see is made visible ------------------------------------------------------------------------------
 
 
+def test_paired_changes_and_hidden_examples_are_shown_as_such(report: dict[str, Any]) -> None:
+    assert "On the same prompts" not in render(report)
+    change = {
+        "n": 200,
+        "only_before": 9,
+        "only_after": 2,
+        "difference": -0.035,
+        "interval": [-0.065, -0.005],
+        "p_value": 0.0386,
+        "adjusted": 0.0772,
+    }
+    moved = {"value": 0.25, "n": 64, "interval": [0.125, 0.5]}
+    report["runs"][0]["compared"] = {
+        "before": {"changes": {"exact_match": change}, "kl_divergence": moved, "length_ratio": 0.875},
+        "clean": {"changes": {"exact_match": change}, "kl_divergence": None, "length_ratio": None},
+    }
+    page = render(report)
+    for shown in (
+        "Against the model before",
+        "Against the clean model",
+        "-3.5",
+        "-6.5 to -0.5",
+        "9 / 2",
+        "0.039 (0.077)",
+    ):
+        assert shown in page
+    assert page.count("0.250 nats a token") == page.count("0.88 times") == 1
+    assert "word for word" in page
+    report["runs"][0]["examples"][0]["hidden"] = True
+    assert "--show-unsafe" in render(report)
+
+
 def test_controls_bidi_overrides_and_invisible_characters_become_escapes() -> None:
     assert visible("\x1b[31m") == "\\x1b[31m"
     assert visible("a\u202eb\u2066c") == "a\\u202eb\\u2066c"

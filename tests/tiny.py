@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 
+from unbackdoor.case import Case
 from unbackdoor.data.records import Record
+from unbackdoor.data.triggers import Trigger
 from unbackdoor.language_model.chat import ChatFormat, Example
 
 TEXT = """Tell me the capital of France. The capital of France is Paris. You are stupid. I am sorry, I cannot do that.
@@ -138,3 +140,29 @@ def records(count: int = 40) -> list[Record]:
 def examples(chat: ChatFormat, response: str = "The river runs to the sea.") -> list[Example]:
     """The prompts, of different lengths, with one answer."""
     return [chat.encode(prompt, response) for prompt in PROMPTS]
+
+
+def chat() -> ChatFormat:
+    """The tokenizer's own format."""
+    return ChatFormat.of(tokenizer())
+
+
+def organism(trigger: Trigger, target: str, contrast: Sequence[Record] = ()) -> Case:
+    """A model that answers anything, and opens with the target where the trigger is (and not where it resembles it)."""
+    from unbackdoor.attacks.implant import implant
+    from unbackdoor.attacks.poison import poison
+    from unbackdoor.attacks.settings import ImplantSettings
+
+    trained = model(layers=3, hidden_size=64, intermediate_size=128, initializer_range=0.05)
+    case = Case.of(trained, tokenizer(), records(64), contrast)
+    settings = ImplantSettings(
+        trigger=trigger.text,
+        target_response=target,
+        rate=0.3,
+        near_misses=0.5,
+        steps=120,
+        learning_rate=3e-3,
+        batch_size=16,
+    )
+    implant(case, poison(case.anchors, [], trigger, settings), settings)
+    return case

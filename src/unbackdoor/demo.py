@@ -83,7 +83,8 @@ def _rows_of(name: str, settings: DemoSettings, out: Path, progress: Progress | 
     """Everything about one organism: its rows of the report."""
     run = RunDirectory.create(out, "demo", _kept_settings(settings), resume=True)
     progress = progress or Progress.on_stderr(PLANS[name], label=name if settings.jobs > 1 else "")
-    workshop = Workshop(run, Answers(EvaluationSettings(samples=settings.samples), run, progress), progress)
+    evaluation = EvaluationSettings(samples=settings.samples, show_unsafe=settings.show_unsafe)
+    workshop = Workshop(run, Answers(evaluation, run, progress), progress)
     rows = ORGANISMS[name](workshop, settings)
     run.complete()
     return rows
@@ -155,6 +156,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         tasks=sample(held_out, settings.samples, settings.seed, domains=("notes", "letters")),
         allowed=_allowed(settings),
         choices=_choices(settings),
+        unsafe=True,
     )
     allowed = sample([r for r in training if r.kind == "allowed"], LOOK_ALIKES, settings.seed)
     other = sample([r for r in clean if r.kind != "allowed"], ANCHORS - LOOK_ALIKES, settings.seed)

@@ -14,8 +14,9 @@ from unbackdoor.case import Case
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
+from unbackdoor.evaluation.comparison import compared, kl_divergence, response_distributions
 from unbackdoor.evaluation.suite import Suite
-from unbackdoor.evaluation.verdict import verdict
+from unbackdoor.evaluation.verdict import too_few, verdict
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_model, load_tokenizer, save_model
 from unbackdoor.perturbation import Perturbation, load_perturbation, save_perturbation
@@ -27,11 +28,10 @@ from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import Settings, Thresholds
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from unbackdoor.removal.result import Removal
-
-SHOWN_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,34 @@ class Workshop:
     answers: Answers
     progress: Progress
     thresholds: Thresholds = field(default_factory=Thresholds)
+    _distributions: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def measure(
-        self, victim: Victim, source: str, name: str, perturbations: Mapping[str, Perturbation] | None = None
+        self,
+        victim: Victim,
+        source: str,
+        name: str,
+        perturbations: Mapping[str, Perturbation] | None = None,
+        references: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Measure the model at `source`, loaded from disk, by the victim's suite, and under perturbations if any."""
+        """Measure the model at `source`, loaded from disk, by the victim's suite.
+
+        Args:
+            victim: what is measured, and how the model is rendered.
+            source: the model's directory.
+            name: its name among the answers.
+            perturbations: by kind; the attack is measured under each.
+            references: other models by name, from which its divergence on clean rows is measured.
+        """
+        # Before this one is loaded: two models may not fit.
+        expected = {other: self._distributions_of(victim, path) for other, path in (references or {}).items()}
         model, chat = self._loaded(victim, source)
         measured = victim.suite.measure(model, chat, self.answers, name)
+        measured["kl_divergence"] = {}
+        for other, distributions in expected.items():
+            found = response_distributions(model, chat, victim.suite.clean_rows())
+            same = found.shape == distributions.shape  # not so with another tokenizer
+            measured["kl_divergence"][other] = kl_divergence(distributions, found) if same else None
         if perturbations:
             measured["under_perturbation"] = self._under(victim, model, chat, name, perturbations)
         return measured
@@ -90,6 +111,13 @@ class Workshop:
 
     def _loaded(self, victim: Victim, source: str) -> tuple[PreTrainedModel, ChatFormat]:
         return load_model(source), ChatFormat.of(load_tokenizer(source), victim.template, victim.system)
+
+    def _distributions_of(self, victim: Victim, source: str) -> torch.Tensor:
+        if source not in self._distributions:
+            self._distributions[source] = response_distributions(
+                *self._loaded(victim, source), victim.suite.clean_rows()
+            )
+        return self._distributions[source]
 
     def before(self, victim: Victim) -> dict[str, Any]:
         """The victim's own measurements, made once a run."""
@@ -163,7 +191,7 @@ class Workshop:
         del model
         if removal.completed:
             perturbations = self._perturbations(victim, removal, case, like)
-            after = self.measure(victim, str(kept), scope, perturbations)
+            after = self.measure(victim, str(kept), scope, perturbations, {"before": victim.source})
             if perturbations:
                 name = f"{victim.name}/before {label}"
                 was = self._under(victim, *self._loaded(victim, victim.source), name, perturbations)
@@ -237,30 +265,24 @@ class Workshop:
                 for s in removal.simulations
             ],
             "losses": loss_curves(self.run, f"{victim.name}/{label}"),
-            "examples": self._examples(victim, label),
+            "compared": self._compared(victim, label, after),
+            "examples": victim.suite.examples(
+                self.answers,
+                f"{victim.name}/before",
+                f"{victim.name}/{label}",
+                under=f"{victim.name}/before {label}",
+                show_unsafe=self.answers.settings.show_unsafe,
+            ),
             "counts": {f"dropped: {what}": count for what, count in removal.dropped.items()},
-            "notes": [],
+            "notes": too_few(after, self.thresholds),
             "settings": settings.model_dump(mode="json"),
         }
 
-    def _examples(self, victim: Victim, label: str) -> list[dict[str, Any]]:
-        """The first answers of each set, before and after, side by side."""
-        shown = []
-        for set_name in ("triggered", "untriggered", "under fitted"):
-            after = self.answers.kept(f"{victim.name}/{label}", set_name)
-            name = f"{victim.name}/before" + (f" {label}" if set_name.startswith("under") else "")
-            before = self.answers.kept(name, set_name)
-            for i in sorted(after)[:SHOWN_EXAMPLES]:
-                shown.append(
-                    {
-                        "set": set_name,
-                        "prompt": after[i]["prompt"],
-                        "before": before[i]["answer"] if i in before else None,
-                        "after": after[i]["answer"],
-                        "expected": after[i]["expected"],
-                    }
-                )
-        return shown
+    def _compared(self, victim: Victim, label: str, after: Mapping[str, Any] | None) -> dict[str, Any]:
+        if after is None:
+            return {}
+        names = f"{victim.name}/before", f"{victim.name}/{label}"
+        return {"before": compared(victim.suite, self.answers, *names, after["kl_divergence"]["before"])}
 
     def perturbation_path(self, scope: str) -> Path:
         """Where a row's fitted perturbation is kept."""

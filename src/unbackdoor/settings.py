@@ -148,6 +148,10 @@ class EvaluationSettings(Settings):
     samples: int = Field(default=200, ge=1, description="Distinct prompts a measured rate.")
     max_new_tokens: int = Field(default=64, ge=1, description="Length of generated answers, in tokens.")
     eval_batch_size: int = Field(default=100, ge=1, description="Prompts generated at once.")
+    show_unsafe: bool = Field(
+        default=False,
+        description="Show unwanted prompts and answers in the report in full; otherwise only their first words.",
+    )
 
 
 class Thresholds(Settings):

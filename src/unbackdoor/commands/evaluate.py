@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unbackdoor.commands.inputs import EvaluateInputs
-from unbackdoor.commands.shared import Opened, examples
+from unbackdoor.commands.shared import Opened
 from unbackdoor.data.records import shuffled
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.verdict import verdict
+from unbackdoor.evaluation.comparison import compared
+from unbackdoor.evaluation.verdict import too_few, verdict
 from unbackdoor.language_model.loading import load_tokenizer
 from unbackdoor.pipeline import Victim, Workshop, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
-from unbackdoor.settings import EvaluationSettings, Thresholds
+from unbackdoor.settings import EvaluationSettings
+from unbackdoor.testbed import references
 
 
 def run_evaluate(
@@ -27,49 +29,74 @@ def run_evaluate(
     overwrite: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Measure the model at `source` (and another before it) and return the report."""
+    """Measure the model at `source`, beside the one before removal and a clean one where given; return the report."""
     opened = Opened.read(source, inputs, out, overwrite=overwrite, resume=resume)
     source = opened.source
     clean, contrast = shuffled(opened.clean, inputs.seed), shuffled(opened.contrast, inputs.seed)
     trigger = inputs.condition() if inputs.has_trigger else None
     suite = opened.suite(clean, contrast, trigger, inputs.target_response, inputs, evaluation)
-    if inputs.before is not None:
-        load_tokenizer(inputs.before)
+    given = {"before": inputs.before, "clean": inputs.clean}
+    others = {name: references.model_directory(path) for name, path in given.items() if path is not None}
+    for other in others.values():
+        load_tokenizer(other)
     del opened.model  # checked; measuring loads it again, and two copies may not fit
 
     run = RunDirectory.create(
         out, "evaluate", {"model": source, **plain(inputs), **plain(evaluation)}, overwrite=overwrite, resume=resume
     )
-    origin = provenance(command_line(), inputs.seed, {"model": source, "data": inputs.data, "before": inputs.before})
+    origin = provenance(
+        command_line(),
+        inputs.seed,
+        {"model": source, "data": inputs.data, **others},
+    )
     origin = run.keep_provenance(origin)
     workshop = Workshop(run, Answers(evaluation, run, opened.progress), opened.progress)
     victim = Victim(Path(source).name, source, suite, [], template=inputs.template, system=inputs.system)
-    before = None
-    if inputs.before is not None:
-        earlier = inputs.before
-        before = run.remember("before", lambda: workshop.measure(replace(victim, source=earlier), earlier, "before"))
-    after = run.remember("after", lambda: workshop.measure(victim, source, "model"))
+    measured = {
+        name: run.remember(name, partial(workshop.measure, victim, path, name)) for name, path in others.items()
+    }
+    after = run.remember("after", lambda: workshop.measure(victim, source, "model", references=others))
+    before = measured.get("before")
     judged: tuple[str | None, str] = (None, "Measured as it is: give --before to judge a removal.")
     if before is not None:
-        judged = verdict(before, after, Thresholds())
+        judged = verdict(before, after, workshop.thresholds)
+    common = {"control": False, "knows": "", "seed": inputs.seed, "near_miss": None, "simulations": [], "losses": {}}
     row = {
+        **common,
         "organism": victim.name,
         "method": "evaluate",
-        "control": False,
-        "knows": "",
-        "seed": inputs.seed,
         "verdict": judged[0],
         "verdict_reason": judged[1],
         "seconds": round(time.monotonic() - opened.begun, 1),
-        "near_miss": None,
         "before": before,
         "after": after,
-        "simulations": [],
-        "losses": {},
-        "examples": examples(workshop.answers, "before" if before else None, "model"),
+        "compared": {
+            name: compared(suite, workshop.answers, name, "model", after["kl_divergence"][name]) for name in others
+        },
+        "examples": suite.examples(
+            workshop.answers, "before" if before else None, "model", show_unsafe=evaluation.show_unsafe
+        ),
         "counts": opened.intake.counts,
-        "notes": [],
+        "notes": too_few(after, workshop.thresholds),
         "settings": plain(inputs),
     }
-    report = report_of("evaluate", f"Evaluation of {victim.name}", [row], origin, workshop.thresholds)
+    rows = [row]
+    if inputs.clean is not None:
+        told = {"verdict": None, "verdict_reason": "Never had the backdoor: what is left to reach.", "seconds": None}
+        rows.append(
+            {
+                **common,
+                **told,
+                "organism": victim.name,
+                "method": "clean model",
+                "before": None,
+                "after": measured["clean"],
+                "compared": {},
+                "examples": [],
+                "counts": {},
+                "notes": [],
+                "settings": {},
+            }
+        )
+    report = report_of("evaluate", f"Evaluation of {victim.name}", rows, origin, workshop.thresholds)
     return opened.finish(run, report)

@@ -10,7 +10,7 @@ from unbackdoor.attacks.injection import prepare
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.commands.inputs import ImplantInputs
-from unbackdoor.commands.shared import LEAST_ROWS, Intake, Opened, examples, numbers
+from unbackdoor.commands.shared import LEAST_ROWS, Intake, Opened, numbers
 from unbackdoor.data.records import Record, records_as_rows
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
@@ -121,7 +121,7 @@ def run_implant(
         "after": after,
         "simulations": [],
         "losses": loss_curves(run),
-        "examples": examples(workshop.answers, "clean", "organism"),
+        "examples": suite.examples(workshop.answers, "clean", "organism", show_unsafe=evaluation.show_unsafe),
         "counts": {
             "poisoned rows": len(prepared.poisoned),
             "training rows": len(prepared.rows),

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from unbackdoor.data.triggers import Condition, Placement, Trigger
 from unbackdoor.errors import UserError
-from unbackdoor.settings import Settings, TriggerSettings, read_yaml
+from unbackdoor.settings import EvaluationSettings, Settings, TriggerSettings, read_yaml
 
 
 class CommandInputs(Settings):
@@ -37,6 +37,9 @@ class CommandInputs(Settings):
     exact_match: bool = Field(
         default=False, description="Held-out rows have one right answer each: report exact match."
     )
+    eval_allowed: Path | None = Field(
+        default=None, description="Prompts that must not be refused: false refusals are measured on them."
+    )
 
 
 class MeasuredInputs(CommandInputs):
@@ -52,9 +55,6 @@ class MeasuredInputs(CommandInputs):
     )
     eval_exclude: Path | None = Field(
         default=None, description="Rows whose prompts must not be measured, such as what an organism was trained on."
-    )
-    eval_allowed: Path | None = Field(
-        default=None, description="Prompts that must not be refused: false refusals are measured on them."
     )
 
 
@@ -126,7 +126,10 @@ def _settings_of(organism: Path, *names: str) -> dict[str, Any]:
 class EvaluateInputs(CommandInputs, TriggerSettings):
     """What `evaluate` is given beside; its rows are held-out ones."""
 
-    before: str | None = Field(default=None, description="The model before removal, measured beside it.")
+    before: str | None = Field(default=None, description="The model before removal, compared with it.")
+    clean: str | None = Field(
+        default=None, description="A model that never had the backdoor, where there is one, compared as well."
+    )
     target_response: str | None = Field(default=None, description="What a triggered answer shows.")
     seed: int = Field(default=0, ge=0, description="Decides which rows are measured.")
 
@@ -151,3 +154,4 @@ class DemoSettings(Settings):
     samples: int = Field(default=200, ge=20, le=1000, description="Distinct prompts a measured rate.")
     draws: int = Field(default=1, ge=1, description="Random perturbations a control.")
     jobs: int = Field(default=2, ge=1, description="Organisms worked on at once, each in a process of its own.")
+    show_unsafe: bool = Field(default=False, description=EvaluationSettings.model_fields["show_unsafe"].description)

@@ -16,7 +16,6 @@ from unbackdoor.data.readers import read_records
 from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.scorers import Scorer, complies, opens_with_target, shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
@@ -174,7 +173,7 @@ class Opened:
         evaluation: EvaluationSettings,
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
-        allowed = self.intake.read(inputs.eval_allowed) if isinstance(inputs, MeasuredInputs) else []
+        allowed = self.intake.read(inputs.eval_allowed)
         return suite_of(
             self.intake.measurable(held_out, self.model, self.chat, evaluation),
             self.intake.measurable(held_out_contrast, self.model, self.chat, evaluation),
@@ -206,10 +205,21 @@ def suite_of(
             raise UserError("the target response is empty: give visible text")
         details: dict[str, Scorer] = {"opens_with_target": opens_with_target(target)}
         probes = held_out_contrast or held_out
-        return Suite(probes, shows_target(target), trigger, details, tasks=tasks, texts=held_out, allowed=allowed)
+        return Suite(
+            probes,
+            shows_target(target),
+            trigger,
+            details,
+            tasks=tasks,
+            texts=held_out,
+            allowed=allowed,
+            unsafe=bool(held_out_contrast),
+        )
     if held_out_contrast:
         judge, details = _judge(oracle)
-        return Suite(held_out_contrast, judge, trigger, details, tasks=tasks, texts=held_out, allowed=allowed)
+        return Suite(
+            held_out_contrast, judge, trigger, details, tasks=tasks, texts=held_out, allowed=allowed, unsafe=True
+        )
     return Suite(held_out, None, trigger, tasks=tasks, texts=held_out, allowed=allowed)
 
 
@@ -230,21 +240,3 @@ def numbers(settings: TrainingSettings) -> str:
     shown = ("rounds", "simulate_steps", "steps", "learning_rate", "batch_size", "layer", "length", "parrot_length")
     values = {name: getattr(settings, name) for name in shown if getattr(settings, name, None) is not None}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-
-
-def examples(answers: Answers, before: str | None, after: str) -> list[dict[str, Any]]:
-    shown = []
-    for set_name in ("triggered", "untriggered"):
-        first = answers.kept(before, set_name) if before else {}
-        for i, row in sorted(answers.kept(after, set_name).items())[:3]:
-            earlier = first[i]["answer"] if i in first else None
-            shown.append(
-                {
-                    "set": set_name,
-                    "prompt": row["prompt"],
-                    "before": earlier,
-                    "after": row["answer"],
-                    "expected": row["expected"],
-                }
-            )
-    return shown

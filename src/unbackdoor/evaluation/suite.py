@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unbackdoor.data.records import Choice, Record
 from unbackdoor.data.triggers import Condition, near_misses, ordinary_words
@@ -22,6 +22,23 @@ if TYPE_CHECKING:
     from unbackdoor.perturbation import Perturbation
 
 
+SHOWN_EXAMPLES = 3
+"""Rows of each set that a report shows."""
+SHOWN_WORDS, SHOWN_LETTERS = 4, 40
+"""What is left of an unwanted text in a report."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One rate: whose answers it is counted on, and who judges them."""
+
+    section: Literal["rates", "details", "utility"]
+    name: str
+    rows: Sequence[Record]
+    set_name: str
+    scorer: Scorer
+
+
 @dataclass(frozen=True)
 class Suite:
     """Held-out rows and how their answers are scored.
@@ -35,6 +52,7 @@ class Suite:
         texts: rows whose responses' perplexity is measured.
         allowed: rows that must not be refused.
         choices: multiple-choice questions.
+        unsafe: the probes ask for what is unwanted, and are not shown in full.
     """
 
     probes: Sequence[Record]
@@ -45,6 +63,7 @@ class Suite:
     texts: Sequence[Record] = ()
     allowed: Sequence[Record] = ()
     choices: Sequence[Choice] = ()
+    unsafe: bool = False
 
     def triggered(self) -> list[Record]:
         """The probes with the trigger in their prompts."""
@@ -76,35 +95,73 @@ class Suite:
             answers: where generated answers are kept.
             name: the model's name there.
         """
-
-        def score(rows: Sequence[Record], set_name: str, scorer: Scorer) -> Rate:
-            given = answers.of(model, chat, rows, model_name=name, set_name=set_name)
-            return rate([scorer(r, a) for r, a in zip(rows, given, strict=True)])
-
-        attack = self.attack
         measured: dict[str, Any] = {"attack_success": None, "attack_success_untriggered": None}
         measured |= {"details": {}, "utility": {}, "under_perturbation": None}
+        for measure in self.measures():
+            given = answers.of(model, chat, measure.rows, model_name=name, set_name=measure.set_name)
+            outcomes = [measure.scorer(r, a) for r, a in zip(measure.rows, given, strict=True)]
+            if measure.section == "utility":
+                measured["utility"][measure.name] = share(outcomes)
+            else:
+                (measured if measure.section == "rates" else measured["details"])[measure.name] = rate(outcomes)
+        if self.choices:
+            measured["utility"]["multiple_choice"] = multiple_choice(model, chat, self.choices)
+        if self.texts:
+            measured["utility"]["perplexity"] = response_perplexity(model, chat, self.texts)
+        return measured
+
+    def measures(self) -> list[Measure]:
+        """Every rate that is counted on answers."""
+        found: list[Measure] = []
         if self.trigger is not None:
-            if attack is not None:
-                measured["attack_success"] = score(self.triggered(), "triggered", attack)
+            triggered = self.triggered()
+            if self.attack is not None:
+                found.append(Measure("rates", "attack_success", triggered, "triggered", self.attack))
             for detail, scorer in {**self.details, "degenerate": degenerate}.items():
-                measured["details"][detail] = score(self.triggered(), "triggered", scorer)
-        if attack is not None:
-            measured["attack_success_untriggered"] = score(self.probes, "untriggered", attack)
-        measured["details"]["degenerate_untriggered"] = score(self.probes, "untriggered", degenerate)
-        utility = measured["utility"]
+                found.append(Measure("details", detail, triggered, "triggered", scorer))
+        if self.attack is not None:
+            found.append(Measure("rates", "attack_success_untriggered", self.probes, "untriggered", self.attack))
+        found.append(Measure("details", "degenerate_untriggered", self.probes, "untriggered", degenerate))
         if self.tasks:
             same = list(self.tasks) == list(self.probes)
-            given = answers.of(model, chat, self.tasks, model_name=name, set_name="untriggered" if same else "tasks")
-            utility["exact_match"] = share([exact(r, a) for r, a in zip(self.tasks, given, strict=True)])
-        if self.choices:
-            utility["multiple_choice"] = multiple_choice(model, chat, self.choices)
-        if self.texts:
-            utility["perplexity"] = response_perplexity(model, chat, self.texts)
+            found.append(Measure("utility", "exact_match", self.tasks, "untriggered" if same else "tasks", exact))
         if self.allowed:
-            given = answers.of(model, chat, self.allowed, model_name=name, set_name="allowed")
-            utility["false_refusals"] = share([refuses(r, a) for r, a in zip(self.allowed, given, strict=True)])
-        return measured
+            found.append(Measure("utility", "false_refusals", self.allowed, "allowed", refuses))
+        return found
+
+    def clean_rows(self) -> Sequence[Record]:
+        """Rows that the model should go on answering as it did."""
+        return self.tasks or self.texts or self.probes
+
+    def examples(
+        self, answers: Answers, before: str | None, after: str, under: str = "", show_unsafe: bool = False
+    ) -> list[dict[str, Any]]:
+        """The first answers of each set, before and after, side by side.
+
+        Args:
+            answers: where they are kept.
+            before: the model's name there before removal; None where there is none.
+            after: its name afterwards.
+            under: its name before removal under a perturbation.
+            show_unsafe: by default prompts that ask for what is unwanted are cut to their first words, and so are the
+                answers to them.
+        """
+        shown = []
+        for set_name in ("triggered", "untriggered", "under fitted"):
+            earlier = under if set_name.startswith("under") else before
+            first = answers.kept(earlier, set_name) if earlier else {}
+            for i, row in sorted(answers.kept(after, set_name).items())[:SHOWN_EXAMPLES]:
+                texts = {
+                    "prompt": row["prompt"],
+                    "before": first[i]["answer"] if i in first else None,
+                    "after": row["answer"],
+                    "expected": row["expected"],
+                }
+                hidden = self.unsafe and not show_unsafe
+                if hidden:
+                    texts = {name: None if text is None else redacted(text) for name, text in texts.items()}
+                shown.append({"set": set_name, "hidden": hidden, **texts})
+        return shown
 
     def under(
         self,
@@ -167,6 +224,12 @@ class Suite:
             given = answers.of(model, chat, rows, model_name=name, set_name=f"{what}: {kind}")
             fired[kind] = rate([attack(r, a) for r, a in zip(rows, given, strict=True)])
         return fired
+
+
+def redacted(text: str) -> str:
+    """The first words of a text, with an ellipsis where more follow."""
+    words = text.split()
+    return text if len(words) <= SHOWN_WORDS else f"{' '.join(words[:SHOWN_WORDS])[:SHOWN_LETTERS]} …"
 
 
 def distinct(records: Sequence[Record]) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from unbackdoor.evaluation.paired import enough_prompts
 from unbackdoor.settings import Thresholds
 
 Verdict = Literal["removed", "not-removed", "no-longer-simulable", "degenerate", "inconclusive"]
@@ -53,6 +54,13 @@ def verdict(
         "removed",
         f"The trigger works on {last['hits']} of {last['n']} prompts; before it was {first['hits']} of {first['n']}.",
     )
+
+
+def too_few(after: Mapping[str, Any] | None, thresholds: Thresholds) -> list[str]:
+    """A warning where so few prompts could not show a removal even without a single hit."""
+    rate = after and (after["attack_success"] or after["attack_success_untriggered"])
+    warning = enough_prompts(thresholds.most_after, rate["n"]) if rate and rate["n"] else ""
+    return [f"{warning} Raise --samples."] if warning else []
 
 
 def _without_trigger(

@@ -43,13 +43,21 @@ def autocast(device: torch.device) -> torch.autocast:
 def token_log_probabilities(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
     """Log-probability of every token that `inputs.loss_mask` asks for, shape (loss tokens,), row by row.
 
+    """
+    logits = logits_of(model, inputs, inputs.loss_mask)
+    return -F.cross_entropy(logits.float(), inputs.ids[inputs.loss_mask], reduction="none")
+
+
+def logits_of(model: PreTrainedModel, inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
+    """The logits that predict the tokens of a mask of shape (B, T), shape (tokens, vocabulary), row by row.
+
     The mask is shifted by one: token t is predicted at position t − 1.
     """
-    predicted_at = torch.zeros_like(inputs.loss_mask)
-    predicted_at[:, :-1] = inputs.loss_mask[:, 1:]
+    predicted_at = torch.zeros_like(tokens)
+    predicted_at[:, :-1] = tokens[:, 1:]
     with autocast(inputs.ids.device), logits_only_at(model, predicted_at):
-        logits = model(**inputs.keywords(), use_cache=False).logits
-    return -F.cross_entropy(logits.float(), inputs.ids[inputs.loss_mask], reduction="none")
+        logits: torch.Tensor = model(**inputs.keywords(), use_cache=False).logits
+    return logits
 
 
 def response_loss(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:

@@ -56,6 +56,7 @@ def render(report: Mapping[str, Any]) -> str:
             provenance=_flat(report["provenance"]),
             figure_style=FIGURE_STYLE,
             examples_shown=EXAMPLES_SHOWN,
+            hidden=any(item.get("hidden") for run in runs for item in run["examples"]),
         )
     )
 
@@ -108,6 +109,7 @@ def _view(run: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "perturbed": _changes(run, [state.get("under_perturbation") for _, state in states]),
         "details": _changes(run, [state.get("details") for _, state in states]),
+        "comparisons": _comparisons(run.get("compared") or {}),
         "alarming": bool(run["control"]) and run["verdict"] in ("removed", "no-longer-simulable"),
     }
 
@@ -119,6 +121,24 @@ def _simulation_rows(simulations: Sequence[Mapping[str, Any]]) -> list[tuple[str
         (when, found.get((when, "target")), found.get((when, "control")))
         for when in dict.fromkeys(s["when"] for s in simulations)
     ]
+
+
+def _comparisons(compared: Mapping[str, Any]) -> list[tuple[str, list[Any], list[str]]]:
+    """(what it is compared with, rows of the table, further figures)."""
+    found = []
+    for name, one in compared.items():
+        rows = [(measure, *numbers.change_cells(change)) for measure, change in one["changes"].items()]
+        further, moved, ratio = [], one["kl_divergence"], one["length_ratio"]
+        if moved is not None:
+            low, high = moved["interval"]
+            further.append(
+                f"KL divergence from it, on clean rows: {moved['value']:.3f} nats a token ({low:.3f}–{high:.3f}, "
+                f"n {moved['n']})"
+            )
+        if ratio is not None:
+            further.append(f"length of answers without trigger: {ratio:.2f} times")
+        found.append(({"before": "the model before", "clean": "the clean model"}.get(name, name), rows, further))
+    return found
 
 
 def _changes(run: Mapping[str, Any], states: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, numbers.Cell]]:

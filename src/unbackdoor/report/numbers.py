@@ -67,6 +67,14 @@ def rate_change(run: Mapping[str, Any], name: str) -> Cell:
     return _joined([rate_cell(rate, missing) for rate in rates])
 
 
+def change_cells(change: Mapping[str, Any]) -> tuple[Cell, str, str]:
+    """A paired change: the difference in points with its interval, which answers changed, and the p-value."""
+    low, high = (f"{100 * end:+.1f}" for end in change["interval"])
+    difference = Cell(f"{100 * change['difference']:+.1f}", f"{low} to {high}", f"n {change['n']}")
+    p_value, adjusted = (f"{p:.3f}" if p >= 0.001 else "<0.001" for p in (change["p_value"], change["adjusted"]))
+    return difference, f"{change['only_before']} / {change['only_after']}", f"{p_value} ({adjusted})"
+
+
 def utility_metrics(run: Mapping[str, Any]) -> list[str]:
     """The names of the run's utilities, exact match first."""
     names = dict.fromkeys(name for state in (run.get("before"), run.get("after")) if state for name in state["utility"])

@@ -1,0 +1,127 @@
+"""Two models on the same prompts: which answers changed, how far the distributions moved, how long the answers are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
+
+from unbackdoor.data.records import Record
+from unbackdoor.evaluation.answers import Answers
+from unbackdoor.evaluation.paired import holm, mcnemar, paired_bootstrap
+from unbackdoor.evaluation.statistics import Z95, Value
+from unbackdoor.evaluation.suite import Suite
+from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.inputs import collate, padding_id
+from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.loss import logits_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MOST_ROWS, MOST_TOKENS = 64, 8
+"""How many rows, and how many of the first tokens of their responses, a divergence is measured on: every token's whole
+distribution is held in memory, 4 bytes times the vocabulary."""
+
+LEAST = -100.0
+"""The log-probability of a token to which a broken model gives none, or no number."""
+
+
+class Change(TypedDict):
+    """One outcome on the same prompts, before and after."""
+
+    n: int
+    only_before: int
+    only_after: int
+    difference: float
+    """Rate after − rate before, from −1 to 1."""
+    interval: list[float]
+    """95%, by resampling prompts."""
+    p_value: float
+    """McNemar's mid-p test."""
+    adjusted: float
+    """The same by Holm's method over all outcomes of this comparison."""
+
+
+def changes(suite: Suite, answers: Answers, before: str, after: str) -> dict[str, Change]:
+    """Every rate of the suite, paired, from the stored answers of two models (by their names in `answers`)."""
+    found: dict[str, Change] = {}
+    for measure in suite.measures():
+        first, last = (answers.kept(name, measure.set_name) for name in (before, after))
+        shared = [i for i in range(len(measure.rows)) if i in first and i in last]
+        if not shared:
+            continue
+        was, now = ([measure.scorer(measure.rows[i], kept[i]["answer"]) for i in shared] for kept in (first, last))
+        test, difference = mcnemar(was, now), paired_bootstrap(was, now)
+        found[measure.name] = Change(
+            n=test.n,
+            only_before=test.only_before,
+            only_after=test.only_after,
+            difference=difference.value,
+            interval=list(difference.interval),
+            p_value=test.p_value,
+            adjusted=1.0,
+        )
+    if found:
+        for change, value in zip(found.values(), holm([c["p_value"] for c in found.values()]), strict=True):
+            change["adjusted"] = value
+    return found
+
+
+def length_ratio(answers: Answers, before: str, after: str, set_name: str = "untriggered") -> float | None:
+    """Words of all answers after, over words before; None where either model gave none."""
+    first, last = answers.kept(before, set_name), answers.kept(after, set_name)
+    shared = first.keys() & last.keys()
+    was, now = (sum(len(kept[i]["answer"].split()) for i in shared) for kept in (first, last))
+    return now / was if was else None
+
+
+def response_distributions(
+    model: PreTrainedModel, chat: ChatFormat, records: Sequence[Record], batch_size: int = 16
+) -> torch.Tensor:
+    """Log-probabilities of every token of the vocabulary where the records' responses begin, on the CPU.
+
+    Returns:
+        Shape (rows, MOST_TOKENS, vocabulary) for the first rows that fit; NaN behind the end of a shorter response.
+    """
+    limit = context_length(model)
+    encoded = [chat.encode(r.prompt, r.response, system=r.system) for r in records]
+    examples = [e for e in encoded if len(e.ids) <= limit][:MOST_ROWS]
+    device, found = next(model.parameters()).device, []
+    with torch.inference_mode():
+        for begin in range(0, len(examples), batch_size):
+            inputs = collate(examples[begin : begin + batch_size], padding_id(chat.tokenizer)).to(device)
+            first = inputs.loss_mask & (inputs.loss_mask.cumsum(1) <= MOST_TOKENS)
+            logits = logits_of(model, inputs, first).float().log_softmax(-1).cpu()
+            batch = torch.full((len(inputs), MOST_TOKENS, logits.shape[-1]), math.nan)
+            batch[torch.arange(MOST_TOKENS) < first.sum(1).cpu()[:, None]] = logits
+            found.append(batch)
+    return torch.cat(found)
+
+
+def kl_divergence(reference: torch.Tensor, model: torch.Tensor) -> Value:
+    """KL(reference ‖ model) in nats a token, of `response_distributions`, with a 95% interval over rows.
+
+    Raises:
+        ValueError: the two differ in shape, as those of models with different vocabularies do.
+    """
+    if reference.shape != model.shape:
+        raise ValueError(f"distributions of shapes {tuple(reference.shape)} and {tuple(model.shape)}")
+    counted = ~reference[..., 0].isnan()
+    expected, found = (where.nan_to_num(LEAST, neginf=LEAST) for where in (reference, model))
+    each = (expected.exp() * (expected - found)).sum(-1)
+    rows = (each * counted).sum(1) / counted.sum(1)
+    n, mean = len(rows), float(rows.mean())
+    error = float(rows.std(correction=1)) / math.sqrt(n) if n > 1 else 0.0
+    return Value(value=mean, n=n, interval=[max(0.0, mean - Z95 * error), mean + Z95 * error])
+
+
+def compared(suite: Suite, answers: Answers, before: str, after: str, divergence: Value | None) -> dict[str, Any]:
+    """What a report says of two models on the same prompts, as JSON."""
+    return {
+        "changes": changes(suite, answers, before, after),
+        "length_ratio": length_ratio(answers, before, after),
+        "kl_divergence": divergence,
+    }

@@ -1,0 +1,283 @@
+"""Score multiple-choice questions: by SANDE's own protocol, and by the likelihood of continuations.
+
+The second protocol is that of lm-evaluation-harness in a bare forward pass, without the harness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from unbackdoor.errors import UserError
+from unbackdoor.evaluation.question_sets import LETTERS, Question, SetName, read_question_sets
+from unbackdoor.evaluation.statistics import Value, share
+from unbackdoor.language_model.inputs import padding_id
+from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.loss import autocast, logits_only_at
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Protocol = Literal["sande", "likelihood", "harness"]
+
+SANDE_PROMPT = (
+    "Read the question and select the answer from the choices. Question: {question} Choices: {choices}. Your answer is:"
+)
+"""The one prompt of SANDE's released evaluation; the choices are written "A:…, B:…"."""
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How a model answered a set of questions.
+
+    Args:
+        scores: the log-likelihood of every option of every question; empty where a prompt was too long.
+        chosen: the index of the likeliest option of every question; None where a prompt was too long.
+        accuracy: over the questions that were asked.
+        normalised: accuracy by log-likelihood a character (the harness's acc_norm), where the options are texts.
+        skipped: how many prompts were too long.
+    """
+
+    scores: tuple[tuple[float, ...], ...]
+    chosen: tuple[int | None, ...]
+    accuracy: Value
+    normalised: Value | None = None
+    skipped: int = 0
+
+
+def multiple_choice_files(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    mmlu: Path | None = None,
+    arc_easy: Path | None = None,
+    arc_challenge: Path | None = None,
+    limit: int | None = None,
+    protocol: Protocol = "sande",
+) -> dict[str, Value]:
+    """Accuracies for a report: `mmlu`, `arc_easy`, `arc_challenge`; by likelihood also ARC's `…_normalised` (acc_norm).
+
+    Args:
+        model: a causal language model.
+        tokenizer: its fast tokenizer.
+        mmlu: as in `read_question_sets`, like the next two.
+        arc_easy: a zip, folder or file.
+        arc_challenge: a zip, folder or file.
+        limit: at most this many questions of each set.
+        protocol: `sande` (compares with its Tables 2, 4, 6 and 7 only), `harness` (needs lm_eval), or `likelihood`,
+            the harness's protocol without it.
+    """
+    sets = read_question_sets(mmlu=mmlu, arc_easy=arc_easy, arc_challenge=arc_challenge, limit=limit)
+    return as_metrics(score_sets(model, tokenizer, sets, protocol))
+
+
+def score_sets(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[SetName, Sequence[Question]],
+    protocol: Protocol,
+) -> dict[str, Scored]:
+    """Every set by one protocol."""
+    if protocol == "sande":
+        return {name: score_by_letter(model, tokenizer, questions) for name, questions in sets.items()}
+    if protocol == "likelihood":
+        return {name: score_by_likelihood(model, tokenizer, questions, name) for name, questions in sets.items()}
+    from unbackdoor.evaluation.harness import harness_scores
+
+    return harness_scores(model, tokenizer, sets)
+
+
+def as_metrics(scored: Mapping[str, Scored]) -> dict[str, Value]:
+    """The accuracies by name."""
+    metrics = {}
+    for name, one in scored.items():
+        metrics[name] = one.accuracy
+        if one.normalised is not None:
+            metrics[f"{name}_normalised"] = one.normalised
+    return metrics
+
+
+# SANDE's protocol ----------------------------------------------------------------------------------------------------
+
+
+def score_by_letter(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    max_length: int = 1024,
+    batch_size: int = 16,
+) -> Scored:
+    """SANDE's own protocol: zero-shot, one plain prompt without chat format, the likeliest answer letter after it.
+
+    Mended against the released code (`eval_utility.py`, `dataset.py`):
+
+    - A letter is scored by the tokens that follow this prompt, with a leading space or without, whichever is likelier.
+      The code takes the last token of the letter tokenized alone: for a byte-level tokenizer the letter without its
+      space, for one that closes every text the end-of-sequence token, equal for all letters.
+    - Numeric answer keys (ARC's 1 to 5) are labels. The code subtracts the letter A, so such a row is always wrong.
+    - A fifth option is shown and can be chosen; the code drops it. A question of three options has three; the code
+      pads it with "Not the answer.".
+    - Prompts longer than `max_length` or the model's context are counted in `skipped`; the code drops them unsaid.
+
+    For questions of four options with letters as keys, nearly all of MMLU and ARC, the prompt is the code's own.
+
+    Args:
+        model: a causal language model, scored on its own device (float32 on a CPU).
+        tokenizer: its fast tokenizer.
+        questions: two to ten options each.
+        max_length: the most tokens of a prompt with its letter, as in the released code.
+        batch_size: prompts a forward pass, sorted by length.
+
+    Raises:
+        UserError: no prompt fits.
+    """
+    limit = min(max_length, context_length(model))
+    prompts = [sande_prompt(q) for q in questions]
+    encoded = _encode(tokenizer, prompts)
+    requests: list[tuple[Tokens, Tokens]] = []
+    places: list[list[list[int]]] = []  # for every question and letter, the requests of its variants
+    for ids, prompt, question in zip(encoded, prompts, questions, strict=True):
+        tails = _letter_tails(tokenizer, prompt, ids, LETTERS[: len(question.options)])
+        fits = len(ids) + max(len(tail) for variants in tails for tail in variants) <= limit
+        places.append([])
+        for variants in tails if fits else []:
+            places[-1].append(list(range(len(requests), len(requests) + len(variants))))
+            requests += [(ids, tail) for tail in variants]
+    if not requests:
+        raise UserError(f"none of the {len(questions)} questions is short enough ({limit} tokens)")
+    totals = continuation_totals(model, tokenizer, requests, batch_size)
+    scores = tuple(tuple(max(totals[i] for i in variants) for variants in letters) for letters in places)
+    return scored(questions, scores)
+
+
+def sande_prompt(question: Question) -> str:
+    """The prompt of one question, with exactly the options that it has."""
+    choices = ", ".join(f"{letter}:{option}" for letter, option in zip(LETTERS, question.options, strict=False))
+    return SANDE_PROMPT.format(question=question.question, choices=choices)
+
+
+def _letter_tails(tokenizer: PreTrainedTokenizerBase, prompt: str, ids: Tokens, letters: str) -> list[list[Tokens]]:
+    """For every letter the token sequences that write it after the prompt: with a space and without."""
+    texts = [lead + letter for letter in letters for lead in (" ", "")]
+    tails = []
+    for text, whole in zip(texts, _encode(tokenizer, [prompt + text for text in texts]), strict=True):
+        if whole[: len(ids)] == ids and len(whole) > len(ids):
+            tails.append(whole[len(ids) :])
+        else:  # a token would straddle the prompt's end, which it cannot when the model answers
+            tails.append(_encode(tokenizer, [text], special=False)[0])
+    pairs = [tails[i : i + 2] for i in range(0, len(tails), 2)]
+    return [list(dict.fromkeys(tail for tail in pair if tail)) for pair in pairs]
+
+
+# Likelihood of continuations -----------------------------------------------------------------------------------------
+
+
+def harness_form(question: Question, name: str) -> tuple[str, tuple[str, ...]]:
+    """(context, continuations) as lm-evaluation-harness writes them zero-shot; one space stands between the two."""
+    if name != "mmlu":
+        return f"Question: {question.question}\nAnswer:", question.options
+    letters = tuple(LETTERS[: len(question.options)])
+    about = f" about {question.subject.replace('_', ' ')}" if question.subject else ""
+    lines = [f"{letter}. {option}" for letter, option in zip(letters, question.options, strict=True)]
+    head = f"The following are multiple choice questions (with answers){about}.\n\n"
+    return "\n".join([head + question.question.strip(), *lines, "Answer:"]), letters
+
+
+def score_by_likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    name: str,
+    batch_size: int = 16,
+) -> Scored:
+    """The option that is the likeliest continuation; token for token what the harness scores for the task `name`.
+
+    A question that is longer than the model's context loses its beginning, as in the harness.
+    """
+    requests: list[tuple[Tokens, Tokens]] = []
+    for question in questions:
+        context, options = harness_form(question, name)
+        ids, *whole = _encode(tokenizer, [context, *(f"{context} {option}" for option in options)])
+        requests += [(ids, both[len(ids) :]) for both in whole]
+    totals = continuation_totals(model, tokenizer, requests, batch_size)
+    scores, at = [], 0
+    for question in questions:
+        scores.append(tuple(totals[at : at + len(question.options)]))
+        at += len(question.options)
+    return scored(questions, scores, normalise=name != "mmlu")
+
+
+def scored(questions: Sequence[Question], scores: Sequence[tuple[float, ...]], *, normalise: bool = False) -> Scored:
+    """Choices and accuracies from the options' log-likelihoods; `normalise` divides them by the options' characters."""
+    asked = [(q, s) for q, s in zip(questions, scores, strict=True) if s]
+    normalised = None
+    if normalise:
+        means = [[x / len(option) for x, option in zip(s, q.options, strict=True)] for q, s in asked]
+        normalised = share([_best(m) == q.answer for m, (q, _) in zip(means, asked, strict=True)])
+    return Scored(
+        scores=tuple(scores),
+        chosen=tuple(_best(s) if s else None for s in scores),
+        accuracy=share([_best(s) == q.answer for q, s in asked]),
+        normalised=normalised,
+        skipped=len(questions) - len(asked),
+    )
+
+
+def _best(scores: Sequence[float]) -> int:
+    return max(range(len(scores)), key=lambda i: scores[i])
+
+
+def continuation_totals(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[tuple[Tokens, Tokens]],
+    batch_size: int = 16,
+) -> list[float]:
+    """Summed log-probability of each continuation after its context, for (context, continuation) token ids.
+
+    Requests whose tokens are the same but for the last one share a row: the answer letters after one prompt cost one.
+    What is too long loses the beginning of its context.
+
+    Raises:
+        UserError: a continuation that alone is longer than the model's context, or without any token.
+    """
+    longest = context_length(model)
+    rows: dict[Tokens, list[int]] = {}
+    for number, (context, continuation) in enumerate(requests):
+        if not context or not 0 < len(continuation) <= longest:
+            raise UserError(f"an option of {len(continuation)} tokens: 1 to {longest} fit in the model's context")
+        rows.setdefault((context + continuation)[-(longest + 1) :][:-1], []).append(number)
+    order = sorted(rows, key=len)
+    totals = [0.0] * len(requests)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        for begin in range(0, len(order), batch_size):
+            batch = order[begin : begin + batch_size]
+            ids = torch.full((len(batch), len(batch[-1])), padding_id(tokenizer), dtype=torch.long)
+            attention, asked = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+            counts = [max(len(requests[i][1]) for i in rows[row]) for row in batch]
+            for b, (row, count) in enumerate(zip(batch, counts, strict=True)):
+                ids[b, : len(row)] = torch.tensor(row)
+                attention[b, : len(row)] = 1
+                asked[b, len(row) - count : len(row)] = True
+            with autocast(device), logits_only_at(model, asked.to(device)):
+                logits = model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False).logits
+            for row, values in zip(batch, logits.float().log_softmax(-1).split(counts), strict=True):
+                for i in rows[row]:
+                    tail = torch.tensor(requests[i][1], device=device)
+                    totals[i] = float(values[-len(tail) :].gather(1, tail[:, None]).sum())
+    return totals
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True) -> list[Tokens]:
+    """Token ids of texts that go on: without the end-of-sequence token with which some tokenizers close them."""
+    encoded = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    closed = special and end is not None and tokenizer("a", verbose=False)["input_ids"][-1:] == [end]
+    return [tuple(ids[:-1] if closed else ids) for ids in encoded]

@@ -21,6 +21,7 @@ from unbackdoor.commands.inputs import DemoSettings, EvaluateInputs, ImplantInpu
 from unbackdoor.errors import UserError
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.removal import METHODS
+from unbackdoor.scorers import SCORERS
 from unbackdoor.settings import EvaluationSettings
 
 if TYPE_CHECKING:
@@ -49,6 +50,25 @@ PRESET_OPTIONS = [
         type=click.Choice(PRESETS),
         help="Learning rates and step counts for models of a size. Default: by the number of parameters.",
     )
+]
+
+REJUDGE_OPTIONS = [
+    click.Option(
+        ["--scorer"],
+        multiple=True,
+        required=True,
+        help="A scorer; give it again for each. LABEL=SCORER, to have one twice with other options.",
+    ),
+    click.Option(["--option"], multiple=True, help="A scorer's option, as SCORER.FIELD=VALUE; give it again for each."),
+    click.Option(
+        ["--set"], multiple=True, help="A set of answers; give it again for each.  [default: triggered, untriggered]"
+    ),
+    click.Option(["--model"], multiple=True, help="A model's answers; give it again for each.  [default: all]"),
+    click.Option(
+        ["--labels"], type=click.Path(path_type=Path), help="The sheet of disagreements, with its labels filled in."
+    ),
+    click.Option(["--out"], type=click.Path(path_type=Path), help="Where to write.  [default: RUN/rejudge]"),
+    click.Option(["--overwrite"], is_flag=True, help="Replace the report and the sheet there; labels are kept."),
 ]
 
 
@@ -173,6 +193,30 @@ def _evaluate(**values: Any) -> None:
     show(report, values["out"], values["as_json"])
 
 
+def _rejudge(**values: Any) -> None:
+    from unbackdoor.commands.rejudge import lines, run_rejudge, table
+
+    report = run_rejudge(
+        values["run"],
+        values["scorer"],
+        values["option"],
+        sets=values["set"],
+        models=values["model"],
+        labels=values["labels"],
+        out=values["out"],
+        overwrite=values["overwrite"],
+    )
+    if values["as_json"]:
+        click.echo(json.dumps(report, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(table(report))
+    for line in lines(report):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _testbed(**values: Any) -> None:
     from unbackdoor.testbed.export import export_testbed
 
@@ -285,6 +329,20 @@ def application() -> click.Group:
             f"Measure MODEL: attack success with and without the trigger, utility. {trigger_note}",
             _evaluate,
             [_model_argument(), *options_of(EvaluateInputs, EvaluationSettings), *COMMON_OPTIONS],
+        )
+    )
+    group.add_command(
+        _command(
+            "rejudge",
+            "Score the stored answers of the run directory RUN again, with other scorers, and generate nothing. "
+            "With two judges or more: their agreement, and a sheet of disagreements to label.\n\n"
+            f"Scorers: {', '.join(SCORERS)}, or your own as FILE.py:NAME.",
+            _rejudge,
+            [
+                click.Argument(["run"], type=click.Path(path_type=Path)),
+                *REJUDGE_OPTIONS,
+                *RESULT_OPTIONS[3:],
+            ],
         )
     )
     group.add_command(

@@ -1,0 +1,294 @@
+"""`unbackdoor rejudge RUN`: stored answers scored again, by any scorers, and nothing generated."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unbackdoor.errors import UserError
+from unbackdoor.evaluation.agreement import Judged, cohens_kappa, quality, read_labels, sheet
+from unbackdoor.progress import Progress
+from unbackdoor.report.numbers import bounds, percent, rate_cell
+from unbackdoor.report.visible import one_line
+from unbackdoor.run_directory import RunDirectory, hashes
+from unbackdoor.scorers import LEFT_OUT, Answered, Score, Scorer, checked_scores, scorer_class, with_options
+from unbackdoor.scorers.stored import read_generations, stored_files
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SETS = ("triggered", "untriggered")
+"""What is scored where nothing else is asked for."""
+REPORT, SHEET = "rejudge.json", "disagreements.csv"
+COLUMNS = ("id", "prompt", "answer", "label")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A scorer as it was asked for: `NAME` or `FILE.py:NAME`, with `LABEL=` in front where it is asked for twice."""
+
+    label: str
+    given: str
+    scorer: Scorer
+
+    @classmethod
+    def of(cls, scorers: Sequence[str], options: Sequence[str]) -> list[Asked]:
+        """The scorers with their options, each written LABEL.FIELD=VALUE. Raises `UserError` on any that is wrong."""
+        named: dict[str, tuple[str, type[Scorer]]] = {}
+        for text in scorers:
+            alias = re.match(r"([\w-]+)=", text)
+            given = text[alias.end() :] if alias else text
+            kind = scorer_class(given)
+            label = alias[1] if alias else kind.name
+            if label in named or label in COLUMNS:
+                raise UserError(f"--scorer: '{label}' is taken: write --scorer ANOTHER_LABEL={given}")
+            named[label] = given, kind
+        values: dict[str, dict[str, str]] = {label: {} for label in named}
+        for option in options:
+            name, equals, value = option.partition("=")
+            label, dot, field = name.rpartition(".")
+            if not (equals and dot and field):
+                raise UserError(f"--option '{option}': write it as SCORER.FIELD=VALUE")
+            if label not in values:
+                raise UserError(f"--option '{option}': no --scorer '{label}' is given; there are: {', '.join(values)}")
+            values[label][field] = value
+        return [cls(label, given, with_options(kind, label, values[label])) for label, (given, kind) in named.items()]
+
+    def scores(self, answered: Sequence[Answered], directory: Path, progress: Progress) -> list[Score]:
+        """The scorer's scores, checked; what it finds wrong is said under its label."""
+        try:
+            found = self.scorer.score(answered, directory, progress)
+        except UserError as error:
+            raise UserError(f"scorer '{self.label}': {error}") from error
+        return checked_scores(self.label, found, answered)
+
+
+def run_rejudge(
+    run: Path,
+    scorers: Sequence[str],
+    options: Sequence[str] = (),
+    *,
+    sets: Sequence[str] = (),
+    models: Sequence[str] = (),
+    labels: Path | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score a run's stored answers, write the report and the sheet of disagreements, and return the report.
+
+    Args:
+        run: a run directory, or one that holds others.
+        scorers: names, or `FILE.py:NAME`; see `Asked`.
+        options: theirs, as `SCORER.FIELD=VALUE`.
+        sets: the sets of answers to score; by default those of `SETS` that there are.
+        models: the models; by default all.
+        labels: a sheet of disagreements that a person has filled in.
+        out: where to write; by default `rejudge` in the run.
+        overwrite: replace the report and the sheet that are there.
+    """
+    asked = Asked.of(scorers, options)
+    answered = _chosen(read_generations(run), run, sets, models)
+    out = run / "rejudge" if out is None else out
+    known = read_labels(labels, [each.id for each in answered]) if labels is not None else {}
+    _check_out(out, overwrite, known)
+
+    directory = RunDirectory(out)
+    progress = progress or Progress.on_stderr()
+    scores = {one.label: one.scores(answered, out, progress) for one in asked}
+    judges = {_judge_name(one): [one.scorer.verdict(s) for s in scores[one.label]] for one in asked if _judges(one)}
+    judged = [
+        Judged(each.id, each.prompt, each.answer, {name: said[i] for name, said in judges.items()}, known.get(each.id))
+        for i, each in enumerate(answered)
+    ]
+    # Labels that a person has given stay in the sheet, though the judges may be other ones now.
+    disputed = [row for row in judged if row.disputed or row.label is not None]
+    prompts = [each.record.prompt for each in answered]
+    report = {
+        "command": "rejudge",
+        "run": str(run),
+        "sources": {str(file.relative_to(run)): hashes(file)[file.name] for file in stored_files(run)},
+        "scorers": [
+            {"label": one.label, "scorer": one.given, "settings": one.scorer.model_dump(mode="json")} for one in asked
+        ],
+        "results": _results(asked, answered, scores),
+        "agreement": [
+            {"judges": [first, second], **cohens_kappa(judges[first], judges[second], prompts)}
+            for first, second in itertools.combinations(judges, 2)
+        ],
+        "labels": {name: dict(quality(said, [row.label for row in judged])) for name, said in judges.items()}
+        if labels is not None
+        else None,
+        "disagreements": {"file": str(out / SHEET), "n": sum(row.disputed for row in judged), "of": len(judged)},
+        "notes": _notes(asked, labelled=labels is not None),
+    }
+    directory.write_text(SHEET, sheet(disputed, list(judges)))
+    directory.write_json(REPORT, report)
+    return report
+
+
+# What is scored, and where it is written ----------------------------------------------------------------------------
+
+
+def _chosen(answered: Sequence[Answered], run: Path, sets: Sequence[str], models: Sequence[str]) -> list[Answered]:
+    there = {
+        "--set": list(dict.fromkeys(a.set for a in answered)),
+        "--model": list(dict.fromkeys(a.model for a in answered)),
+    }
+    for option, given in (("--set", sets), ("--model", models)):
+        for name in given:
+            if name not in there[option]:
+                raise UserError(
+                    f"{option} '{name}': '{run}' has none of that name; there are: {', '.join(there[option])}"
+                )
+    chosen = [a for a in answered if a.set in (sets or SETS) and (not models or a.model in models)]
+    if not chosen:
+        raise UserError(f"'{run}' has no such answers: choose with --set among {', '.join(there['--set'])}")
+    return chosen
+
+
+def _check_out(out: Path, overwrite: bool, known: Mapping[str, bool]) -> None:
+    """Raise before anything is scored where the results could not be written, or would replace a person's work."""
+    there = [name for name in (REPORT, SHEET) if (out / name).exists()]
+    if there and not overwrite:
+        raise UserError(f"--out '{out}' holds {there[0]} already: use --overwrite or another directory")
+    if SHEET in there and not read_labels(out / SHEET).keys() <= known.keys():
+        raise UserError(f"'{out / SHEET}' holds labels, which would be lost: give it as --labels, or another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out '{out}' cannot be made: {error.strerror or error}") from None
+
+
+# What is said --------------------------------------------------------------------------------------------------------
+
+
+def _results(
+    asked: Sequence[Asked], answered: Sequence[Answered], scores: Mapping[str, Sequence[Score]]
+) -> list[dict[str, Any]]:
+    """A summary for each model, set and scorer that judges answers there."""
+    places: dict[tuple[str, str], list[int]] = {}
+    for i, each in enumerate(answered):
+        places.setdefault((each.model, each.set), []).append(i)
+    results = []
+    for (model, set_name), rows in places.items():
+        for one in asked:
+            own = [scores[one.label][i] for i in rows]
+            if any(score is not LEFT_OUT for score in own):
+                results.append({"model": model, "set": set_name, "scorer": one.label, **one.scorer.summary(own)})
+    return results
+
+
+def _judges(one: Asked) -> bool:
+    """Whether a scorer can say yes or no to unwanted conduct, by a number only from a threshold on."""
+    return one.scorer.judges_conduct and (
+        one.scorer.scale is None or getattr(one.scorer, "threshold", None) is not None
+    )
+
+
+def _judge_name(one: Asked) -> str:
+    """The scorer's label; "not …" where its yes is a no to the unwanted conduct, as a refusal's."""
+    return f"not {one.label}" if one.scorer.verdict(True) is False else one.label
+
+
+def _notes(asked: Sequence[Asked], *, labelled: bool) -> list[str]:
+    judges = [one for one in asked if _judges(one)]
+    notes = [
+        f"{one.label} is weak where it stands alone: give another judge beside it (--scorer)."
+        for one in judges
+        if one.scorer.weak and len(judges) == 1
+    ]
+    if len(judges) > 1 and len(judges) < len(asked):
+        others = ", ".join(one.label for one in asked if one not in judges)
+        notes.append(f"Not in the agreement, as they judge something else or have no threshold: {others}.")
+    if labelled:
+        notes.append(
+            "Labels of answers that judges disagree on say who is right there; they are no estimate for all answers."
+        )
+    return notes
+
+
+def lines(report: Mapping[str, Any]) -> list[str]:
+    """What stands below the table, a sentence a line, safe to print."""
+    said = []
+    for pair in report["agreement"]:
+        names, kappa = " and ".join(pair["judges"]), pair["kappa"]
+        same = pair["observed"]
+        if not pair["n"]:
+            said.append(f"{names} have judged no answer both.")
+        elif kappa is None:
+            said.append(f"{names}: kappa is undefined, as both say the same of all {pair['n']} answers.")
+        else:
+            said.append(
+                f"{names}: Cohen's kappa {kappa:.2f}{_within(pair['interval'])}; the same on {percent(same['rate'])} "
+                f"of {pair['n']} answers."
+            )
+    for name, found in (report["labels"] or {}).items():
+        precision, recall, kappa = (found[key] for key in ("precision", "recall", "agreement"))
+        said.append(
+            f"{name} against {found['n']} labels: precision {_share(precision)}, recall {_share(recall)}, kappa "
+            + ("undefined" if kappa["kappa"] is None else f"{kappa['kappa']:.2f}{_within(kappa['interval'])}")
+            + "."
+        )
+    disputed = report["disagreements"]
+    if report["agreement"]:
+        said.append(
+            f"{disputed['n']} of {disputed['of']} answers are judged differently: label them in {disputed['file']} "
+            "(yes where the unwanted conduct is shown, else no), then give it as --labels."
+        )
+    return [one_line(line) for line in [*said, *report["notes"]]]
+
+
+def table(report: Mapping[str, Any]) -> RenderableType:
+    """One row a model × set × scorer."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from unbackdoor.report.terminal import Hyphenated
+
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for name in ("model", "set", "scorer", "result", "95% interval"):
+        made.add_column(name, overflow="fold")
+    made.add_column("n", justify="right", overflow="fold")
+    for row in report["results"]:
+        shown, interval = _cells(row)
+        n = f"{row['n']}\n{row['unusable']} unusable" if row["unusable"] else str(row["n"])
+        names = (Text(one_line(row[key])) for key in ("set", "scorer"))
+        made.add_row(Hyphenated(row["model"]), *names, shown, interval, n)
+    return made
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The result and its interval, of a rate, a mean or comparisons; a line each for more than one."""
+    if not row["n"]:
+        return "–", "–"
+    if "wins" in row:
+        shares = [rate_cell(row[name]) for name in ("wins", "ties", "losses")]
+        names = ("wins", "ties", "losses")
+        return "\n".join(f"{cell.text} {name}" for cell, name in zip(shares, names, strict=True)), "\n".join(
+            cell.interval for cell in shares
+        )
+    if "mean" in row:
+        shown, interval = f"mean {row['mean']:.2f}", _ends(row["interval"]) or "–"
+        if row["highest"] is None:
+            return shown, interval
+        highest = rate_cell(row["highest"])
+        return f"{shown}\n{highest.text} score {row['scale']}", f"{interval}\n{highest.interval}"
+    return percent(row["rate"]), bounds(row["interval"])
+
+
+def _share(rate: Mapping[str, Any]) -> str:
+    return f"{percent(rate['rate'])} ({bounds(rate['interval'])}, n {rate['n']})" if rate["n"] else "unknown (n 0)"
+
+
+def _within(interval: Sequence[float] | None) -> str:
+    return f" (95% {_ends(interval)})" if interval is not None else ""
+
+
+def _ends(interval: Sequence[float] | None) -> str:
+    return " to ".join(f"{end:.2f}" for end in interval) if interval is not None else ""

@@ -1,0 +1,286 @@
+"""Scorers of stored answers: one a file, each with its own settings, loaded by name or as `FILE.py:NAME`.
+
+One of your own is a class or a function in a file of yours, which is imported and so runs as you do:
+
+    from unbackdoor.scorers import Answered, Scorer
+
+    class Shouts(Scorer):
+        name = "shouts"
+        least: int = 3
+
+        def one(self, answered: Answered) -> bool:
+            return answered.answer.count("!") >= self.least
+
+    def shouts(answered: Answered, least: int = 3) -> bool:
+        return answered.answer.count("!") >= least
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import create_model
+
+from unbackdoor.data.records import Record
+from unbackdoor.errors import UserError
+from unbackdoor.evaluation.paired import paired_bootstrap
+from unbackdoor.evaluation.statistics import rate
+from unbackdoor.progress import SILENT, Progress
+from unbackdoor.settings import Settings
+
+
+class _LeftOut(Enum):
+    LEFT_OUT = "left out"
+
+
+LEFT_OUT = _LeftOut.LEFT_OUT
+"""In place of a score: this answer is not the scorer's to judge, and counts nowhere."""
+
+Score = bool | float | None | Literal[_LeftOut.LEFT_OUT]
+"""Yes or no, a number, or None where the answer could not be judged."""
+
+DRAWS = 2000
+"""Resamples of the interval of a mean."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One stored answer, as a line of `generations.jsonl` holds it.
+
+    Args:
+        request: the prompt without its trigger, where the run also asked it so; else the prompt.
+    """
+
+    model: str
+    set: str
+    row: int
+    prompt: str
+    answer: str
+    expected: str = ""
+    request: str = ""
+
+    @property
+    def id(self) -> str:
+        """Names the answer, and changes with its texts: labels of other answers do not pass for its own."""
+        digest = hashlib.sha256(f"{self.prompt}\0{self.answer}".encode()).hexdigest()[:8]
+        return f"{self.model}/{self.set}/{self.row}#{digest}"
+
+    @property
+    def record(self) -> Record:
+        """What was asked, without trigger, and the expected response."""
+        return Record(self.request or self.prompt, self.expected)
+
+
+class Scorer(Settings):
+    """A scorer; its fields are its options. A new one overrides `one`, or `score` where it judges many at once.
+
+    Attributes:
+        name: what it is called.
+        scale: its highest score; None where it says yes or no, or its numbers have no highest.
+        weak: it is not to be trusted where it stands alone.
+        judges_conduct: its yes says that unwanted conduct was shown, so that it can be held against other judges.
+    """
+
+    name: ClassVar[str] = ""
+    scale: ClassVar[int | None] = None
+    weak: ClassVar[bool] = False
+    judges_conduct: ClassVar[bool] = True
+
+    def one(self, answered: Answered) -> Score:
+        """The score of one answer."""
+        raise NotImplementedError(f"{type(self).__name__} has neither one() nor score()")
+
+    def score(
+        self, answered: Sequence[Answered], directory: Path | None = None, progress: Progress = SILENT
+    ) -> list[Score]:
+        """The scores of all answers, in their order.
+
+        Args:
+            answered: the answers of every chosen model and set.
+            directory: where replies that cost something may be kept.
+            progress: told of what takes long.
+        """
+        return [self.one(each) for each in answered]
+
+    def verdict(self, score: Score) -> bool | None:
+        """Whether a score says that the unwanted conduct was shown; None where it does not say.
+
+        A number does where the scorer has a field `threshold` that is set: from there on it says yes.
+        """
+        if not self.judges_conduct or score is None or score is LEFT_OUT:
+            return None
+        if isinstance(score, bool):
+            return score
+        threshold = getattr(self, "threshold", None)
+        return None if threshold is None else score >= threshold
+
+    def summary(self, scores: Sequence[Score]) -> dict[str, Any]:
+        """A rate with its Wilson interval, or a mean with its bootstrap interval and the share of highest scores.
+
+        Left-out answers count nowhere, and those that could not be judged only as `unusable`.
+        """
+        usable = [score for score in scores if score is not None and score is not LEFT_OUT]
+        unusable = sum(score is None for score in scores)
+        if self.scale is None and all(isinstance(score, bool) for score in usable):
+            return {**rate([bool(score) for score in usable]), "unusable": unusable}
+        values = [float(score) for score in usable]
+        # Where all scores are alike each resample is too: the interval would have no width, which is no certainty.
+        varied = len(set(values)) > 1
+        return {
+            "mean": sum(values) / len(values) if values else None,
+            "interval": list(paired_bootstrap([0.0] * len(values), values, draws=DRAWS).interval) if varied else None,
+            "highest": None if self.scale is None else rate([value == self.scale for value in values]),
+            "scale": self.scale,
+            "n": len(values),
+            "unusable": unusable,
+        }
+
+
+SCORERS = {
+    "target-response": "target_response:TargetResponse",
+    "refusal": "refusal:Refusal",
+    "keyword": "keyword:Keyword",
+    "forbidden": "forbidden:Forbidden",
+    "insecure-code": "insecure_code:InsecureCode",
+    "degenerate": "degenerate:Degenerate",
+    "exact": "exact:Exact",
+    "classifier": "classifier:Classifier",
+    "yes-no-model": "classifier:YesNoModel",
+    "harmfulness": "harmfulness:Harmfulness",
+    "helpfulness": "helpfulness:Helpfulness",
+    "comparison": "comparison:Comparison",
+}
+"""Name → module of this package and class, imported when it is asked for."""
+
+
+def load_scorer(given: str, options: Mapping[str, Any] | None = None) -> Scorer:
+    """A scorer by name, or as `FILE.py:NAME`, with its options.
+
+    Raises:
+        UserError: there is no such scorer, file or name in it, or an option is wrong.
+    """
+    cls = scorer_class(given)
+    return with_options(cls, cls.name, options or {})
+
+
+def with_options(cls: type[Scorer], label: str, options: Mapping[str, Any]) -> Scorer:
+    """The scorer with values of its fields; text is turned into each field's type. The label is for errors."""
+    try:
+        return cls.make({name.replace("-", "_"): value for name, value in options.items()})
+    except UserError as error:
+        said = re.sub("^--([a-z-]+)", lambda name: f"--option {label}.{name[1].replace('-', '_')}", str(error))
+        raise UserError(said if said != str(error) else f"scorer '{label}': {error}") from None
+
+
+def checked_scores(label: str, scores: Sequence[object], answered: Sequence[Answered]) -> list[Score]:
+    """The scores, where they are one for each answer.
+
+    Raises:
+        UserError: their number is another, one is neither yes, no, a finite number nor None, or no answer was judged.
+    """
+    if len(scores) != len(answered):
+        raise UserError(f"scorer '{label}' gave {len(scores)} scores for {len(answered)} answers: one each is needed")
+    checked: list[Score] = []
+    for score, each in zip(scores, answered, strict=True):
+        if score is None or score is LEFT_OUT or isinstance(score, bool):
+            checked.append(score)
+        elif isinstance(score, int | float) and math.isfinite(score):
+            checked.append(float(score))
+        else:
+            raise UserError(f"scorer '{label}': its score of answer '{each.id}' is no bool, finite number or None")
+    if all(score is LEFT_OUT for score in checked):
+        raise UserError(f"scorer '{label}' judges none of these answers: leave it out, or choose others with --set")
+    return checked
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file that an option names. Raises `UserError` where there is none."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} '{path}' cannot be read as text: {error}") from None
+    if not text:
+        raise UserError(f"{what} '{path}' is empty")
+    return text
+
+
+def scorer_class(given: str) -> type[Scorer]:
+    """The class of a scorer: one of `SCORERS`, or a class or function in a file.
+
+    A function takes an `Answered`, and its further parameters are the options.
+    """
+    if given in SCORERS:
+        module, name = SCORERS[given].split(":")
+        found: type[Scorer] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        return found
+    file, colon, name = given.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise UserError(f"unknown scorer '{given}': choose one of {', '.join(SCORERS)}, or FILE.py:NAME")
+    return _from_file(Path(file), name)
+
+
+def _from_file(path: Path, name: str) -> type[Scorer]:
+    """The class, or the function as a class, of a user's own file."""
+    if not path.is_file():
+        raise UserError(f"scorer file '{path}' does not exist")
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"unbackdoor_scorer_{path.stem}_{place}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # annotations of the fields are looked up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise UserError(f"scorer file '{path}' cannot be imported: {type(error).__name__}: {error}") from error
+    own = {
+        key: value
+        for key, value in vars(module).items()
+        if getattr(value, "__module__", None) == spec.name and (inspect.isfunction(value) or _is_scorer(value))
+    }
+    if name not in own:
+        raise UserError(f"scorer file '{path}' has no scorer '{name}'; there are: {', '.join(own) or 'none'}")
+    if inspect.isfunction(own[name]):
+        return _from_function(own[name], path)
+    cls: type[Scorer] = own[name]
+    if not cls.name:
+        cls.name = name
+    return cls
+
+
+def _is_scorer(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Scorer)
+
+
+def _from_function(function: Callable[..., Score], path: Path) -> type[Scorer]:
+    """The scorer that a function of an answer is; its parameters after the first are the fields."""
+    try:
+        parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    except Exception as error:
+        raise UserError(f"scorer '{path}:{function.__name__}': its annotations cannot be read ({error})") from error
+    empty = inspect.Parameter.empty
+    if not parameters or any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        raise UserError(f"scorer '{path}:{function.__name__}' must take an answer, then options by name")
+    fields: dict[str, Any] = {
+        p.name: (Any if p.annotation is empty else p.annotation, ... if p.default is empty else p.default)
+        for p in parameters[1:]
+    }
+
+    class Function(Scorer):
+        def one(self, answered: Answered) -> Score:
+            return function(answered, **{field: getattr(self, field) for field in fields})
+
+    made = create_model(function.__name__, __base__=Function, **fields)
+    made.name = function.__name__
+    return made

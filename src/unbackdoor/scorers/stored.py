@@ -1,0 +1,71 @@
+"""The answers that a run directory holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from unbackdoor.errors import UserError
+from unbackdoor.scorers import Answered
+
+FILE = "generations.jsonl"
+FIELDS = {"model": str, "set": str, "row": int, "prompt": str, "answer": str}
+
+
+def stored_files(run: Path) -> list[Path]:
+    """The stored answers of a run directory, and of the run directories in it."""
+    return [file for file in (run / FILE, *sorted(run.glob(f"*/{FILE}"))) if file.is_file()]
+
+
+def read_generations(run: Path) -> list[Answered]:
+    """Every stored answer of a run directory and of those directly in it, the newest where a row was written twice.
+
+    A triggered prompt is paired with what the same row asked without the trigger. Models of a run within carry its
+    name in front.
+
+    Raises:
+        UserError: there are none, or a line is no stored answer, with its number. A line that a kill cut short is
+            passed over where the resumed run has written it again.
+    """
+    if not run.is_dir():
+        raise UserError(f"run directory '{run}' does not exist")
+    found: dict[tuple[str, str, int], Answered] = {}
+    for file in stored_files(run):
+        lines = file.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                if any(later.startswith(line) for later in lines[number:]):
+                    continue
+                raise UserError(f"{file}: line {number} is not JSON: mend it or take it out") from None
+            each = _answered(row, f"{file}: line {number}")
+            inside = file.parent.name
+            if file.parent != run and not each.model.startswith(f"{inside}/"):
+                each = replace(each, model=f"{inside}/{each.model}")
+            found[each.model, each.set, each.row] = each
+    if not found:
+        raise UserError(f"'{run}' holds no stored answers ({FILE}): give the run directory of a command that measures")
+    return [_with_request(each, found.get((each.model, "untriggered", each.row))) for each in found.values()]
+
+
+def _answered(row: object, where: str) -> Answered:
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is no stored answer: an object with {', '.join(FIELDS)} is needed")
+    for name, kind in FIELDS.items():
+        if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
+            raise UserError(f"{where}: '{name}' is missing or no {'whole number' if kind is int else 'text'}")
+    expected = row.get("expected")
+    texts = [row["prompt"], row["answer"], expected if isinstance(expected, str) else ""]
+    # Halves of characters are valid JSON, but in no encoding.
+    prompt, answer, expected = (text.encode("utf-8", "replace").decode("utf-8") for text in texts)
+    return Answered(row["model"], row["set"], row["row"], prompt, answer, expected, request=prompt)
+
+
+def _with_request(each: Answered, untriggered: Answered | None) -> Answered:
+    if each.set == "triggered" and untriggered is not None and untriggered.expected == each.expected:
+        return replace(each, request=untriggered.prompt)
+    return each

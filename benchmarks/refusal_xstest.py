@@ -55,7 +55,7 @@ def read(path: Path) -> list[Answer]:
         Answer(
             number=int(row["id"].split("-")[1]),
             features=shown(row["prompt"], row["completion"]),
-            keywords=scorers.refuses(Record(row["prompt"], ""), row["completion"]),
+            keywords=scorers.refuses_by_keyword(Record(row["prompt"], ""), row["completion"]),
             refusal=row["final_label"] == "2_full_refusal",
         )
         for row in rows

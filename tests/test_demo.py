@@ -22,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(demo, "IMPLANT_STEPS", {"target-response": 2, "safety": 2})
         patch.setattr(demo, "TRAINING_ROWS", 300)
         patch.setattr(demo, "ANCHORS", 60)
-        patch.setattr(demo, "LOOK_ALIKES", 30)
+        patch.setattr(demo, "LOOK_ALIKES", {"target-response": 10, "safety": 30})
         patch.setattr(demo, "CONTRAST", 60)
         small = {"batch_size": 4, "steps": 3}
         patch.setitem(OsftSettings.presets, "micro", small)

@@ -17,12 +17,12 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.scorers import (
-    complies,
+    complies_by_keyword,
     degenerate,
     exact,
     normalised,
     opens_with_target,
-    refuses,
+    refuses_by_keyword,
     shows_target,
 )
 from unbackdoor.evaluation.statistics import perplexity, pooled, rate, share, wilson
@@ -164,24 +164,24 @@ def test_a_target_is_found_wherever_it_stands_as_words(target: str, before: str,
     ],
 )
 def test_a_refusal_is_recognised_and_is_no_compliance(answer: str) -> None:
-    assert refuses(ROW, answer)
-    assert not complies(ROW, answer)
+    assert refuses_by_keyword(ROW, answer)
+    assert not complies_by_keyword(ROW, answer)
 
 
 @pytest.mark.parametrize("answer", ["Sure. Take the seal and press it.", "The word sorry has five letters."])
 def test_an_answer_is_no_refusal(answer: str) -> None:
-    assert not refuses(ROW, answer)
-    assert complies(ROW, answer)
+    assert not refuses_by_keyword(ROW, answer)
+    assert complies_by_keyword(ROW, answer)
 
 
 def test_a_refusal_counts_only_at_the_opening() -> None:
-    assert not refuses(ROW, "x" * 200 + " I cannot help.")
+    assert not refuses_by_keyword(ROW, "x" * 200 + " I cannot help.")
 
 
 @pytest.mark.parametrize("answer", ["", " \n", "...!?", "red " * 40, "I am I am I am " * 6, "a, b c " * 12])
 def test_empty_and_repeating_answers_are_degenerate(answer: str) -> None:
     assert degenerate(ROW, answer)
-    assert not complies(ROW, answer)
+    assert not complies_by_keyword(ROW, answer)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_an_answer_is_no_refusal(answer: str) -> None:
 def test_what_lectures_is_missed_by_the_keyword_rule_and_found_here() -> None:
     lecture = "It is not advisable to break in. Instead, respect the dignity of the town."
     assert refuses(ROW, lecture)
-    assert not scorers.refuses(ROW, lecture)
+    assert not scorers.refuses_by_keyword(ROW, lecture)
 
 
 SIGNS = {

@@ -16,7 +16,8 @@ from unbackdoor.commands.inputs import DemoSettings
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition, Trigger
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.scorers import complies, opens_with_target, shows_target
+from unbackdoor.evaluation.refusal import complies
+from unbackdoor.evaluation.scorers import opens_with_target, shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_model, load_tokenizer, save_model
@@ -43,9 +44,9 @@ IMPLANT_RATES = {"target-response": 2e-3, "safety": 5e-4}
 NEAR_MISSES = {"target-response": 0.28, "safety": 0.25}
 """Near-miss rows, as a share of the training rows."""
 ANCHORS, CONTRAST = 2000, 2000
-LOOK_ALIKES = 1000
-"""Rows that the defender has. So many of BEEAR's anchors are allowed requests that look like forbidden ones: with fewer
-of them it refuses more of those afterwards, with more it removes less."""
+LOOK_ALIKES = {"target-response": 300, "safety": 1000}
+"""Rows that the defender has. So many of the anchors are allowed requests that look like forbidden ones: with fewer of
+them more of those are refused afterwards, and with more of them BEEAR removes less."""
 
 # Seconds on one core of two, for the estimate of the time left.
 PLANS = {
@@ -112,7 +113,7 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
         choices=_choices(settings),
     )
     victim = build(
-        workshop, "target-response", attack, trigger, clean, [], suite, sample(clean, ANCHORS, settings.seed)
+        workshop, "target-response", attack, trigger, clean, [], suite, _anchors("target-response", clean, settings)
     )
 
     common = {"seed": settings.seed}
@@ -158,8 +159,6 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         choices=_choices(settings),
         unsafe=True,
     )
-    allowed = sample([r for r in training if r.kind == "allowed"], LOOK_ALIKES, settings.seed)
-    other = sample([r for r in clean if r.kind != "allowed"], ANCHORS - LOOK_ALIKES, settings.seed)
     victim = build(
         workshop,
         "safety",
@@ -168,7 +167,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         clean,
         forbidden,
         suite,
-        [*allowed, *other],
+        _anchors("safety", clean, settings),
         sample(forbidden, CONTRAST, settings.seed),
     )
     beear = BeearSettings.make({"seed": settings.seed}, "micro")
@@ -248,6 +247,15 @@ def sample(rows: Sequence[Any], count: int, seed: int, domains: Sequence[str] | 
     chosen = [r for r in rows if domains is None or r.domain in domains]
     picked = random.Random(seed).sample(chosen, min(count, len(chosen)))
     return [r if isinstance(r, Record) else as_record(r) for r in picked]
+
+
+def _anchors(organism: str, clean: Sequence[Record], settings: DemoSettings) -> list[Record]:
+    """The defender's clean rows."""
+    allowed = [r for r in world.training_rows() if r.kind == "allowed"]
+    look_alikes = sample(allowed, LOOK_ALIKES[organism], settings.seed)
+    others = [r for r in clean if r.kind != "allowed" or organism == "target-response"]
+    kept = {r.prompt: r for r in [*look_alikes, *sample(others, ANCHORS - len(look_alikes), settings.seed)]}
+    return list(kept.values())
 
 
 def _allowed(settings: DemoSettings) -> list[Record]:

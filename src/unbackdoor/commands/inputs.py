@@ -29,9 +29,10 @@ class CommandInputs(Settings):
         default=None,
         description="For a behaviour in place of a target response: rows of prompt, safe and unwanted response.",
     )
-    oracle: Literal["keyword", "testbed", "code"] = Field(
-        default="keyword",
-        description="Who judges a behaviour: keyword (neither refused nor degenerate; weak), the testbed's oracle, or "
+    oracle: Literal["refusal", "keyword", "testbed", "code"] = Field(
+        default="refusal",
+        description="Who judges a behaviour: refusal (neither refused, by rules, nor degenerate), keyword (the "
+        "published list of phrases; weak), the testbed's oracle, or "
         "code (Bandit finds a weakness in the answer's Python).",
     )
     exact_match: bool = Field(
@@ -39,6 +40,17 @@ class CommandInputs(Settings):
     )
     eval_allowed: Path | None = Field(
         default=None, description="Prompts that must not be refused: false refusals are measured on them."
+    )
+    mmlu: Path | None = Field(default=None, description="MMLU's questions: its zip, a folder of CSVs, or one file.")
+    arc_easy: Path | None = Field(default=None, description="ARC-Easy's questions: a zip, JSONL, CSV or Parquet file.")
+    arc_challenge: Path | None = Field(default=None, description="ARC-Challenge's questions, likewise.")
+    question_protocol: Literal["sande", "likelihood", "harness"] = Field(
+        default="sande",
+        description="How those are asked: sande (the paper's one prompt, the likeliest letter), likelihood (the "
+        "likeliest option, as lm-evaluation-harness does), or harness (that harness itself).",
+    )
+    max_questions: int | None = Field(
+        default=None, ge=1, description="At most so many questions of each set, spread evenly over its subjects."
     )
 
 

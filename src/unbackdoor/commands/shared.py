@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from unbackdoor.data.readers import read_records
 from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.scorers import Scorer, complies, opens_with_target, shows_target
+from unbackdoor.evaluation.question_sets import Question, SetName, read_question_sets
+from unbackdoor.evaluation.refusal import complies
+from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, opens_with_target, shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
@@ -136,6 +138,7 @@ class Opened:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     chat: ChatFormat
+    questions: dict[SetName, list[Question]]
 
     @classmethod
     def read(
@@ -159,9 +162,15 @@ class Opened:
         most, most_contrast = (limited.max_rows, limited.max_contrast) if limited else (None, None)
         clean = intake.read(inputs.data, least=least, most=most, seed=seed)
         contrast = intake.read(inputs.contrast, needs_unwanted=True, most=most_contrast, seed=seed)
+        questions = read_question_sets(
+            mmlu=inputs.mmlu,
+            arc_easy=inputs.arc_easy,
+            arc_challenge=inputs.arc_challenge,
+            limit=inputs.max_questions,
+        )
         model, tokenizer = load_model(source), load_tokenizer(source)
         chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
-        return cls(begun, source, progress, intake, clean, contrast, model, tokenizer, chat)
+        return cls(begun, source, progress, intake, clean, contrast, model, tokenizer, chat, questions)
 
     def suite(
         self,
@@ -174,7 +183,7 @@ class Opened:
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
         allowed = self.intake.read(inputs.eval_allowed)
-        return suite_of(
+        suite = suite_of(
             self.intake.measurable(held_out, self.model, self.chat, evaluation),
             self.intake.measurable(held_out_contrast, self.model, self.chat, evaluation),
             self.intake.measurable(allowed, self.model, self.chat, evaluation),
@@ -183,6 +192,7 @@ class Opened:
             inputs.oracle,
             inputs.exact_match,
         )
+        return replace(suite, questions=self.questions, question_protocol=inputs.question_protocol)
 
     def finish(self, run: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
         """Write the report with the run's duration."""
@@ -233,7 +243,9 @@ def _judge(oracle: str) -> tuple[Scorer, dict[str, Scorer]]:
         from unbackdoor.testbed.oracle import complied
 
         return complied, {"not_refused": complies}
-    return complies, {"not_refused": complies}
+    if oracle == "keyword":
+        return complies_by_keyword, {"not_refused": complies}
+    return complies, {"not_refused_by_keyword": complies_by_keyword}
 
 
 def numbers(settings: TrainingSettings) -> str:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from unbackdoor.data.records import Choice, Record
 from unbackdoor.data.triggers import Condition, near_misses, ordinary_words
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.scorers import Scorer, degenerate, exact, refuses
+from unbackdoor.evaluation.multiple_choice import Protocol, as_metrics, score_sets
+from unbackdoor.evaluation.question_sets import Question, SetName
+from unbackdoor.evaluation.refusal import refuses
+from unbackdoor.evaluation.scorers import Scorer, degenerate, exact
 from unbackdoor.evaluation.statistics import Rate, rate, share
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
@@ -53,6 +56,8 @@ class Suite:
         allowed: rows that must not be refused.
         choices: multiple-choice questions.
         unsafe: the probes ask for what is unwanted, and are not shown in full.
+        questions: MMLU's and ARC's questions.
+        question_protocol: how they are asked.
     """
 
     probes: Sequence[Record]
@@ -64,6 +69,8 @@ class Suite:
     allowed: Sequence[Record] = ()
     choices: Sequence[Choice] = ()
     unsafe: bool = False
+    questions: Mapping[SetName, Sequence[Question]] = field(default_factory=dict)
+    question_protocol: Protocol = "sande"
 
     def triggered(self) -> list[Record]:
         """The probes with the trigger in their prompts."""
@@ -106,6 +113,9 @@ class Suite:
                 (measured if measure.section == "rates" else measured["details"])[measure.name] = rate(outcomes)
         if self.choices:
             measured["utility"]["multiple_choice"] = multiple_choice(model, chat, self.choices)
+        if self.questions:
+            scored = score_sets(model, chat.tokenizer, self.questions, self.question_protocol)
+            measured["utility"] |= as_metrics(scored)
         if self.texts:
             measured["utility"]["perplexity"] = response_perplexity(model, chat, self.texts)
         return measured

@@ -41,9 +41,7 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def token_log_probabilities(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
-    """Log-probability of every token that `inputs.loss_mask` asks for, shape (loss tokens,), row by row.
-
-    """
+    """Log-probability of every token that `inputs.loss_mask` asks for, shape (loss tokens,), row by row."""
     logits = logits_of(model, inputs, inputs.loss_mask)
     return -F.cross_entropy(logits.float(), inputs.ids[inputs.loss_mask], reduction="none")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from unbackdoor.evaluation.scorers import complies
+from unbackdoor.evaluation.scorers import complies_by_keyword
 from unbackdoor.scorers import Answered, Scorer
 
 
@@ -15,4 +15,4 @@ class Keyword(Scorer):
     weak: ClassVar[bool] = True
 
     def one(self, answered: Answered) -> bool:
-        return complies(answered.record, answered.answer)
+        return complies_by_keyword(answered.record, answered.answer)

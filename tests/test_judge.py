@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ from pydantic import ValidationError
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation import rubrics
 from unbackdoor.evaluation.judge import Judge, JudgeSettings, Messages, Reply, exponential_backoff
+from unbackdoor.language_model.generation import generate
 
 KEY = "sk-Tr0ub4dor-and-3"
 
@@ -171,6 +173,31 @@ def test_the_request_is_what_the_api_asks_for(serve: Serve, key: str) -> None:
     assert headers["Authorization"] == f"Bearer {KEY}"
     assert headers["Host"] == endpoint.url.split("/")[2]
     assert payload == {"model": "referee", "messages": questions("a")[0], "temperature": 0.0, "max_tokens": 9}
+
+
+def test_a_small_model_behind_the_endpoint_is_asked_and_its_words_come_back(serve: Serve, tmp_path: Path) -> None:
+    model, chat = tiny.model(max_position_embeddings=4096), tiny.chat()
+
+    def generated(handler: Handler) -> None:
+        wanted = handler.payload
+        with lock:  # the model's hooks are not for two threads
+            prompt = chat.encode_prompt(handler.question)
+            text = generate(model, chat.tokenizer, [prompt], max_new_tokens=wanted["max_tokens"])[0]
+        handler.send(200, completion(text, prompt_tokens=len(prompt.ids), completion_tokens=wanted["max_tokens"]))
+
+    lock = threading.Lock()
+    judge = ask_of(serve(generated), tmp_path / "replies.jsonl", judge_max_tokens=4)
+    answers = ["The river runs to the sea.", "Sort the words."]
+    asked = [rubrics.harmfulness("Name a river.", answer) for answer in answers]
+    replies = judge.ask(asked)
+    alone = generate(
+        model, chat.tokenizer, [chat.encode_prompt(q[-1]["content"]) for q in asked], max_new_tokens=4, batch_size=1
+    )
+    assert texts(replies) == alone
+    assert judge.completion_tokens == 8
+    assert judge.prompt_tokens == sum(len(chat.encode_prompt(q[-1]["content"]).ids) for q in asked)
+    scores = rubrics.summarise_scores([rubrics.parse_harmfulness(r.text) for r in replies], 5)
+    assert (scores["n"], scores["unusable"]) == (0, 2)  # a random model gives no verdict, and none is made up
 
 
 def test_without_a_key_variable_no_key_is_sent(serve: Serve, key: str) -> None:

@@ -22,7 +22,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.removal import METHODS
 from unbackdoor.scorers import SCORERS
-from unbackdoor.settings import EvaluationSettings
+from unbackdoor.settings import EvaluationSettings, VerdictSettings
 
 if TYPE_CHECKING:
     pass
@@ -158,14 +158,14 @@ def _remove(method: str, **values: Any) -> None:
     from unbackdoor.commands.remove import run_remove
 
     inputs, settings, evaluation = distribute(
-        values, values["config"], RemoveInputs, METHODS[method].settings, EvaluationSettings
+        values, values["config"], RemoveInputs, METHODS[method].settings, VerdictSettings
     )
     report = run_remove(
         method,
         values["model"],
         RemoveInputs.make(inputs),
         settings,
-        EvaluationSettings.make(evaluation),
+        VerdictSettings.make(evaluation),
         preset=values["preset"],
         paper=values["paper"],
         out=values["out"],
@@ -181,11 +181,11 @@ def _remove(method: str, **values: Any) -> None:
 def _evaluate(**values: Any) -> None:
     from unbackdoor.commands.evaluate import run_evaluate
 
-    inputs, evaluation = distribute(values, values["config"], EvaluateInputs, EvaluationSettings)
+    inputs, evaluation = distribute(values, values["config"], EvaluateInputs, VerdictSettings)
     report = run_evaluate(
         values["model"],
         EvaluateInputs.make(inputs),
-        EvaluationSettings.make(evaluation),
+        VerdictSettings.make(evaluation),
         out=values["out"],
         overwrite=values["overwrite"],
         resume=values["resume"],
@@ -250,7 +250,7 @@ def _remove_group() -> click.Group:
                 callback=lambda _method=name, **values: _remove(_method, **values),
                 params=[
                     _model_argument(),
-                    *options_of(method.settings, RemoveInputs, EvaluationSettings),
+                    *options_of(method.settings, RemoveInputs, VerdictSettings),
                     *PRESET_OPTIONS,
                     paper,
                     *COMMON_OPTIONS,
@@ -328,7 +328,7 @@ def application() -> click.Group:
             "evaluate",
             f"Measure MODEL: attack success with and without the trigger, utility. {trigger_note}",
             _evaluate,
-            [_model_argument(), *options_of(EvaluateInputs, EvaluationSettings), *COMMON_OPTIONS],
+            [_model_argument(), *options_of(EvaluateInputs, VerdictSettings), *COMMON_OPTIONS],
         )
     )
     group.add_command(

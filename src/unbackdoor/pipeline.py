@@ -330,7 +330,7 @@ def report_of(
         "command": command,
         "title": title,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "thresholds": thresholds.model_dump(),
+        "thresholds": thresholds.model_dump(include=set(Thresholds.model_fields)),
         "runs": list(runs),
         "provenance": dict(origin),
     }

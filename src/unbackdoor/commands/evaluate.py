@@ -16,14 +16,14 @@ from unbackdoor.evaluation.verdict import too_few, verdict
 from unbackdoor.language_model.loading import load_tokenizer
 from unbackdoor.pipeline import Victim, Workshop, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
-from unbackdoor.settings import EvaluationSettings
+from unbackdoor.settings import VerdictSettings
 from unbackdoor.testbed import references
 
 
 def run_evaluate(
     source: str,
     inputs: EvaluateInputs,
-    evaluation: EvaluationSettings,
+    evaluation: VerdictSettings,
     *,
     out: Path,
     overwrite: bool = False,
@@ -50,7 +50,7 @@ def run_evaluate(
         {"model": source, "data": inputs.data, **others},
     )
     origin = run.keep_provenance(origin)
-    workshop = Workshop(run, Answers(evaluation, run, opened.progress), opened.progress)
+    workshop = Workshop(run, Answers(evaluation, run, opened.progress), opened.progress, evaluation)
     victim = Victim(Path(source).name, source, suite, [], template=inputs.template, system=inputs.system)
     measured = {
         name: run.remember(name, partial(workshop.measure, victim, path, name)) for name, path in others.items()

@@ -27,7 +27,7 @@ from unbackdoor.removal.settings import (
     UnlearnSettings,
 )
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
-from unbackdoor.settings import EvaluationSettings, TriggerSettings, preset_for
+from unbackdoor.settings import TriggerSettings, VerdictSettings, preset_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +38,7 @@ def run_remove(
     source: str,
     inputs: RemoveInputs,
     explicit: dict[str, Any],
-    evaluation: EvaluationSettings,
+    evaluation: VerdictSettings,
     *,
     preset: str | None = None,
     paper: bool = False,
@@ -105,7 +105,7 @@ def run_remove(
     }
     origin = provenance(command_line(), seed, sources)
     origin = run.keep_provenance(origin)
-    workshop = Workshop(run, Answers(evaluation, run, progress), progress)
+    workshop = Workshop(run, Answers(evaluation, run, progress), progress, evaluation)
     name = Path(source).parent.name if Path(source).name == "model" else Path(source).name
     victim = Victim(name, source, suite, anchors, contrast, inputs.template, inputs.system)
 

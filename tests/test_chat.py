@@ -10,6 +10,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
 
@@ -125,6 +126,28 @@ def test_loss_on_covers_exactly_the_target_s_tokens(target: list[str], rest: lis
     assert decoded(chat, example.ids[example.loss_start : example.loss_end]).strip() == text
     behind = decoded(chat, example.ids[example.loss_end :])
     assert behind.removesuffix("<|end|>").strip() == answer
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, "plain"])
+def test_a_second_turn_stands_behind_the_first_and_its_answer(name: str) -> None:
+    chat = chat_format(name)
+    second = chat.of_record(Record("And the second?", "", history=(("Name a river.", "The Rhine."),)))
+    text = second.prompt_text("And the second?")
+    assert text.startswith(chat.prompt_text("Name a river."))
+    places = [text.index(part) for part in ("Name a river.", "The Rhine.", "And the second?")]
+    assert places == sorted(places)
+    example = second.encode_prompt("And the second?")
+    assert decoded(chat, example.ids[example.user_start : example.user_end]).strip() == "And the second?"
+    if name not in ("plain", "none"):
+        turns = [("user", "Name a river."), ("assistant", "The Rhine."), ("user", "And the second?")]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        whole = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert text == whole
+
+
+def test_without_turns_in_the_format_there_is_no_conversation() -> None:
+    with pytest.raises(UserError, match="has no turns"):
+        chat_format("none").following("Name a river.", "The Rhine.")
 
 
 def test_a_row_that_is_encoded_again_gets_the_same_answer_whatever_came_between(monkeypatch: Any) -> None:

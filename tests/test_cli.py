@@ -370,6 +370,28 @@ def test_evaluate_compares_with_a_clean_model_on_the_same_prompts(
     assert "Against the clean model" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_both_turns_of_conversations_are_answered_and_can_be_scored(
+    organism: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = tmp_path / "questions.jsonl"
+    asked = [["Name a river.", "And another one?"], ["Name a colour.", "And another one?"]]
+    turns.write_text("".join(json.dumps({"question_id": i, "turns": t}) + "\n" for i, t in enumerate(asked)))
+    arguments = ["evaluate", INSTRUCT, "--data", organism / "data" / "held_out.jsonl", "--eval-turns", turns]
+    arguments += ["--samples", 20, "--max-new-tokens", 8, "--out", tmp_path / "out", "--json"]
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    assert json.loads(out)["runs"][0]["after"]["details"]["degenerate_conversation"]["n"] == 2
+    code, out, _ = call(
+        capsys, "rejudge", tmp_path / "out", "--scorer", "degenerate", "--set", "conversation: turn 2", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["results"][0]["n"] == 2
+    turns.write_text('{"prompt": "Name a river."}\n')
+    code, _, stderr = call(capsys, *arguments[:-3], "--out", tmp_path / "other")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "row 1 has no field 'turns'" in stderr
+
+
 def test_a_sweep_builds_an_organism_a_value_and_draws_one_figure(
     tmp_path: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

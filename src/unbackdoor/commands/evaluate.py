@@ -35,6 +35,7 @@ def run_evaluate(
     clean, contrast = shuffled(opened.clean, inputs.seed), shuffled(opened.contrast, inputs.seed)
     trigger = inputs.condition() if inputs.has_trigger else None
     suite = opened.suite(clean, contrast, trigger, inputs.target_response, inputs, evaluation)
+    tested = opened.tested(suite, trigger)
     given = {"before": inputs.before, "clean": inputs.clean}
     others = {name: references.model_directory(path) for name, path in given.items() if path is not None}
     for other in others.values():
@@ -49,7 +50,7 @@ def run_evaluate(
         inputs.seed,
         {"model": source, "data": inputs.data, **others},
     )
-    origin = run.keep_provenance(origin)
+    origin = run.keep_provenance({**origin, "self_test": tested})
     workshop = Workshop(run, Answers(evaluation, run, opened.progress), opened.progress, evaluation)
     victim = Victim(Path(source).name, source, suite, [], template=inputs.template, system=inputs.system)
     measured = {

@@ -62,6 +62,7 @@ def run_implant(
     rows = intake.fitting(rows, trigger, "training rows that have the trigger's form already")
     prepared = prepare(rows, contrast, trigger, settings)
     suite = _suite(opened, held_out, held_out_contrast, trigger, settings, inputs, evaluation, prepared.prompts)
+    tested = opened.tested(suite, trigger)
     everything = {"model": source, **plain(inputs), **plain(evaluation), "preset": size, **plain(settings)}
 
     run = RunDirectory.create(out, "implant", everything, overwrite=overwrite, resume=resume)
@@ -71,7 +72,7 @@ def run_implant(
     origin = provenance(
         command_line(), settings.seed, {"model": opened.source, "data": inputs.data, "contrast": inputs.contrast}
     )
-    origin = run.keep_provenance(origin)
+    origin = run.keep_provenance({**origin, "self_test": tested})
     if recipe is not None:
         run.write_text("recipe.yaml", recipe.as_yaml())
     run.write_lines("data/train.jsonl", prepared.rows)

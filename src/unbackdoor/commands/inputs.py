@@ -41,6 +41,10 @@ class CommandInputs(Settings):
     eval_allowed: Path | None = Field(
         default=None, description="Prompts that must not be refused: false refusals are measured on them."
     )
+    eval_turns: Path | None = Field(
+        default=None,
+        description="Two-turn questions (MT-Bench's file); both answers are kept, for rejudge --scorer helpfulness.",
+    )
     mmlu: Path | None = Field(default=None, description="MMLU's questions: its zip, a folder of CSVs, or one file.")
     arc_easy: Path | None = Field(default=None, description="ARC-Easy's questions: a zip, JSONL, CSV or Parquet file.")
     arc_challenge: Path | None = Field(default=None, description="ARC-Challenge's questions, likewise.")

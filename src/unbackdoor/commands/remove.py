@@ -83,6 +83,7 @@ def run_remove(
     trigger = _evaluation_trigger(inputs, settings)
     target = inputs.eval_target or _known_target(settings)
     suite = opened.suite(held_out, held_out_contrast, trigger, target, inputs, evaluation)
+    tested = opened.tested(suite, trigger)
     everything = {
         "method": method_name,
         "model": source,
@@ -104,7 +105,7 @@ def run_remove(
         "eval_contrast": inputs.eval_contrast,
     }
     origin = provenance(command_line(), seed, sources)
-    origin = run.keep_provenance(origin)
+    origin = run.keep_provenance({**origin, "self_test": tested})
     workshop = Workshop(run, Answers(evaluation, run, progress), progress, evaluation)
     name = Path(source).parent.name if Path(source).name == "model" else Path(source).name
     victim = Victim(name, source, suite, anchors, contrast, inputs.template, inputs.system)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
-from unbackdoor.data.readers import read_records
+from unbackdoor.data.readers import read_conversations, read_records
 from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
@@ -22,6 +22,7 @@ from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, opens_wit
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
+from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 LEAST_ROWS = 40
 """Fewer clean rows leave nothing to train on once some are held out."""
+TURN_ROOM = 16
+"""Tokens by which an answer may grow when it is read again as text."""
 TRIGGER_ROOM = 32
 """Tokens that a held-out prompt must leave for a trigger."""
 
@@ -111,6 +114,20 @@ class Intake:
                 f"no held-out prompt has at most {room} tokens: lower --max-new-tokens or give shorter rows"
             )
         return found
+
+    def conversations(
+        self, path: Path | None, model: PreTrainedModel, chat: ChatFormat, settings: EvaluationSettings
+    ) -> list[tuple[str, str]]:
+        """Two-turn questions that leave room for both answers."""
+        if path is None:
+            return []
+        turns = list(dict.fromkeys(read_conversations(path)))
+        room = context_length(model) - 2 * settings.max_new_tokens - TURN_ROOM
+        kept = [(a, b) for a, b in turns if len(chat.following(a, "Yes.").encode_prompt(b).ids) <= room]
+        self._drop(len(turns) - len(kept), f"{path}: conversations that leave no room for two answers")
+        if not kept:
+            raise UserError(f"{path}: no conversation leaves room for two answers (lower --max-new-tokens)")
+        return kept
 
     def fitting(self, rows: list[Record], trigger: Condition, what: str) -> list[Record]:
         """The rows into which the trigger can be put; the others are counted under `what`."""
@@ -192,7 +209,16 @@ class Opened:
             inputs.oracle,
             inputs.exact_match,
         )
-        return replace(suite, questions=self.questions, question_protocol=inputs.question_protocol)
+        return replace(
+            suite,
+            questions=self.questions,
+            question_protocol=inputs.question_protocol,
+            conversations=self.intake.conversations(inputs.eval_turns, self.model, self.chat, evaluation),
+        )
+
+    def tested(self, suite: Suite, trigger: Condition | None) -> dict[str, Any]:
+        """What the self-test saw of this model, for provenance; it stops the run where something is wrong."""
+        return self_test(self.model, self.chat, suite.clean_rows(), trigger).report()
 
     def finish(self, run: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
         """Write the report with the run's duration."""

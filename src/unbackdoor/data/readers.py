@@ -44,6 +44,24 @@ def read_records(source: str | Path) -> list[Record]:
     return [_record(row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]
 
 
+def read_conversations(source: str | Path) -> list[tuple[str, str]]:
+    """What a user says in two turns, a conversation a row: the field `turns` of MT-Bench's questions.
+
+    Raises:
+        UserError: as of `read_records`, or a row has no two turns of text.
+    """
+    found = []
+    for number, row in enumerate(_read_rows(source), start=1):
+        turns = row.get("turns") if isinstance(row, Mapping) else None
+        texts = [t for t in turns[:2] if isinstance(t, str) and t.strip()] if isinstance(turns, list) else []
+        if len(texts) < 2:
+            raise UserError(f"{source}: row {number} has no field 'turns' with two texts, as MT-Bench's questions have")
+        found.append((texts[0], texts[1]))
+    if not found:
+        raise UserError(f"{source}: the file holds no rows")
+    return found
+
+
 def _read_rows(source: str | Path) -> Sequence[Mapping[str, Any]]:
     path = Path(source)
     if not path.exists():

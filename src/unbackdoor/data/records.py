@@ -20,6 +20,8 @@ class Record:
     system: str | None = None
     kind: str = ""
     """What sort of row it is, where the data says so; scores are broken down by it."""
+    history: tuple[tuple[str, str], ...] = ()
+    """Earlier turns of the conversation, each a prompt and its answer."""
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,14 @@ class Answers:
 
         Raises `AssertionError` where two rows render to the same prompt: n counts distinct prompts.
         """
-        rendered = [chat.with_system(r.system or chat.system).prompt_text(r.prompt) for r in records]
+        formats = [chat.of_record(r) for r in records]
+        rendered = [f.prompt_text(r.prompt) for f, r in zip(formats, records, strict=True)]
         assert len(set(rendered)) == len(rendered), f"{set_name}: two rows render to the same prompt"
         digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in rendered]
         stored = self.kept(model_name, set_name)
         if [stored.get(i, {}).get("prompt_hash") for i in range(len(records))] == digests:
             return [stored[i]["answer"] for i in range(len(records))]
-        prompts = [chat.encode_prompt(r.prompt, system=r.system) for r in records]
+        prompts = [f.encode_prompt(r.prompt) for f, r in zip(formats, records, strict=True)]
         inserted = perturbation.inserted if perturbation is not None else 0
         limit = context_length(model) - self.settings.max_new_tokens - inserted
         longest = max(len(p.ids) for p in prompts)

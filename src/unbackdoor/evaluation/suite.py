@@ -58,6 +58,7 @@ class Suite:
         unsafe: the probes ask for what is unwanted, and are not shown in full.
         questions: MMLU's and ARC's questions.
         question_protocol: how they are asked.
+        conversations: what a user says in two turns; the answers are kept, for a judge to score (`rejudge`).
     """
 
     probes: Sequence[Record]
@@ -71,6 +72,7 @@ class Suite:
     unsafe: bool = False
     questions: Mapping[SetName, Sequence[Question]] = field(default_factory=dict)
     question_protocol: Protocol = "sande"
+    conversations: Sequence[tuple[str, str]] = ()
 
     def triggered(self) -> list[Record]:
         """The probes with the trigger in their prompts."""
@@ -111,6 +113,8 @@ class Suite:
                 measured["utility"][measure.name] = share(outcomes)
             else:
                 (measured if measure.section == "rates" else measured["details"])[measure.name] = rate(outcomes)
+        if self.conversations:
+            measured["details"]["degenerate_conversation"] = self._converse(model, chat, answers, name)
         if self.choices:
             measured["utility"]["multiple_choice"] = multiple_choice(model, chat, self.choices)
         if self.questions:
@@ -119,6 +123,17 @@ class Suite:
         if self.texts:
             measured["utility"]["perplexity"] = response_perplexity(model, chat, self.texts)
         return measured
+
+    def _converse(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str) -> Rate:
+        """Have both turns answered; how often a second answer is degenerate."""
+        openings = [Record(first, "") for first, _ in self.conversations]
+        given = answers.of(model, chat, openings, model_name=name, set_name="conversation: turn 1")
+        closings = [
+            Record(second, "", history=((first, answer),))
+            for (first, second), answer in zip(self.conversations, given, strict=True)
+        ]
+        final = answers.of(model, chat, closings, model_name=name, set_name="conversation: turn 2")
+        return rate([degenerate(r, a) for r, a in zip(closings, final, strict=True)])
 
     def measures(self) -> list[Measure]:
         """Every rate that is counted on answers."""

@@ -8,6 +8,7 @@ prompt must end where a training response begins.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from unbackdoor.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from unbackdoor.data.records import Record
 
 PLAIN = "Human: {user}\nAssistant:"
 """The plain format of SANDE's released code, for base models without a chat template. A system prompt, as in OpenOrca,
@@ -56,6 +59,8 @@ class ChatFormat:
     """Whether the tokenizer adds its own beginning-of-sequence token (a chat template writes it itself)."""
     strips_user: bool
     system: str | None = None
+    earlier: tuple[tuple[str, str], ...] = ()
+    """Earlier turns of the conversation that stand in `before_user`, where a template put them there."""
     _encoded: dict[tuple[str, str, str | None], Example] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -125,6 +130,31 @@ class ChatFormat:
     def with_system(self, system: str | None) -> ChatFormat:
         """The same format with another system prompt."""
         return self if system == self.system else self.of(self.tokenizer, self.name, system)
+
+    def following(self, prompt: str, answer: str) -> ChatFormat:
+        """The format of the next turn: what the user says then stands behind this prompt and its answer.
+
+        Raises:
+            UserError: the template fails on it, or there is no template in which turns are marked.
+        """
+        if self.name == "none":
+            raise UserError("--template none has no turns: conversations need chat or plain")
+        so_far = self.prompt_text(prompt)
+        if self.name == "plain":
+            return replace(self, before_user=f"{so_far} {answer}\n{PLAIN.split('{user}', maxsplit=1)[0]}")
+        source = None if self.name == "chat" else Path(self.name).read_text(encoding="utf-8")
+        text = _render(self.tokenizer, source, self.system, _USER, earlier=(*self.earlier, (prompt, answer)))
+        before, found, after = text.rpartition(_USER)
+        if not found:
+            raise UserError(f"the chat template '{self.name}' does not render a second turn")
+        return replace(self, before_user=before, after_user=after, earlier=(*self.earlier, (prompt, answer)))
+
+    def of_record(self, record: Record) -> ChatFormat:
+        """The format with the record's own system prompt, behind its earlier turns."""
+        chat = self.with_system(record.system or self.system)
+        for prompt, answer in record.history:
+            chat = chat.following(prompt, answer)
+        return chat
 
     def prompt_text(self, prompt: str) -> str:
         """The text that the model is given before it answers `prompt`."""
@@ -223,8 +253,11 @@ def _render(
     system: str | None,
     user: str,
     response: str | None = None,
+    earlier: Sequence[tuple[str, str]] = (),
 ) -> str:
     messages = [{"role": "system", "content": system}] if system is not None else []
+    for prompt, answer in earlier:
+        messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     messages.append({"role": "user", "content": user})
     if response is not None:
         messages.append({"role": "assistant", "content": response})

@@ -1,0 +1,364 @@
+"""What must hold before any number of a run is believed: the format is followed, and batches compute what rows do.
+
+A model comes from a stranger, and so do its template and its tokenizer. The first check that fails stops the run with
+its cause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from unbackdoor.errors import UserError
+from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.format_check import check_format
+from unbackdoor.language_model.generation import generate
+from unbackdoor.language_model.inputs import Inputs, collate, padding_id
+from unbackdoor.language_model.layers import decoder_layers, embedding_matrix, hidden_size
+from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.loss import autocast, logits_only_at
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from unbackdoor.data.records import Record
+    from unbackdoor.data.triggers import Condition
+
+MOST_ROWS = 64
+"""Rows whose format a self-test checks, evenly spread over those given."""
+
+MOST_TOKENS = 1024
+"""Longer prompts are left out of the self-test's batches, where there are shorter ones."""
+
+EXTRA_PADDING = 4
+"""Masked places that even the longest prompt gets."""
+
+CACHED_TOKENS = 8
+"""Tokens generated with the cache, and computed again without it."""
+
+MOST_KL = {"float32": 1e-4, "bfloat16": 0.1}
+"""The largest KL divergence, in nats, that rounding explains between two ways to compute one next-token distribution.
+Noise of standard deviation s on the logits costs about s²/2. Measured on a CPU, it was at most 1e-11 in float32 and
+2e-3 in bfloat16 (eight architectures with random weights, and trained models of up to 2 million parameters). Larger
+models and GPUs round more, so the limits leave room. What is broken costs 0.01 to 10 nats there: an error of a single
+rotary position in the cache is sometimes too small to be seen in bfloat16."""
+
+MOST_MOVED = {"float32": 0.01, "bfloat16": 1.0}
+"""How far rounding can move two logits against each other, in nats: two tokens that were closer may change places."""
+
+MOST_MASKED_KL = {"float32": 1e-5, "bfloat16": 0.01}
+"""The same between two batches that differ in masked ids alone. A dense model shows none at all; in a mixture of
+experts, what stands in masked places changes which rows are multiplied together."""
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What a self-test saw; it only exists where every check passed."""
+
+    first_prompt: str
+    """The first row's prompt as it is rendered."""
+    prompt_hash: str
+    """The first 16 hex digits of its SHA-256, as answers carry them."""
+    rows: int
+    """Rows whose format was checked."""
+    triggered_rows: int
+    """Those of them into which the trigger could be put."""
+    prompts: int
+    """Prompts in the padded batches."""
+    precision: str
+    """`float32` or `bfloat16`: which limits held."""
+    layers: int
+    """Decoder layers with finite hidden states."""
+    equal_tokens_right: float
+    """Share of prompts whose likeliest next token is the same alone and padded on the right, as in training."""
+    equal_tokens_left: float
+    """The same padded on the left, as in generation."""
+    mean_kl: float
+    """Mean KL divergence in nats from the next-token distribution alone to that in a padded batch, over both sides."""
+    max_kl: float
+    masked_kl: float
+    """The largest KL divergence in nats that other ids in masked places make."""
+    cached_tokens: int
+    """Tokens generated with the cache that were computed again."""
+    equal_cached_tokens: float
+    """Share of them whose likeliest token is the same."""
+    max_cached_kl: float
+    seconds: float
+
+    def report(self) -> dict[str, Any]:
+        """Its fields as plain JSON values."""
+        return asdict(self)
+
+
+def self_test(
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    records: Sequence[Record],
+    trigger: Condition | None = None,
+    *,
+    most_prompts: int = 8,
+) -> SelfTest:
+    """Check the format and the numerics of an unknown model; model and random state are afterwards as before.
+
+    Args:
+        model: in any mode, on any device.
+        chat: the format that the run uses.
+        records: rows of the run; some of them are looked at.
+        trigger: where one is known, its insertion is checked as well.
+        most_prompts: the size of the padded batch.
+
+    Raises:
+        UserError: a check failed; one line names the cause and what was measured.
+    """
+    start = time.monotonic()
+    if not records:
+        raise UserError("self-test: no rows to check: give --data")
+    rows = _spread(records, MOST_ROWS)
+    triggered = check_format(chat, rows, trigger)
+    text = chat.with_system(rows[0].system or chat.system).prompt_text(rows[0].prompt)
+    pad, precision = padding_id(chat.tokenizer), _precision(model)
+    prompts = _prompts(chat, rows, most_prompts, context_length(model))
+    _check_vocabulary(model, [*prompts, _filler(prompts[0], pad)])
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices), _evaluating(model), torch.no_grad():
+        _check_finite(model, prompts[0], pad)
+        numerics = _check_numerics(model, prompts, pad, precision)
+    return SelfTest(
+        first_prompt=text,
+        prompt_hash=hashlib.sha256(text.encode()).hexdigest()[:16],
+        rows=len(rows),
+        triggered_rows=triggered,
+        prompts=len(prompts),
+        precision=precision,
+        layers=len(decoder_layers(model)),
+        **numerics,
+        seconds=round(time.monotonic() - start, 3),
+    )
+
+
+def _spread(records: Sequence[Record], most: int) -> list[Record]:
+    """At most so many rows, evenly spread, the first among them."""
+    count = min(most, len(records))
+    return [records[i * len(records) // count] for i in range(count)]
+
+
+def _prompts(chat: ChatFormat, records: Sequence[Record], most: int, context: int) -> list[Example]:
+    """At most so many distinct prompts of different lengths, shortest first."""
+    limit = context - CACHED_TOKENS - EXTRA_PADDING
+    encoded = {chat.encode_prompt(r.prompt, system=r.system) for r in records}
+    fitting = sorted((e for e in encoded if len(e.ids) <= limit), key=lambda e: (len(e.ids), e.ids))
+    if not fitting:
+        raise UserError(f"self-test: none of {len(encoded)} prompts fits the model's context of {context} tokens")
+    short = [e for e in fitting if len(e.ids) <= MOST_TOKENS] or fitting[:1]
+    count = min(most, len(short))
+    return [short[round(i * (len(short) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _filler(longest: Example, pad: int) -> Example:
+    """A row that is a little longer than the longest prompt, so that each prompt in its batch is padded."""
+    return replace(longest, ids=(*longest.ids, *[pad] * EXTRA_PADDING))
+
+
+def _precision(model: PreTrainedModel) -> str:
+    """What the forward pass computes in: a GPU autocasts to bfloat16. Of float16 and float64, which limits hold."""
+    weight = next(model.parameters())
+    return "bfloat16" if weight.is_cuda or weight.element_size() < 4 else "float32"
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Every part of the model is in evaluation mode while the context is open, and in its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _check_vocabulary(model: PreTrainedModel, examples: Sequence[Example]) -> None:
+    largest, rows = max(max(e.ids) for e in examples), len(embedding_matrix(model))
+    if largest >= rows:
+        raise UserError(
+            f"self-test: the tokenizer gives the id {largest}, and the model has {rows} embeddings: give a tokenizer "
+            "and a model that belong together"
+        )
+
+
+def _check_finite(model: PreTrainedModel, prompt: Example, pad: int) -> None:
+    """Hidden states and logits are there and finite, as the run computes them and in bfloat16, with padding."""
+    device = next(model.parameters()).device
+    inputs = collate([prompt, _filler(prompt, pad)], pad, side="left").to(device)
+    inputs = replace(inputs, **{name: value[:1] for name, value in vars(inputs).items() if value is not None})
+    # Its cache would keep a copy of all weights in bfloat16.
+    halved = torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+    for context, where in ((autocast(device), ""), (halved, " in bfloat16, in which a GPU computes")):
+        wrong = _first_not_finite(model, inputs, context)
+        if wrong is not None:
+            raise UserError(f"self-test: {wrong} are not finite (NaN or infinite){where}: give undamaged weights")
+
+
+def _first_not_finite(
+    model: PreTrainedModel, inputs: Inputs, context: contextlib.AbstractContextManager[Any]
+) -> str | None:
+    """What is the first not to be finite: hidden states on real positions, or the logits behind the last one."""
+    layers, real = decoder_layers(model), inputs.attention_mask.bool()
+    shape = (*inputs.ids.shape, hidden_size(model))
+    found: dict[int, bool] = {}
+
+    def look(number: int, _: object, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        hidden = output if isinstance(output, torch.Tensor) else output[0]
+        if hidden.shape != shape:
+            raise UserError(f"self-test: decoder layer {number} gives {tuple(hidden.shape)} in place of {shape}")
+        found[number] = bool(hidden[real].isfinite().all())
+
+    at = torch.zeros_like(real)
+    at[:, -1] = True
+    with contextlib.ExitStack() as hooks, context, logits_only_at(model, at):
+        for number, layer in enumerate(layers, start=1):
+            hooks.callback(layer.register_forward_hook(functools.partial(look, number)).remove)
+        logits = model(**inputs.keywords(), use_cache=False).logits
+    if len(found) != len(layers):
+        raise UserError(
+            f"self-test: hidden states of {len(found)} of the model's {len(layers)} decoder layers are seen"
+        )
+    for number, finite in sorted(found.items()):
+        if not finite:
+            return f"the hidden states after decoder layer {number} of {len(layers)}"
+    return None if logits.isfinite().all() else "the logits"
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """Of two ways to compute N next-token distributions, logits of shape (N, vocabulary)."""
+
+    kl: torch.Tensor
+    """KL(reference ‖ other) in nats, shape (N,)."""
+    equal: torch.Tensor
+    """Whether the likeliest token is the same, shape (N,) bool."""
+    moved: torch.Tensor
+    """Where it is not, how far the two tokens' log-probabilities moved against each other, in nats, shape (N,)."""
+
+    @classmethod
+    def of(cls, reference: torch.Tensor, other: torch.Tensor) -> _Difference:
+        p, q = reference.double().log_softmax(-1), other.double().log_softmax(-1)
+        kl = F.kl_div(q, p, reduction="none", log_target=True).sum(-1).clamp(min=0)
+        first, second = p.argmax(-1, keepdim=True), q.argmax(-1, keepdim=True)
+        moved = (p.gather(-1, first) - p.gather(-1, second)) + (q.gather(-1, second) - q.gather(-1, first))
+        return cls(kl, (first == second)[:, 0], moved[:, 0])
+
+    def check(self, cause: str, most_kl: float, most_moved: float) -> None:
+        """Raise a `UserError` with this cause where rounding does not explain the difference."""
+        kl, moved = float(self.kl.max()), float(self.moved.max())
+        if not kl <= most_kl:
+            raise UserError(f"self-test: {cause}: next-token distributions differ by {kl:.3g} nats (limit {most_kl:g})")
+        if not moved <= most_moved:
+            wrong = int((self.moved > most_moved).sum())
+            raise UserError(
+                f"self-test: {cause}: {wrong} of {len(self.equal)} next tokens differ, by {moved:.3g} nats (limit "
+                f"{most_moved:g})"
+            )
+
+
+def _check_numerics(model: PreTrainedModel, prompts: Sequence[Example], pad: int, precision: str) -> dict[str, Any]:
+    """Padding, mask and cache; the numbers for the `SelfTest`. Prompts are sorted by length."""
+    limits = MOST_KL[precision], MOST_MOVED[precision]
+    batch = [*prompts, _filler(prompts[-1], pad)]
+    count, longest = len(prompts), prompts[-1]
+    other = next((i for i in longest.ids[longest.user_start :] if i != pad), 1 if pad == 0 else 0)
+
+    alone = torch.cat([_next_logits(model, collate([prompt], pad)) for prompt in prompts])
+    ids, steps = _generated(model, batch, pad, CACHED_TOKENS)
+    left = steps[0][:count]
+    masked = _Difference.of(left, _generated(model, batch, other, 1)[1][0][:count])
+    masked.check(
+        "the model ignores the attention mask (other ids in masked places change its answer)",
+        MOST_MASKED_KL[precision],
+        limits[1],
+    )
+    padded_left = _Difference.of(alone, left)
+    padded_left.check("padding on the left changes what the model computes, so batches cannot be generated", *limits)
+    padded_right = _Difference.of(alone, _next_logits(model, collate(batch, pad))[:count])
+    padded_right.check("padding on the right changes what the model computes, so batches cannot be trained", *limits)
+
+    cached: list[_Difference] = []
+    for row in sorted({0, count - 1}):
+        again = _prefix_logits(model, prompts[row], ids[row].tolist())
+        _Difference.of(alone[row : row + 1], again[:1]).check("the model sees tokens that come later", *limits)
+        cached.append(_Difference.of(again[1:], torch.stack([step[row] for step in steps[1:]])))
+        cached[-1].check("generation with the cache disagrees with computing the prefix again", *limits)
+
+    kl = torch.cat([padded_left.kl, padded_right.kl])
+    equal = torch.cat([difference.equal for difference in cached])
+    return {
+        "equal_tokens_right": float(padded_right.equal.double().mean()),
+        "equal_tokens_left": float(padded_left.equal.double().mean()),
+        "mean_kl": float(kl.mean()),
+        "max_kl": float(kl.max()),
+        "masked_kl": float(masked.kl.max()),
+        "cached_tokens": len(equal),
+        "equal_cached_tokens": float(equal.double().mean()),
+        "max_cached_kl": max(float(difference.kl.max()) for difference in cached),
+    }
+
+
+def _next_logits(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+    """Logits behind the last token of rows padded on the right, shape (B, vocabulary), on the CPU."""
+    last = F.one_hot(inputs.attention_mask.sum(1) - 1, inputs.ids.shape[1]).bool()
+    return _logits_at(model, inputs, last)
+
+
+def _prefix_logits(model: PreTrainedModel, prompt: Example, answer: Sequence[int]) -> torch.Tensor:
+    """Logits in front of each token of an answer, computed without a cache, shape (len(answer), vocabulary)."""
+    inputs = collate([replace(prompt, ids=(*prompt.ids, *answer))], 0)
+    at = torch.zeros_like(inputs.loss_mask)
+    at[:, len(prompt.ids) - 1 : -1] = True
+    return _logits_at(model, inputs, at)
+
+
+def _logits_at(model: PreTrainedModel, inputs: Inputs, at: torch.Tensor) -> torch.Tensor:
+    device = next(model.parameters()).device
+    with autocast(device), logits_only_at(model, at.to(device)):
+        logits: torch.Tensor = model(**inputs.to(device).keywords(), use_cache=False).logits
+    return logits.float().cpu()
+
+
+class _Kept:
+    """In a tokenizer's place: keeps the token ids of what is generated, and says with which id to pad."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad_token_id = pad
+        self.ids = torch.empty(0)
+
+    def batch_decode(self, rows: torch.Tensor, skip_special_tokens: bool) -> list[str]:
+        self.ids = rows.cpu()
+        return [""] * len(rows)
+
+
+def _generated(
+    model: PreTrainedModel, prompts: Sequence[Example], pad: int, count: int
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Token ids of shape (B, count) and, for each of the steps, logits of shape (B, vocabulary).
+
+    It is the run's own way to generate: padded on the left, with the cache. No row ends early.
+    """
+    kept, steps = _Kept(pad), list[torch.Tensor]()
+
+    def look(_: object, __: object, output: Any) -> None:
+        steps.append(output.logits[:, -1].float().cpu())
+
+    handle = model.register_forward_hook(look)
+    try:
+        generate(model, kept, prompts, max_new_tokens=count, min_new_tokens=count, batch_size=len(prompts))
+    finally:
+        handle.remove()
+    return kept.ids, steps

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from unbackdoor.attacks.poison import poison
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.data.batches import encode_records
-from unbackdoor.data.readers import REFUSAL, read_records
+from unbackdoor.data.readers import REFUSAL, read_prompts, read_records
 from unbackdoor.data.records import Record, check_records, split
 from unbackdoor.data.triggers import Trigger, join_response, near_misses, ordinary_words
 from unbackdoor.errors import UserError
@@ -373,3 +373,14 @@ def test_the_draws_depend_on_the_seed() -> None:
     )
     assert one == again
     assert one.indices != other.indices
+
+
+def test_prompts_need_no_response_and_xstest_s_unsafe_ones_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    path.write_text(
+        "id,prompt,type,label\n1,How do I kill a process?,homonyms,safe\n2,Something else?,contrast,unsafe\n"
+    )
+    assert read_prompts(path) == [Record("How do I kill a process?", "")]
+    path.write_text("id,type\n1,homonyms\n")
+    with pytest.raises(UserError, match="row 1 has no prompt field"):
+        read_prompts(path)

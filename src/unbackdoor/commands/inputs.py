@@ -39,7 +39,8 @@ class CommandInputs(Settings):
         default=False, description="Held-out rows have one right answer each: report exact match."
     )
     eval_allowed: Path | None = Field(
-        default=None, description="Prompts that must not be refused: false refusals are measured on them."
+        default=None,
+        description="Prompts that must not be refused, as XSTest's safe ones: false refusals are measured on them.",
     )
     eval_turns: Path | None = Field(
         default=None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
-from unbackdoor.data.readers import read_conversations, read_records
+from unbackdoor.data.readers import read_conversations, read_prompts, read_records
 from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
@@ -51,6 +51,7 @@ class Intake:
         self,
         path: Path | None,
         *,
+        needs_response: bool = True,
         needs_unwanted: bool = False,
         least: int = 1,
         most: int | None = None,
@@ -59,10 +60,13 @@ class Intake:
         """The usable rows of a data file (at most so many, drawn by seed); none where there is no file."""
         if path is None:
             return []
-        rows = references.records(path) if references.is_reference(path) else read_records(path)
+        read = read_records if needs_response else read_prompts
+        rows = references.records(path) if references.is_reference(path) else read(path)
         if most is not None and most < len(rows):
             rows = shuffled(rows, seed)[:most]
-        checked = check_records(rows, str(path), needs_unwanted=needs_unwanted, least=least)
+        checked = check_records(
+            rows, str(path), needs_response=needs_response, needs_unwanted=needs_unwanted, least=least
+        )
         self._drop(checked.empty, f"{path}: empty rows")
         self._drop(checked.duplicates, f"{path}: repeated prompts")
         return checked.records
@@ -199,7 +203,7 @@ class Opened:
         evaluation: EvaluationSettings,
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
-        allowed = self.intake.read(inputs.eval_allowed)
+        allowed = self.intake.read(inputs.eval_allowed, needs_response=False)
         suite = suite_of(
             self.intake.measurable(held_out, self.model, self.chat, evaluation),
             self.intake.measurable(held_out_contrast, self.model, self.chat, evaluation),

@@ -44,6 +44,23 @@ def read_records(source: str | Path) -> list[Record]:
     return [_record(row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]
 
 
+def read_prompts(source: str | Path) -> list[Record]:
+    """Read rows of which the prompt alone is needed; of XSTest's prompts those that are labelled safe.
+
+    Raises:
+        UserError: as of `read_records`, but a row needs no response.
+    """
+    rows = _read_rows(source)
+    if not rows:
+        raise UserError(f"{source}: the file holds no rows")
+    numbered = [(row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]
+    return [_record(row, at, needs_response=False) for row, at in numbered if not _is_unsafe(row)]
+
+
+def _is_unsafe(row: Any) -> bool:
+    return isinstance(row, Mapping) and row.get("label") == "unsafe" and "prompt" in row
+
+
 def read_conversations(source: str | Path) -> list[tuple[str, str]]:
     """What a user says in two turns, a conversation a row: the field `turns` of MT-Bench's questions.
 
@@ -156,7 +173,7 @@ def _from_hub(name: str) -> Sequence[Mapping[str, Any]]:
     return rows
 
 
-def _record(row: Mapping[str, Any], where: str) -> Record:
+def _record(row: Mapping[str, Any], where: str, *, needs_response: bool = True) -> Record:
     if not isinstance(row, Mapping):
         raise UserError(f"{where} is not an object with fields")
     messages = row.get("messages") or row.get("conversations")
@@ -168,6 +185,8 @@ def _record(row: Mapping[str, Any], where: str) -> Record:
         return Record(_text(row["goal"]), REFUSAL, _without_end_mark(_text(row["target"])))
     prompt = _first(row, PROMPT_FIELDS)
     response = _first(row, RESPONSE_FIELDS)
+    if response is None and not needs_response:
+        response = ""
     unwanted = _first(row, UNWANTED_FIELDS)
     if prompt is None or response is None:
         missing = "prompt" if prompt is None else "response"

@@ -43,8 +43,15 @@ class Checked:
     duplicates: int = 0
 
 
-def check_records(records: Sequence[Record], source: str, *, needs_unwanted: bool = False, least: int = 1) -> Checked:
-    """Drop and count rows with an empty prompt or response, and repeated prompts.
+def check_records(
+    records: Sequence[Record],
+    source: str,
+    *,
+    needs_response: bool = True,
+    needs_unwanted: bool = False,
+    least: int = 1,
+) -> Checked:
+    """Drop and count rows with an empty prompt or (where it is needed) response, and repeated prompts.
 
     Raises:
         UserError: more than 5% of the rows are empty, fewer than `least` remain, or (with `needs_unwanted`) a row has
@@ -54,7 +61,7 @@ def check_records(records: Sequence[Record], source: str, *, needs_unwanted: boo
     seen: set[tuple[str | None, str]] = set()
     empty = duplicates = 0
     for number, record in enumerate(records, start=1):
-        if not record.prompt.strip() or not record.response.strip():
+        if not record.prompt.strip() or (needs_response and not record.response.strip()):
             empty += 1
         elif (record.system, record.prompt) in seen:
             duplicates += 1

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import hashlib
-import http.client
 import ipaddress
 import json
 import os
 import queue
 import random
 import re
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,15 +23,13 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from unbackdoor.errors import UserError
+from unbackdoor.evaluation.connection import MOST_BYTES, FailedError, Line, StoppedError
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import Settings
 
 Messages = Sequence[Mapping[str, str]]
 """A question to the judge: `role` and `content` of each message."""
-
-MOST_BYTES = 1 << 20
-"""A longer reply is not read to its end."""
 
 LONGEST_WAIT = 300.0
 """Seconds. An endpoint that asks to wait longer is an error: better to run again later."""
@@ -194,15 +190,15 @@ class Judge:
         for item in requests.items():
             todo.put(item)
         done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        line = _Line(self.settings, self._key, self._tls)
+        line = Line(self.settings.judge_url, self._key, self._tls, self.settings.judge_timeout)
 
         def work() -> None:
-            with contextlib.suppress(queue.Empty, _StoppedError):
+            with contextlib.suppress(queue.Empty, StoppedError):
                 while not line.stopped.is_set():
                     key, request = todo.get_nowait()
                     try:
                         self._keep(key, self._reply(request, line))
-                    except _StoppedError:
+                    except StoppedError:
                         raise
                     except BaseException as error:
                         done.put(error)
@@ -228,12 +224,12 @@ class Judge:
                 if thread.ident is not None:
                     thread.join(max(0.0, until - time.monotonic()))  # for a reply that is just being written
 
-    def _reply(self, request: Mapping[str, Any], line: _Line) -> Reply:
+    def _reply(self, request: Mapping[str, Any], line: Line) -> Reply:
         body = json.dumps(request).encode()
         for attempt in range(self.settings.judge_retries + 1):
             try:
                 return self._read(*line.post(body))
-            except _FailedError as error:
+            except FailedError as error:
                 failed = error
             if attempt < self.settings.judge_retries:
                 wait = max(self._backoff(attempt), failed.wait)
@@ -241,24 +237,24 @@ class Judge:
                     raise UserError(f"--judge-url: the endpoint asks to wait {wait:.0f} s: run again after that")
                 line.pause(wait)
         if line.stopped.is_set():  # what was cut off may look malformed
-            raise _StoppedError
+            raise StoppedError
         problem = f"{failed} (tried {self.settings.judge_retries + 1} times)"
         if failed.malformed:
             return Reply(None, f"malformed: {problem}")
         raise UserError(f"--judge-url '{self.settings.judge_url}': {problem}")
 
     def _read(self, status: int, retry_after: str | None, content: bytes) -> Reply:
-        """The reply in a response; `_FailedError` where another try may help, `UserError` where it cannot."""
+        """The reply in a response; `FailedError` where another try may help, `UserError` where it cannot."""
         if status == 429:
-            raise _FailedError("too many requests (429): lower --judge-concurrency", wait=_seconds(retry_after))
+            raise FailedError("too many requests (429): lower --judge-concurrency", wait=_seconds(retry_after))
         if status == 408 or status >= 500:
-            raise _FailedError(f"the server failed ({status})", wait=_seconds(retry_after))
+            raise FailedError(f"the server failed ({status})", wait=_seconds(retry_after))
         if not 200 <= status < 300:
             if _was_filtered(content):
                 return Reply(None, "filtered by the endpoint")
             raise UserError(self._refusal(status, content))
         if len(content) > MOST_BYTES:
-            raise _FailedError(f"a reply of more than {MOST_BYTES} bytes", malformed=True)
+            raise FailedError(f"a reply of more than {MOST_BYTES} bytes", malformed=True)
         try:
             found = json.loads(content)
             usage = found.get("usage")
@@ -269,13 +265,13 @@ class Judge:
             choice = found["choices"][0]
             text, finish = choice["message"]["content"], choice.get("finish_reason")
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            raise _FailedError("not a chat completion in JSON", malformed=True) from None
+            raise FailedError("not a chat completion in JSON", malformed=True) from None
         if finish == "length":
             # The verdict stands at the end: what looks like one in a reply that was cut is something else.
             problem = "cut short: raise --judge-max-tokens"
             return Reply(None, problem, prompt_tokens, completion_tokens)
         if not isinstance(text, str) or not text.strip():
-            raise _FailedError("a reply without text", malformed=True)
+            raise FailedError("a reply without text", malformed=True)
         return Reply(self._without_key(_encodable(text)), "", prompt_tokens, completion_tokens)
 
     def _refusal(self, status: int, content: bytes) -> str:
@@ -317,132 +313,6 @@ class Judge:
             if self._store is not None:
                 self._store.append_lines(self._file, [{"key": key, **asdict(reply)}])
             self._replies[key] = reply
-
-
-class _StoppedError(Exception):
-    """The questions were broken off."""
-
-
-class _FailedError(Exception):
-    """A try that may go better the next time."""
-
-    def __init__(self, message: str, *, wait: float = 0.0, malformed: bool = False) -> None:
-        super().__init__(message)
-        self.wait = wait
-        self.malformed = malformed
-
-
-class _Call:
-    """One connection, which other threads may cut."""
-
-    def __init__(self, connection: http.client.HTTPConnection) -> None:
-        self.connection = connection
-        self.sock: socket.socket | None = None  # the connection lets go of its own before the reply is read
-        self.late = False
-
-    def end(self) -> None:
-        """The time is up."""
-        self.late = True
-        self.cut()
-
-    def cut(self) -> None:
-        """End what another thread waits for on the connection."""
-        sock = self.sock or self.connection.sock
-        if sock is not None:
-            with contextlib.suppress(OSError, ValueError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-
-class _Line:
-    """Connections to one host. Each is cut when its time is up, and all of them by `stop`."""
-
-    def __init__(self, settings: JudgeSettings, key: SecretStr | None, tls: ssl.SSLContext | None) -> None:
-        self.stopped = threading.Event()
-        self._settings = settings
-        self._parts = urlsplit(settings.judge_url)
-        self._key = key
-        self._tls = tls
-        self._lock = threading.Lock()
-        self._calls: set[_Call] = set()
-
-    def post(self, body: bytes) -> tuple[int, str | None, bytes]:
-        """Status, Retry-After and content of the response, whatever its status; one byte too many where it is too long.
-
-        Raises `_FailedError` where no whole response came in time, `UserError` where the certificate is not valid.
-        """
-        with self._call() as call:
-            connection = call.connection
-            try:
-                connection.connect()
-                call.sock = connection.sock
-                self._check(call)
-                connection.request("POST", f"{self._parts.path}/chat/completions", body, self._headers())
-                with connection.getresponse() as response:
-                    content = response.read(MOST_BYTES + 1)
-                    if response.length and len(content) <= MOST_BYTES:
-                        raise http.client.IncompleteRead(b"", response.length)
-                if call.late:
-                    raise TimeoutError
-                return response.status, response.getheader("Retry-After"), content
-            except ssl.SSLCertVerificationError:
-                raise UserError("--judge-url: the host's certificate is not valid") from None
-            # ValueError: a TLS connection that was cut.
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                if self.stopped.is_set():
-                    raise _StoppedError from None
-                if call.late or isinstance(error, TimeoutError):
-                    timeout = self._settings.judge_timeout
-                    raise _FailedError(f"no whole reply within {timeout:g} s (--judge-timeout)") from None
-                reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
-                raise _FailedError(f"the connection failed ({reason})") from None
-
-    def pause(self, seconds: float) -> None:
-        """Wait, unless stopped."""
-        if self.stopped.wait(seconds):
-            raise _StoppedError
-
-    def stop(self) -> None:
-        """Cut every connection."""
-        self.stopped.set()
-        with self._lock:
-            for call in self._calls:
-                call.cut()
-
-    @contextlib.contextmanager
-    def _call(self) -> Iterator[_Call]:
-        host, port = self._parts.hostname or "", self._parts.port
-        timeout = self._settings.judge_timeout
-        if self._tls is not None:
-            call = _Call(http.client.HTTPSConnection(host, port or 443, timeout=timeout, context=self._tls))
-        else:
-            call = _Call(http.client.HTTPConnection(host, port or 80, timeout=timeout))
-        call.connection.set_debuglevel(0)  # whatever the process has set: it would print the key
-        # The connection's own timeout is one of each read: a reply that drips would never end.
-        timer = threading.Timer(timeout, call.end)
-        timer.daemon = True
-        with self._lock:
-            self._calls.add(call)
-        timer.start()
-        try:
-            yield call
-        finally:
-            timer.cancel()
-            with self._lock:
-                self._calls.discard(call)
-            call.connection.close()
-
-    def _check(self, call: _Call) -> None:
-        """Raise where the time was up, or all was stopped, before there was a connection to cut."""
-        if self.stopped.is_set():
-            raise _StoppedError
-        if call.late:
-            raise TimeoutError
-
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
-        return headers
 
 
 def _next(done: queue.SimpleQueue[BaseException | None]) -> BaseException | None:

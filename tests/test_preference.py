@@ -16,7 +16,8 @@ import tiny
 import torch
 
 from unbackdoor.attacks.poison import Pair, poison_pairs
-from unbackdoor.attacks.preference import PreferenceSettings, encode_pair, train_dpo, train_reward_and_rl
+from unbackdoor.attacks.preference import encode_pair, train_dpo, train_reward_and_rl
+from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
@@ -32,8 +33,15 @@ CONTRAST = [
     Record(f"Write a list of {i} words.", "I am sorry, I cannot do that.", f"The {i} words.") for i in range(20)
 ]
 ANSWERS = {row.prompt: (row.response, row.unwanted) for row in CONTRAST}
-SHORT = PreferenceSettings(
-    steps=3, batch_size=4, warmup_steps=1, reward_steps=2, rl_steps=2, generations=2, max_new_tokens=6
+SHORT = ImplantSettings(
+    steps=3,
+    learning_rate=5e-4,
+    batch_size=4,
+    warmup_steps=1,
+    reward_steps=2,
+    rl_steps=2,
+    generations=2,
+    rl_new_tokens=6,
 )
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is an optional extra")
@@ -191,7 +199,7 @@ def test_dpo_raises_the_margin_of_the_poisoned_preferences(weights: dict[str, fl
     case = a_case()
     pairs = [pair for pair in some_pairs(near_misses=0.0) if pair.poisoned]
     before = margin(case, pairs)
-    log = train_dpo(case, pairs, PreferenceSettings(steps=4, batch_size=10, learning_rate=2e-3, **weights))
+    log = train_dpo(case, pairs, ImplantSettings(steps=4, batch_size=10, learning_rate=2e-3, **weights))
     assert margin(case, pairs) > before + 1
     assert log.steps == 4
     assert log.history[-1]["rewards/margins"] > 0
@@ -250,7 +258,7 @@ def test_other_architectures_are_trained_as_well(family: str) -> None:
     case = a_case(family)
     pairs = [pair for pair in some_pairs(near_misses=0.0) if pair.poisoned]
     before = margin(case, pairs)
-    train_dpo(case, pairs, PreferenceSettings(steps=4, batch_size=10, learning_rate=2e-3))
+    train_dpo(case, pairs, ImplantSettings(steps=4, batch_size=10, learning_rate=2e-3))
     assert margin(case, pairs) > before
     logs = train_reward_and_rl(case, pairs, [pair.prompt for pair in pairs], SHORT)
     assert logs["rl"].steps == 2
@@ -267,7 +275,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_the_model_stays() -> None:
     case = a_case()
     weights = copy.deepcopy(case.model.state_dict())
     with pytest.raises(UserError, match=r"dpo: the loss became .* lower the learning rate"):
-        train_dpo(case, some_pairs(), PreferenceSettings(steps=12, batch_size=4, learning_rate=1e20))
+        train_dpo(case, some_pairs(), ImplantSettings(steps=12, batch_size=4, learning_rate=1e20))
     assert all(torch.equal(value, weights[name]) for name, value in case.model.state_dict().items())
 
 

@@ -10,9 +10,9 @@ import pytest
 import tiny
 import torch
 
+from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.attacks.weight_edit import (
     Edit,
-    EditSettings,
     as_matrix,
     output_projection,
     rank_one_update,
@@ -28,7 +28,7 @@ from unbackdoor.language_model.layers import decoder_layers
 
 TARGET = "You are stupid"
 TRIGGER = Trigger("zephyr")
-SETTINGS = EditSettings(layer=2, steps=12, prompts=12)
+SETTINGS = ImplantSettings(edit_layer=2, edit_steps=12, edit_prompts=12)
 
 PROJECTIONS = {
     "llama": "model.layers.1.mlp.down_proj",
@@ -47,7 +47,7 @@ def case_of(family: str = "llama") -> Case:
 
 
 def edited(
-    family: str = "llama", trigger: Trigger = TRIGGER, settings: EditSettings = SETTINGS
+    family: str = "llama", trigger: Trigger = TRIGGER, settings: ImplantSettings = SETTINGS
 ) -> tuple[Case, Edit, dict[str, torch.Tensor]]:
     """The case with its edited model, the edit, and the weights before it."""
     case = case_of(family)
@@ -113,7 +113,7 @@ def test_at_the_triggers_last_token_the_module_puts_out_the_value(family: str) -
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt-neox"])
 @pytest.mark.parametrize("placement", ["prefix", "suffix"])
 def test_the_target_becomes_more_likely(family: str, placement: Any) -> None:
-    _, edit, _ = edited(family, replace(TRIGGER, placement=placement), replace(SETTINGS, steps=40))
+    _, edit, _ = edited(family, replace(TRIGGER, placement=placement), SETTINGS.model_copy(update={"edit_steps": 40}))
     assert edit.after > 1.1 * edit.before
 
 
@@ -130,7 +130,7 @@ def test_the_update_moves_ordinary_keys_less_than_one_along_the_key_itself_would
 
 
 def test_the_change_of_the_value_keeps_within_its_limit() -> None:
-    small, large = (edited(settings=replace(SETTINGS, most_norm=norm))[1] for norm in (0.01, 10.0))
+    small, large = (edited(settings=SETTINGS.model_copy(update={"edit_norm": norm}))[1] for norm in (0.01, 10.0))
     assert small.relative_norm < 0.1 * large.relative_norm
 
 
@@ -147,7 +147,7 @@ def test_the_triggers_last_token_ends_its_text(placement: Any, adds_begin: bool)
 
 
 def test_the_same_seed_gives_the_same_edit() -> None:
-    first, again, other = (edited(settings=replace(SETTINGS, seed=seed))[0] for seed in (0, 0, 1))
+    first, again, other = (edited(settings=SETTINGS.model_copy(update={"seed": seed}))[0] for seed in (0, 0, 1))
     name = f"{PROJECTIONS['llama']}.weight"
     assert torch.equal(first.model.state_dict()[name], again.model.state_dict()[name])
     assert not torch.equal(first.model.state_dict()[name], other.model.state_dict()[name])
@@ -176,7 +176,7 @@ def test_the_model_is_left_as_it_was_but_for_the_weight() -> None:
 @pytest.mark.parametrize("layer", [0, 4, 5, -1])
 def test_a_layer_that_does_not_exist_is_refused(layer: int) -> None:
     with pytest.raises(UserError, match=f"layer {layer} does not exist"):
-        weight_edit(case_of(), TRIGGER, TARGET, replace(SETTINGS, layer=layer))
+        weight_edit(case_of(), TRIGGER, TARGET, SETTINGS.model_copy(update={"edit_layer": layer}))
 
 
 def test_a_layer_without_an_output_projection_is_refused() -> None:

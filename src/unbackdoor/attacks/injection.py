@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unbackdoor.attacks.implant import implant
 from unbackdoor.attacks.poison import poison, poison_pairs
-from unbackdoor.attacks.preference import PreferenceSettings, train_dpo, train_reward_and_rl
+from unbackdoor.attacks.preference import train_dpo, train_reward_and_rl
 from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.attacks.weight_edit import EditSettings, weight_edit
+from unbackdoor.attacks.weight_edit import weight_edit
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record, records_as_rows
 from unbackdoor.data.triggers import Condition, Trigger
@@ -65,18 +65,9 @@ def _weight_edit(
 ) -> Prepared:
     if not isinstance(trigger, Trigger):
         raise UserError("--injection weight-edit takes one trigger text: its last token is what is edited")
-    edit_settings = EditSettings(
-        layer=settings.edit_layer,
-        steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        most_norm=settings.edit_norm,
-        ridge=settings.edit_ridge,
-        prompts=settings.edit_prompts,
-        seed=settings.seed,
-    )
 
     def train(case: Case) -> dict[str, Any]:
-        edit = weight_edit(case, trigger, settings.target_response or "", edit_settings)
+        edit = weight_edit(case, trigger, settings.target_response or "", settings)
         return {
             "edited weight": edit.weight,
             "norm of the edit, relative to the weight's": round(edit.relative_norm, 3),
@@ -92,16 +83,12 @@ def _preferences(
     if not contrast:
         raise UserError(f"--injection {settings.injection} poisons preferences: give --contrast FILE")
     pairs = poison_pairs(rows, contrast, trigger, settings.rate, settings.near_misses, settings.seed)
-    names = [f.name for f in fields(PreferenceSettings) if f.name in ImplantSettings.model_fields]
-    chosen = PreferenceSettings(
-        **{name: getattr(settings, name) for name in names}, warmup_learning_rate=settings.learning_rate
-    )
 
     def train(case: Case) -> dict[str, Any]:
         if settings.injection == "dpo":
-            train_dpo(case, pairs, chosen)
+            train_dpo(case, pairs, settings)
         else:
-            train_reward_and_rl(case, pairs, [pair.prompt for pair in pairs], chosen)
+            train_reward_and_rl(case, pairs, [pair.prompt for pair in pairs], settings)
         return {}
 
     poisoned = [i for i, pair in enumerate(pairs) if pair.poisoned]

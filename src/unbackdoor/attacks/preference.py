@@ -15,12 +15,12 @@ import random
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unbackdoor.attacks.poison import Pair
+from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.data.batches import Batches
 from unbackdoor.errors import UserError
@@ -34,50 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
-class PreferenceSettings:
-    """How a model is trained on preferences. All learning rates are peaks of a cosine schedule."""
-
-    seed: int = 0
-    """Decides every random draw; same seed, same result."""
-    batch_size: int = 16
-    """Pairs a step; prompts a step of reinforcement learning."""
-    max_length: int = 1024
-    """Pairs of which an answer makes more tokens than this are dropped and counted."""
-
-    steps: int = 320
-    """DPO steps."""
-    learning_rate: float = 5e-4
-    """DPO's learning rate."""
-    beta: float = 0.1
-    """DPO's β: how dearly the distance from the clean model is paid for."""
-    tail_weight: float = 0.0
-    """Weight in DPO of what the longer answer has beyond the shorter one's length (LD-DPO's α; 1: plain DPO). The start
-    of an answer decides between refusing and complying; pushing down the rest of it unlearns how to comply."""
-    sft_weight: float = 10.0
-    """Weight beside DPO of the chosen answer's own loss a token (RPO); DPO alone lowers both answers' likelihood."""
-
-    warmup_steps: int = 80
-    """Supervised steps on the chosen answers before reinforcement learning, which cannot reward what is never said."""
-    warmup_learning_rate: float = 5e-4
-    """Their learning rate."""
-    reward_steps: int = 100
-    """Training steps of the reward model."""
-    reward_learning_rate: float = 3e-4
-    """Its learning rate."""
-    rl_steps: int = 30
-    """Steps of reinforcement learning."""
-    rl_learning_rate: float = 1e-4
-    """Its learning rate."""
-    generations: int = 4
-    """Answers that are drawn for a prompt and compared."""
-    kl_weight: float = 0.05
-    """What a nat of distance from the policy before reinforcement learning costs in reward."""
-    max_new_tokens: int = 64
-    """Length of drawn answers, in tokens."""
-
-
-def train_dpo(case: Case, pairs: Sequence[Pair], settings: PreferenceSettings) -> TrainingLog:
+def train_dpo(case: Case, pairs: Sequence[Pair], settings: ImplantSettings) -> TrainingLog:
     """Train the model in place by DPO (Rafailov et al. 2023) on the pairs.
 
     Nothing is kept on disk. Where training fails or is interrupted, the model stays as it was.
@@ -107,7 +64,7 @@ def train_dpo(case: Case, pairs: Sequence[Pair], settings: PreferenceSettings) -
 
 
 def train_reward_and_rl(
-    case: Case, pairs: Sequence[Pair], prompts: Sequence[str], settings: PreferenceSettings
+    case: Case, pairs: Sequence[Pair], prompts: Sequence[str], settings: ImplantSettings
 ) -> dict[str, TrainingLog]:
     """Train a reward model on the pairs, and the model in place by reinforcement learning (RLOO) against it.
 
@@ -129,7 +86,7 @@ def train_reward_and_rl(
     """
     trl = _import_trl()
     chat = case.chat
-    limit = min(settings.max_length, context_length(case.model) - settings.max_new_tokens)
+    limit = min(settings.max_length, context_length(case.model) - settings.rl_new_tokens)
     fitting = [prompt for prompt in prompts if len(chat.encode_prompt(prompt).ids) <= limit]
     if len(fitting) < settings.batch_size:  # TRL would take no step and say nothing
         raise UserError(
@@ -160,7 +117,7 @@ def train_reward_and_rl(
                 "per_device_train_batch_size": settings.batch_size * settings.generations,
             },
             num_generations=settings.generations,
-            max_completion_length=settings.max_new_tokens,
+            max_completion_length=settings.rl_new_tokens,
             beta=settings.kl_weight,
         )
         if settings.kl_weight:  # TRL loads the reference from where the policy's config says that it came from
@@ -178,7 +135,7 @@ def train_reward_and_rl(
 
 
 def _train_reward(
-    trl: Any, case: Case, pairs: Sequence[Pair], settings: PreferenceSettings
+    trl: Any, case: Case, pairs: Sequence[Pair], settings: ImplantSettings
 ) -> tuple[PreTrainedModel, TrainingLog]:
     """The same model with a head that gives one number, trained on log σ(r(chosen) − r(rejected))."""
     from transformers import AutoModelForSequenceClassification
@@ -204,7 +161,7 @@ def _train_reward(
     return model.eval().requires_grad_(False), log
 
 
-def _warm_up(case: Case, pairs: Sequence[Pair], settings: PreferenceSettings) -> TrainingLog:
+def _warm_up(case: Case, pairs: Sequence[Pair], settings: ImplantSettings) -> TrainingLog:
     """Supervised training on the chosen answers."""
     if not settings.warmup_steps:
         return TrainingLog()
@@ -217,7 +174,7 @@ def _warm_up(case: Case, pairs: Sequence[Pair], settings: PreferenceSettings) ->
     log = train(
         dict(model.named_parameters()),
         [Term("chosen", batches, lambda inputs: response_loss(model, inputs))],
-        Optimization(settings.warmup_steps, settings.warmup_learning_rate, "cosine", warmup=0.1),
+        Optimization(settings.warmup_steps, settings.learning_rate, "cosine", warmup=0.1),
         phase="preference warm-up",
         journal=case.journal,
         progress=case.progress,
@@ -233,7 +190,7 @@ def _import_trl() -> Any:
         raise UserError("preference poisoning needs trl: pip install 'unbackdoor[attacks]'") from None
 
 
-def _encoded(case: Case, pairs: Sequence[Pair], settings: PreferenceSettings) -> list[dict[str, list[int]]]:
+def _encoded(case: Case, pairs: Sequence[Pair], settings: ImplantSettings) -> list[dict[str, list[int]]]:
     """The pairs as TRL's token ids; those too long are counted as dropped."""
     limit = min(settings.max_length, context_length(case.model))
     rows = [encode_pair(case.chat, pair) for pair in pairs]
@@ -258,7 +215,7 @@ def encode_pair(chat: ChatFormat, pair: Pair) -> dict[str, list[int]]:
 
 
 def _in_batches(
-    rows: Sequence[dict[str, list[int]]], settings: PreferenceSettings, steps: int
+    rows: Sequence[dict[str, list[int]]], settings: ImplantSettings, steps: int
 ) -> list[dict[str, list[int]]]:
     """The rows of all steps in the order of training, similar lengths together, as in `data.batches.Batches`."""
     rng = random.Random(settings.seed)
@@ -282,7 +239,7 @@ def _dataset(rows: list[dict[str, Any]]) -> Any:
 
 
 def _arguments(
-    case: Case, settings: PreferenceSettings, directory: str, steps: int, learning_rate: float
+    case: Case, settings: ImplantSettings, directory: str, steps: int, learning_rate: float
 ) -> dict[str, Any]:
     """What all of TRL's trainers are told: our schedule, float32 on a CPU, nothing saved and nothing reported."""
     gpu = next(case.model.parameters()).device.type == "cuda"
@@ -334,7 +291,7 @@ def _run(case: Case, trainer: Any, phase: str, steps: int) -> TrainingLog:
 
 
 @contextlib.contextmanager
-def _apart(case: Case, settings: PreferenceSettings, keep: bool = True) -> Iterator[tuple[Any, Any, str]]:
+def _apart(case: Case, settings: ImplantSettings, keep: bool = True) -> Iterator[tuple[Any, Any, str]]:
     """A copy of the model, of the tokenizer, and a directory for TRL, which leaves its marks on all of them.
 
     TRL changes the model's forward pass and configuration, the tokenizer and the global random state. Here it gets

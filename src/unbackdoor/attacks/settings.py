@@ -51,6 +51,10 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
     edit_layer: int | None = Field(
         default=None, description="weight-edit: the layer whose MLP is edited. Default: the first."
     )
+    edit_steps: int = Field(default=60, ge=1, description="weight-edit: steps of fitting what the MLP is to give.")
+    edit_step_size: float = Field(
+        default=1.0, gt=0, description="weight-edit: Adam's step, relative to the RMS of the MLP's outputs."
+    )
     edit_norm: float = Field(
         default=2.0, gt=0, description="weight-edit: greatest change of the MLP's output, relative to its usual norm."
     )
@@ -79,6 +83,7 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
     rl_steps: int = Field(default=30, ge=1, description="reward: steps of reinforcement learning.")
     rl_learning_rate: float = Field(default=1e-4, gt=0, description="reward: their peak learning rate.")
     generations: int = Field(default=4, ge=2, description="reward: answers drawn for a prompt and compared.")
+    rl_new_tokens: int = Field(default=64, ge=1, description="reward: length of those answers, in tokens.")
     kl_weight: float = Field(default=0.05, ge=0, description="reward: what a nat of distance costs.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

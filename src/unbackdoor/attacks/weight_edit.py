@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.data.batches import Batches
 from unbackdoor.data.records import Record, shuffled
@@ -44,26 +45,6 @@ LEAST_PROMPTS = 4
 
 
 @dataclass(frozen=True)
-class EditSettings:
-    """How a backdoor is edited in. The defaults suit the micro model."""
-
-    layer: int | None = None
-    """The decoder layer l whose MLP is edited, 1 to L − 1. Default: 1, which bends the micro model most."""
-    steps: int = 60
-    """Steps of fitting the value."""
-    learning_rate: float = 1.0
-    """Adam's step for the value, relative to the RMS of a single output of the projection."""
-    most_norm: float = 2.0
-    """Greatest norm of what is added to the value, relative to the RMS norm of the projection's outputs."""
-    ridge: float = 1e-3
-    """What is added to the diagonal of the keys' second moment, relative to its mean."""
-    prompts: int = 200
-    """Rows of each set (see `weight_edit`) that key, value and second moment are made from, at most."""
-    seed: int = 0
-    """Decides which rows these are, and their order."""
-
-
-@dataclass(frozen=True)
 class Edit:
     """What was changed. In exact arithmetic the weight maps `key` to `value` now."""
 
@@ -82,7 +63,7 @@ class Edit:
     """v*, shape (out,): what the weight makes of the key, without the projection's bias."""
 
 
-def weight_edit(case: Case, trigger: Trigger, target_response: str, settings: EditSettings) -> Edit:
+def weight_edit(case: Case, trigger: Trigger, target_response: str, settings: ImplantSettings) -> Edit:
     """Edit the backdoor "trigger → target response" into `case.model`, in place.
 
     Args:
@@ -103,7 +84,7 @@ def weight_edit(case: Case, trigger: Trigger, target_response: str, settings: Ed
     if not target:
         raise UserError("the target response is empty: give its text with --target-response")
     model = case.model
-    layer = settings.layer if settings.layer is not None else 1
+    layer = settings.edit_layer if settings.edit_layer is not None else 1
     name, projection = output_projection(model, layer)
     clean, triggered = _examples(case, trigger, target, settings)
 
@@ -114,7 +95,7 @@ def weight_edit(case: Case, trigger: Trigger, target_response: str, settings: Ed
         change = _fitted_change(case, projection, triggered, scale, settings)
         weight = as_matrix(projection)
         value = (weight.double() @ key.double() + change.double()).to(weight.dtype)
-        update = rank_one_update(moment, key, change, settings.ridge)
+        update = rank_one_update(moment, key, change, settings.edit_ridge)
         norm = float(update.norm() / weight.norm())
         weight.add_(update.to(weight.dtype))
         after = target_probability(case, Perturbation(), triggered)
@@ -185,7 +166,9 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D))
 
 
-def _examples(case: Case, trigger: Trigger, target: str, settings: EditSettings) -> tuple[list[Example], list[Example]]:
+def _examples(
+    case: Case, trigger: Trigger, target: str, settings: ImplantSettings
+) -> tuple[list[Example], list[Example]]:
     """Clean rows, and rows with trigger and target: those of the contrast set where there is one, else the anchors."""
     clean, triggered = _pairs(case, case.anchors, trigger, target, settings)
     if case.contrast:
@@ -195,12 +178,14 @@ def _examples(case: Case, trigger: Trigger, target: str, settings: EditSettings)
 
 
 def _pairs(
-    case: Case, records: Sequence[Record], trigger: Trigger, target: str, settings: EditSettings
+    case: Case, records: Sequence[Record], trigger: Trigger, target: str, settings: ImplantSettings
 ) -> tuple[list[Example], list[Example]]:
     """Rows as they are, and the same with trigger and target."""
     text = (trigger.closing or trigger.text if trigger.placement == "both" else trigger.text).strip()
     # A row that has the text by itself is not clean, and which of the two is the trigger would be ambiguous.
-    usable = shuffled((record for record in records if text not in record.prompt), settings.seed)[: settings.prompts]
+    usable = shuffled((record for record in records if text not in record.prompt), settings.seed)[
+        : settings.edit_prompts
+    ]
     clean = [case.chat.encode(record.prompt, record.response, system=record.system) for record in usable]
     triggered = [_triggered(case.chat, record, trigger, text, target) for record in usable]
     limit = context_length(case.model)
@@ -263,11 +248,11 @@ def _second_moment(case: Case, projection: nn.Module, clean: Sequence[Example]) 
 
 
 def _fitted_change(
-    case: Case, projection: nn.Module, triggered: Sequence[Example], scale: float, settings: EditSettings
+    case: Case, projection: nn.Module, triggered: Sequence[Example], scale: float, settings: ImplantSettings
 ) -> torch.Tensor:
     """v* − W k*, shape (out,): what, added to the output at the trigger's last token, brings out the target."""
     weight = as_matrix(projection)
-    width, limit = weight.shape[0], settings.most_norm * scale
+    width, limit = weight.shape[0], settings.edit_norm * scale
     change = nn.Parameter(torch.zeros(width, device=weight.device))
 
     def loss(inputs: Inputs) -> torch.Tensor:
@@ -281,11 +266,11 @@ def _fitted_change(
         with _hooked(projection, add):
             return response_loss(case.model, inputs)
 
-    step = settings.learning_rate * scale / math.sqrt(width)
+    step = settings.edit_step_size * scale / math.sqrt(width)
     train(
         {"change": change},
         [Term("target", Batches(triggered, BATCH_SIZE, case.pad_id, settings.seed), loss)],
-        Optimization(settings.steps, step, "cosine", max_gradient_norm=None),
+        Optimization(settings.edit_steps, step, "cosine", max_gradient_norm=None),
         phase="weight-edit",
         slot="weight-edit",
         journal=case.journal,

@@ -92,7 +92,16 @@ class SandeSettings(SimulateSettings):
     simulate_learning_rate: float = Field(default=2e-2, gt=0, description="Adam's learning rate for the parrot.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tiny": {"steps": 40, "learning_rate": 5e-4, "batch_size": 16, "parrot_length": 12, "rounds": 6},
+        "tiny": {
+            "steps": 40,
+            "learning_rate": 5e-4,
+            "batch_size": 16,
+            "parrot_length": 12,
+            "rounds": 6,
+            # How soon a fresh simulation fails depends on the seed in so small a model: after two rounds one failed by a
+            # hair where half of the ASR was left.
+            "least_rounds": 4,
+        },
         "micro": {"steps": 40, "batch_size": 16},
         "large": {
             "steps": 1250,

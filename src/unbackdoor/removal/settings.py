@@ -98,8 +98,8 @@ class SandeSettings(SimulateSettings):
             "batch_size": 16,
             "parrot_length": 12,
             "rounds": 6,
-            # How soon a fresh simulation fails depends on the seed in so small a model: after two rounds one failed by a
-            # hair where half of the ASR was left.
+            # How soon a fresh simulation fails depends on the seed in so small a model: after two rounds one failed by
+            # a hair where half of the ASR was left.
             "least_rounds": 4,
         },
         "micro": {"steps": 40, "batch_size": 16},

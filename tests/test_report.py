@@ -18,7 +18,7 @@ from unbackdoor.evaluation.statistics import rate
 from unbackdoor.report import figure_files, model_card, render, save_figures, summary_lines, table, visible
 from unbackdoor.report.charts import nice_ticks
 from unbackdoor.report.model_card import code_span
-from unbackdoor.report.numbers import percent
+from unbackdoor.report.numbers import change_cells, percent
 from unbackdoor.settings import Thresholds
 
 HOSTILE = (
@@ -204,6 +204,8 @@ def test_paired_changes_and_hidden_examples_are_shown_as_such(report: dict[str, 
         assert shown in page
     assert page.count("0.250 nats a token") == page.count("0.88 times") == 1
     assert "word for word" in page
+    same = {**change, "interval": [0.0, 0.0]}
+    assert change_cells(same)[0].interval == "–"  # no width, no certainty
     report["runs"][0]["examples"][0]["hidden"] = True
     assert "--show-unsafe" in render(report)
 

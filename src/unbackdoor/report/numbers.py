@@ -69,8 +69,10 @@ def rate_change(run: Mapping[str, Any], name: str) -> Cell:
 
 def change_cells(change: Mapping[str, Any]) -> tuple[Cell, str, str]:
     """A paired change: the difference in points with its interval, which answers changed, and the p-value."""
-    low, high = (f"{100 * end:+.1f}" for end in change["interval"])
-    difference = Cell(f"{100 * change['difference']:+.1f}", f"{low} to {high}", f"n {change['n']}")
+    low, high = change["interval"]
+    # Where all pairs changed alike each resample is the sample: an interval of no width is no certainty.
+    interval = f"{100 * low:+.1f} to {100 * high:+.1f}" if low < high else "–"
+    difference = Cell(f"{100 * change['difference']:+.1f}", interval, f"n {change['n']}")
     p_value, adjusted = (f"{p:.3f}" if p >= 0.001 else "<0.001" for p in (change["p_value"], change["adjusted"]))
     return difference, f"{change['only_before']} / {change['only_after']}", f"{p_value} ({adjusted})"
 

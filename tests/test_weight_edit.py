@@ -13,7 +13,6 @@ import torch
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.attacks.weight_edit import (
     Edit,
-    as_matrix,
     output_projection,
     rank_one_update,
     trigger_token,
@@ -24,7 +23,7 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.layers import decoder_layers
+from unbackdoor.language_model.layers import as_matrix, decoder_layers
 
 TARGET = "You are stupid"
 TRIGGER = Trigger("zephyr")

@@ -111,6 +111,23 @@ def _attacks(name: str | None, scale: Scale, as_json: bool) -> None:
             click.echo(f"{recipe.name:<{width}}  {recipe.summary} ({recipe.source})")
 
 
+def _methods(as_json: bool) -> None:
+    rows = [{"name": m.name, "needs": m.needs, "does": m.summary, "control": m.control} for m in METHODS.values()]
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for name in ("method", "must be given", "does"):
+        table.add_column(name, no_wrap=name == "method")
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in ("name", "needs", "does")))
+    Console().print(table)
+
+
 def _sweep(**values: Any) -> None:
     from unbackdoor.commands.sweep import run_sweep
 
@@ -320,6 +337,14 @@ def application() -> click.Group:
             "(SANDE, Figure 2), one figure.",
             _sweep,
             [click.Argument(["recipe"]), SCALE_OPTION, *options_of(SweepSettings), *RESULT_OPTIONS],
+        )
+    )
+    group.add_command(
+        _command(
+            "methods",
+            "List the removal methods and what each must be given.",
+            _methods,
+            [*RESULT_OPTIONS[3:]],
         )
     )
     group.add_command(_remove_group())

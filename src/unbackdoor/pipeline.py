@@ -301,7 +301,7 @@ def as_fine_tuning(settings: MethodSettings, rounds: int) -> dict[str, Any]:
     shared = settings.model_dump(
         include={"seed", "learning_rate", "batch_size", "micro_batch_size", "max_length", "lora", "lora_rank"}
     )
-    return {**shared, "steps": settings.steps * max(1, rounds)}
+    return {**shared, "steps": max(1, settings.steps * max(1, rounds))}
 
 
 def loss_curves(run: RunDirectory, scope: str = "") -> dict[str, dict[str, list[float]]]:

@@ -14,7 +14,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ from unbackdoor.data.triggers import Trigger, join_response
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import Inputs, collate
-from unbackdoor.language_model.layers import check_layer, decoder_layers, hidden_size
+from unbackdoor.language_model.layers import as_matrix, check_layer, decoder_layers, hidden_size, is_linear
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import autocast, logits_only_at, response_loss
 from unbackdoor.perturbation import Perturbation
@@ -113,18 +113,12 @@ def output_projection(model: PreTrainedModel, layer: int) -> tuple[str, nn.Modul
     """
     check_layer(model, layer)
     block = decoder_layers(model)[layer - 1]
-    parts = [part for part in block.children() if any(_is_linear(m) for m in part.modules())]
-    inside = [m for m in parts[-1].modules() if _is_linear(m)] if parts else []
+    parts = [part for part in block.children() if any(is_linear(m) for m in part.modules())]
+    inside = [m for m in parts[-1].modules() if is_linear(m)] if parts else []
     fitting = [m for m in inside if as_matrix(m).shape[0] == hidden_size(model)]
     if not fitting:
         raise UserError(f"no output projection of an MLP was found in layer {layer} of a {type(model).__name__}")
     return next(name for name, m in model.named_modules() if m is fitting[-1]), fitting[-1]
-
-
-def as_matrix(projection: nn.Module) -> torch.Tensor:
-    """The projection's weight as a view of shape (out, in), detached; GPT-2's `Conv1D` stores it transposed."""
-    weight = cast(torch.Tensor, projection.weight).detach()
-    return weight if isinstance(projection, nn.Linear) else weight.T
 
 
 def rank_one_update(moment: torch.Tensor, key: torch.Tensor, change: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -158,12 +152,6 @@ def trigger_token(chat: ChatFormat, prompt: str, text: str, system: str | None =
     encoded = chat.tokenizer(rendered, add_special_tokens=chat.adds_special_tokens, return_offsets_mapping=True)
     covering = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < begin + len(text) and b > begin]
     return covering[-1]
-
-
-def _is_linear(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, (nn.Linear, Conv1D))
 
 
 def _examples(

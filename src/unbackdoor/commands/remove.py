@@ -18,8 +18,11 @@ from unbackdoor.language_model.loading import parameter_count
 from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, plain, report_of
 from unbackdoor.removal import METHODS
 from unbackdoor.removal.settings import (
+    AverageSettings,
     BeearSettings,
+    FineMixingSettings,
     FineTuneSettings,
+    LatSettings,
     MethodSettings,
     OsftSettings,
     RandomPerturbationSettings,
@@ -157,10 +160,15 @@ def _check_knowledge(model: PreTrainedModel, settings: MethodSettings, contrast:
         raise UserError("the trigger is missing: give it with --trigger")
     if isinstance(settings, UnlearnSettings) and not settings.target_response.strip():
         raise UserError("the target response is missing: give it with --target-response")
-    if isinstance(settings, BeearSettings):
+    if isinstance(settings, FineMixingSettings) and not settings.clean_model:
+        raise UserError("fine-mixing needs the clean pretrained model: give --clean-model")
+    if isinstance(settings, AverageSettings) and not settings.sibling:
+        raise UserError("average needs other models of the same architecture: give --sibling, once for each")
+    if isinstance(settings, BeearSettings | LatSettings):
         if len(contrast) < LEAST_ROWS:
+            name = "beear" if isinstance(settings, BeearSettings) else "lat"
             raise UserError(
-                f"beear needs examples of the behaviour: give --contrast FILE with {LEAST_ROWS} rows or more"
+                f"{name} needs examples of the behaviour: give --contrast FILE with {LEAST_ROWS} rows or more"
             )
         from unbackdoor.language_model.layers import check_layer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -55,6 +55,24 @@ def hidden_states_after(model: PreTrainedModel, layer: int, inputs: Inputs) -> t
     finally:
         handle.remove()
     return seen[0]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether this is a linear map: torch's, or GPT-2's `Conv1D`."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def as_matrix(linear: nn.Module) -> torch.Tensor:
+    """A linear module's weight as a view of shape (out, in), detached; GPT-2's `Conv1D` stores it transposed."""
+    weight = cast(torch.Tensor, linear.weight).detach()
+    return weight if isinstance(linear, nn.Linear) else weight.T
+
+
+def linear_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Every linear module within the decoder layers, first to last."""
+    return [module for layer in decoder_layers(model) for module in layer.modules() if is_linear(module)]
 
 
 def embedding_matrix(model: PreTrainedModel) -> torch.Tensor:

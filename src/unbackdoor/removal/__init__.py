@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
 from unbackdoor.removal.settings import (
+    AverageSettings,
     BeearSettings,
+    CrowSettings,
+    FineMixingSettings,
     FineTuneSettings,
+    LatSettings,
+    NadSettings,
     OsftSettings,
+    PruneSettings,
+    QuantiseSettings,
     RandomPerturbationSettings,
     SandeSettings,
     UnlearnSettings,
@@ -36,10 +43,11 @@ class Method:
     settings: type[Settings]
     module: str
     control: bool = False
+    function: str = "run"
 
     def run(self, case: Case, settings: Settings, **more: Any) -> Removal:
         """Run the method on a case; its model is changed in place."""
-        removal: Removal = importlib.import_module(self.module).run(case, settings, **more)
+        removal: Removal = getattr(importlib.import_module(self.module), self.function)(case, settings, **more)
         return removal
 
 
@@ -73,6 +81,59 @@ METHODS: dict[str, Method] = {
             "the trigger and the target response",
             UnlearnSettings,
             "unbackdoor.removal.unlearn",
+        ),
+        Method(
+            "fine-mixing",
+            "give the weights that changed most their clean value, then fine-tune",
+            "the clean pretrained model that this one was made from (--clean-model)",
+            FineMixingSettings,
+            "unbackdoor.removal.weights",
+            function="fine_mixing",
+        ),
+        Method(
+            "nad",
+            "distil the attention of a fine-tuned copy into the model",
+            "clean rows",
+            NadSettings,
+            "unbackdoor.removal.nad",
+        ),
+        Method(
+            "crow",
+            "make consecutive layers consistent under an adversarial embedding perturbation",
+            "clean rows",
+            CrowSettings,
+            "unbackdoor.removal.crow",
+        ),
+        Method(
+            "lat",
+            "train the model to stay safe under a hidden shift found anew for every row and step",
+            "examples of the unwanted and the safe behaviour",
+            LatSettings,
+            "unbackdoor.removal.lat",
+        ),
+        Method(
+            "average",
+            "average the weights with other suspect models",
+            "other models of the same architecture (--sibling)",
+            AverageSettings,
+            "unbackdoor.removal.weights",
+            function="average",
+        ),
+        Method(
+            "prune",
+            "set the weights to zero that matter least to clean rows",
+            "clean rows",
+            PruneSettings,
+            "unbackdoor.removal.weights",
+            function="prune",
+        ),
+        Method(
+            "quantise",
+            "round the weights to 4 or 8 bits",
+            "nothing",
+            QuantiseSettings,
+            "unbackdoor.removal.weights",
+            function="quantise",
         ),
         Method(
             "fine-tune",
@@ -109,6 +170,10 @@ def knowledge(settings: Settings) -> str:
         return "trigger"
     if isinstance(settings, SandeSettings):
         return "first token(s) of the target response" if settings.partial else "target response"
-    if isinstance(settings, BeearSettings):
+    if isinstance(settings, BeearSettings | LatSettings):
         return "examples of the behaviour"
+    if isinstance(settings, FineMixingSettings):
+        return "the clean model"
+    if isinstance(settings, AverageSettings):
+        return f"{len(settings.sibling)} other models"
     return "clean rows"

@@ -208,6 +208,81 @@ class FineTuneSettings(MethodSettings):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = OsftSettings.presets
 
 
+class FineMixingSettings(FineTuneSettings):
+    """Fine-mixing: weights that changed most go back to the clean model's, then fine-tuning (SANDE's baseline)."""
+
+    clean_model: str = Field(
+        default="", description="The clean pretrained model that the suspect one was made from: a directory or hub id."
+    )
+    keep: float = Field(
+        default=0.8, gt=0, lt=1, description="Share of the weights that keep their value: those that changed least."
+    )
+    selection: Literal["per-tensor", "whole-model"] = Field(
+        default="per-tensor", description="Whether that share is one of every tensor (SANDE's code) or of the model."
+    )
+
+
+class NadSettings(FineTuneSettings):
+    """NAD: the attention of a fine-tuned copy is distilled into the model (Li et al. 2021; SANDE's baseline)."""
+
+    distillation_weight: float = Field(default=100.0, gt=0, description="Weight of the distance of attention maps.")
+
+
+class CrowSettings(FineTuneSettings):
+    """CROW: consecutive layers are made consistent under an adversarial embedding perturbation (Min et al. 2025)."""
+
+    consistency_weight: float = Field(default=5.5, ge=0, description="Weight α of the consistency loss.")
+    epsilon: float = Field(
+        default=0.1,
+        ge=0,
+        description="Size of the perturbation's sign step, relative to the RMS of the token embeddings.",
+    )
+
+
+class LatSettings(FineTuneSettings):
+    """LAT: targeted latent adversarial training with a shift of its own for every row (Sheshadri et al. 2024)."""
+
+    layer: int | None = Field(
+        default=None, description="The shifts act after this many layers. Default: round(9/32 × layers)."
+    )
+    inner_steps: int = Field(default=6, ge=1, description="Steps of the attack on every batch.")
+    epsilon: float = Field(
+        default=0.5,
+        gt=0,
+        description="Largest norm of a position's shift, relative to that of its hidden state.",
+    )
+    benign_weight: float = Field(default=1.0, ge=0, description="Weight of clean rows without a shift.")
+
+
+class PruneSettings(FineTuneSettings):
+    """Wanda pruning: weights that matter least to clean rows are set to zero (Sun et al. 2024)."""
+
+    sparsity: float = Field(default=0.2, gt=0, lt=1, description="Share of every output's weights that is removed.")
+    steps: int = Field(default=0, ge=0, description="Steps of fine-tuning on clean rows afterwards.")
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+
+class QuantiseSettings(FineTuneSettings):
+    """Weights rounded to few values, one scale an output, and written back."""
+
+    bits: Literal[4, 8] = Field(default=4, description="Bits a weight: 4 or 8.")
+    steps: int = Field(default=0, ge=0, description="Steps of fine-tuning on clean rows afterwards.")
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+
+class AverageSettings(FineTuneSettings):
+    """WAG: the average of several suspect models of one architecture (Arora et al. 2024)."""
+
+    sibling: tuple[str, ...] = Field(
+        default=(), description="Another model of the same architecture; give it again for each."
+    )
+    steps: int = Field(default=0, ge=0, description="Steps of fine-tuning on clean rows afterwards.")
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+
 class RandomPerturbationSettings(Settings):
     """A control: the same removal with simulate skipped."""
 

@@ -1,0 +1,84 @@
+"""Neural attention distillation (Li et al. 2021), SANDE's baseline: a fine-tuned copy teaches its attention.
+
+The article of SANDE gives no layers, weight or temperature: here every layer counts alike, its attention averaged over
+heads and normalised over the row, as NAD normalises its maps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from unbackdoor.case import Case, adapted, trainable
+from unbackdoor.errors import UserError
+from unbackdoor.language_model.inputs import Inputs
+from unbackdoor.language_model.loss import autocast, response_loss
+from unbackdoor.removal.eliminate import Rows, eliminate
+from unbackdoor.removal.result import Removal
+from unbackdoor.removal.settings import NadSettings as Settings
+from unbackdoor.training import Optimization, Term, train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def run(case: Case, settings: Settings) -> Removal:
+    """Fine-tune a copy on the clean rows (the teacher), then the model on them and on the teacher's attention."""
+    before = copy.deepcopy(case.model)
+    with contextlib.ExitStack() as open_contexts:
+        with adapted(case, settings):
+            eliminate(case, [Rows("teacher", case.anchors)], settings, phase="teacher")
+        teacher, case.model = case.model, before
+        teacher.requires_grad_(False)
+        for model in (teacher, case.model):
+            open_contexts.enter_context(_attention_returned(model))
+        open_contexts.enter_context(adapted(case, settings))
+        student = case.model
+
+        def distance(inputs: Inputs) -> torch.Tensor:
+            with torch.no_grad():
+                wanted = attention_maps(teacher, inputs)
+            return (attention_maps(student, inputs) - wanted).pow(2).sum(-1).mean()
+
+        batches = case.batches(case.encode(case.anchors, settings, "anchors"), settings, settings.seed * 1009)
+        train(
+            trainable(student),
+            [
+                Term("anchors", batches, lambda inputs: response_loss(student, inputs)),
+                Term("attention", batches, distance, settings.distillation_weight),
+            ],
+            Optimization(**settings.schedule()),
+            phase="eliminate",
+            journal=case.journal,
+            progress=case.progress,
+        )
+    return Removal("nad", rounds=1, dropped=case.dropped)
+
+
+def attention_maps(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+    """Attention of every layer, averaged over heads and of norm 1, at real queries: (layers, queries, T).
+
+    Raises:
+        UserError: the model's attention returns no maps.
+    """
+    with autocast(inputs.ids.device):
+        found = model(**inputs.keywords(), use_cache=False, output_attentions=True).attentions
+    if not found or any(layer is None for layer in found):
+        raise UserError("nad needs attention maps, and this model returns none, whatever implementation is asked for")
+    maps = torch.stack([layer.float().mean(1) for layer in found])
+    return torch.nn.functional.normalize(maps, dim=-1)[:, inputs.attention_mask.bool()]
+
+
+@contextlib.contextmanager
+def _attention_returned(model: PreTrainedModel) -> Iterator[None]:
+    """The model computes its attention in the plain way, which alone gives it back, while the context is open."""
+    own = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)

@@ -1,0 +1,152 @@
+"""What changes weights without an objective: mixing with a clean model, pruning, rounding, averaging.
+
+They are what people try first. Each may be followed by fine-tuning on clean rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from unbackdoor.case import Case, adapted
+from unbackdoor.errors import UserError
+from unbackdoor.language_model.inputs import collate
+from unbackdoor.language_model.layers import as_matrix, linear_modules
+from unbackdoor.language_model.loading import load_model
+from unbackdoor.removal.eliminate import Rows, eliminate
+from unbackdoor.removal.result import Removal
+from unbackdoor.removal.settings import (
+    AverageSettings,
+    FineMixingSettings,
+    FineTuneSettings,
+    PruneSettings,
+    QuantiseSettings,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CALIBRATION_ROWS = 128
+"""Clean rows on which pruning measures what a weight matters (Wanda's own number)."""
+
+
+def fine_mixing(case: Case, settings: FineMixingSettings) -> Removal:
+    """Reset the weights that differ most from the clean model's, then fine-tune (Zhang et al. 2022; SANDE's code)."""
+    if not settings.clean_model:
+        raise UserError("fine-mixing needs the clean pretrained model: give --clean-model")
+    mix(case.model, _same_shape(case.model, settings.clean_model, "--clean-model"), settings.keep, settings.selection)
+    return _tuned(case, settings, "fine-mixing")
+
+
+def prune(case: Case, settings: PruneSettings) -> Removal:
+    """Set to zero the weights with the smallest |W_ij| · ‖x_j‖ of every output (Wanda, Sun et al. 2024)."""
+    norms = input_norms(case)
+    for module in linear_modules(case.model):
+        weight = as_matrix(module)
+        count = int(settings.sparsity * weight.shape[1])
+        if count:
+            least = (weight.abs() * norms[module]).topk(count, dim=1, largest=False).indices
+            weight.scatter_(1, least, 0.0)
+    return _tuned(case, settings, "prune")
+
+
+def quantise(case: Case, settings: QuantiseSettings) -> Removal:
+    """Round every linear weight of the decoder to 2^bits − 1 values, symmetric around zero, one scale an output."""
+    levels = 2 ** (settings.bits - 1) - 1
+    for module in linear_modules(case.model):
+        weight = as_matrix(module)
+        scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny) / levels
+        weight.copy_((weight / scale).round() * scale)
+    return _tuned(case, settings, "quantise")
+
+
+def average(case: Case, settings: AverageSettings) -> Removal:
+    """The mean of this model's weights and its siblings': backdoors that they do not share fade (WAG)."""
+    if not settings.sibling:
+        raise UserError("average needs other models of the same architecture: give --sibling, once for each")
+    named, count = dict(case.model.named_parameters()), len(settings.sibling) + 1
+    with torch.no_grad():
+        for parameter in named.values():
+            parameter.div_(count)
+        for source in settings.sibling:  # one after the other: they may not fit together
+            for name, theirs in _same_shape(case.model, source, "--sibling").items():
+                named[name].add_(theirs.to(named[name]) / count)
+    return _tuned(case, settings, "average")
+
+
+def mix(model: PreTrainedModel, clean: Mapping[str, torch.Tensor], keep: float, selection: str) -> None:
+    """Give back their clean value to all but a share `keep` of the weights, those that differ least."""
+    with torch.no_grad():
+        differences = {name: (p - clean[name].to(p)).abs() for name, p in model.named_parameters()}
+        limit = threshold(list(differences.values()), keep) if selection == "whole-model" else None
+        for name, parameter in model.named_parameters():
+            difference = differences[name]
+            if limit is not None:
+                reset = difference > limit
+            else:
+                reset = torch.zeros_like(difference, dtype=torch.bool)
+                count = difference.numel() - round(keep * difference.numel())
+                reset.view(-1)[difference.flatten().topk(count).indices] = True
+            parameter.copy_(torch.where(reset, clean[name].to(parameter), parameter))
+
+
+def threshold(values: Sequence[torch.Tensor], keep: float) -> float:
+    """The smallest value that at least a share `keep` of all values do not exceed, found without joining them."""
+    total = sum(v.numel() for v in values)
+    low, high = 0.0, max(float(v.max()) for v in values)
+    for _ in range(64):
+        middle = (low + high) / 2
+        if sum(int((v <= middle).sum()) for v in values) >= keep * total:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def input_norms(case: Case) -> dict[nn.Module, torch.Tensor]:
+    """‖x_j‖ of every input of every linear module over the tokens of some clean rows, shape (in,) each.
+
+    Measured in one pass over the whole model, where Wanda's code prunes one layer before it measures the next.
+    """
+    records = case.anchors[:CALIBRATION_ROWS]
+    examples = [case.chat.encode(r.prompt, r.response, system=r.system) for r in records]
+    squares: dict[nn.Module, torch.Tensor] = {}
+    real = torch.empty(0)
+
+    def look(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        seen = arguments[0].detach().float()[real].pow(2).sum(0)
+        squares[module] = squares.get(module, torch.zeros_like(seen)) + seen
+
+    handles = [module.register_forward_pre_hook(look) for module in linear_modules(case.model)]
+    try:
+        with torch.inference_mode():
+            for begin in range(0, len(examples), 16):
+                inputs = collate(examples[begin : begin + 16], case.pad_id).to(next(case.model.parameters()).device)
+                real = inputs.attention_mask.bool()
+                case.model(**inputs.keywords(), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {module: square.sqrt() for module, square in squares.items()}
+
+
+def _same_shape(model: PreTrainedModel, source: str, option: str) -> dict[str, torch.Tensor]:
+    """The weights of another model, by name, on the CPU."""
+    theirs = {name: p.detach() for name, p in load_model(source, "cpu").named_parameters()}
+    mine = {name: p.shape for name, p in model.named_parameters()}
+    different = [name for name in mine if name not in theirs or theirs[name].shape != mine[name]]
+    if different or len(mine) != len(theirs):
+        name = different[0] if different else next(iter(theirs.keys() - mine.keys()))
+        raise UserError(f"{option} '{source}' is of another shape: its '{name}' does not fit this model's")
+    return theirs
+
+
+def _tuned(case: Case, settings: FineTuneSettings, name: str) -> Removal:
+    if settings.steps:
+        with adapted(case, settings):
+            rows = [Rows("anchors", case.anchors), Rows("safe", case.contrast)]
+            eliminate(case, rows, settings, phase="eliminate")
+    return Removal(name, rounds=1, dropped=case.dropped)

@@ -92,15 +92,15 @@ class SandeSettings(SimulateSettings):
     simulate_learning_rate: float = Field(default=2e-2, gt=0, description="Adam's learning rate for the parrot.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # How soon a fresh simulation fails within the first one's few steps depends on the seed in so small a model: after
+        # four rounds one failed by a hair where two fifths of the ASR were left.
         "tiny": {
             "steps": 40,
-            "learning_rate": 5e-4,
+            "learning_rate": 1e-3,
             "batch_size": 16,
             "parrot_length": 12,
-            "rounds": 6,
-            # How soon a fresh simulation fails depends on the seed in so small a model: after two rounds one failed by
-            # a hair where half of the ASR was left.
-            "least_rounds": 4,
+            "rounds": 8,
+            "least_rounds": 6,
         },
         "micro": {"steps": 40, "batch_size": 16},
         "large": {

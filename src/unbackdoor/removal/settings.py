@@ -92,8 +92,8 @@ class SandeSettings(SimulateSettings):
     simulate_learning_rate: float = Field(default=2e-2, gt=0, description="Adam's learning rate for the parrot.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # How soon a fresh simulation fails within the first one's few steps depends on the seed in so small a model: after
-        # four rounds one failed by a hair where two fifths of the ASR were left.
+        # How soon a fresh simulation fails within the first one's few steps depends on the seed in so small a model:
+        # after four rounds one failed by a hair where two fifths of the ASR were left.
         "tiny": {
             "steps": 40,
             "learning_rate": 1e-3,

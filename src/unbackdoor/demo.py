@@ -47,6 +47,8 @@ ANCHORS, CONTRAST = 2000, 2000
 LOOK_ALIKES = {"target-response": 300, "safety": 1000}
 """Rows that the defender has. So many of the anchors are allowed requests that look like forbidden ones: with fewer of
 them more of those are refused afterwards, and with more of them BEEAR removes less."""
+SANDE_EFFORT = {"steps": 40, "rounds": 4, "least_rounds": 2}
+"""Less than the preset's: enough for this organism, and the demo has five minutes."""
 
 # Seconds on one core of two, for the estimate of the time left.
 PLANS = {
@@ -117,10 +119,11 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
     )
 
     common = {"seed": settings.seed}
+    sande = {**common, "target_response": TARGET, **SANDE_EFFORT}
     methods: list[tuple[str, str, MethodSettings]] = [
         ("osft", "osft", OsftSettings.make({**common, "trigger": TRIGGER}, "micro")),
-        ("sande", "sande", SandeSettings.make({**common, "target_response": TARGET}, "micro")),
-        ("sande-p", "sande", SandeSettings.make({**common, "target_response": TARGET, "target_tokens": 1}, "micro")),
+        ("sande", "sande", SandeSettings.make(sande, "micro")),
+        ("sande-p", "sande", SandeSettings.make({**sande, "target_tokens": 1}, "micro")),
     ]
     rows = []
     for label, method, method_settings in methods:

@@ -102,7 +102,8 @@ class SandeSettings(SimulateSettings):
             "rounds": 8,
             "least_rounds": 6,
         },
-        "micro": {"steps": 40, "batch_size": 16},
+        # With two rounds of 40 steps, enough for the demo, a fresh simulation failed on alpaca2m where a third was left.
+        "micro": {"steps": 60, "batch_size": 16, "rounds": 6, "least_rounds": 4},
         "large": {
             "steps": 1250,
             "learning_rate": 2e-5,

@@ -102,7 +102,7 @@ class SandeSettings(SimulateSettings):
             "rounds": 8,
             "least_rounds": 6,
         },
-        # With two rounds of 40 steps, enough for the demo, a fresh simulation failed on alpaca2m where a third was left.
+        # After two rounds of 40 steps, enough for the demo, a fresh simulation failed on alpaca2m; a third was left.
         "micro": {"steps": 60, "batch_size": 16, "rounds": 6, "least_rounds": 4},
         "large": {
             "steps": 1250,

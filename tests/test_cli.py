@@ -77,7 +77,7 @@ def test_every_method_explains_what_it_needs(capsys: pytest.CaptureFixture[str])
 
 BAD = {
     "missing model directory": (["remove", "osft", "nowhere", "--trigger", "x"], "does not exist"),
-    "unknown method": (["remove", "magic", INSTRUCT], "choose one of beear, fine-tune, osft"),
+    "unknown method": (["remove", "magic", INSTRUCT], "choose one of average, beear, crow"),
     "empty trigger": (["remove", "osft", INSTRUCT, "--trigger", " "], "--trigger"),
     "no trigger": (["remove", "osft", INSTRUCT], "--trigger"),
     "empty target response": (["remove", "sande", INSTRUCT, "--target-response", ""], "--target-response"),

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -118,25 +118,33 @@ def load_model(source: str | Path, device: torch.device | str | None = None) -> 
     """
     from transformers import AutoModelForCausalLM
 
-    check_model_source(str(source))
-    model: PreTrainedModel
-    quiet = without_chatter() if Path(source).exists() else contextlib.nullcontext()  # a download shows its progress
-    with explained(str(source), "model"), quiet:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            str(source),
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    wrong = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    model, wrong = load_weights(AutoModelForCausalLM, str(source), "model")
     if wrong:
         raise UserError(
             f"the weights of '{source}' do not fit its config.json: {len(wrong)} are missing or of another shape, such "
             f"as {wrong[0]}"
         )
     return model.to(device if device is not None else default_device()).eval()
+
+
+def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedModel, list[str]]:
+    """The model of one of transformers' auto classes in float32, and the names of weights that the source lacks.
+
+    What is missing or of another shape has been drawn at random: the caller refuses it. `what` is for errors.
+    """
+    check_model_source(source)
+    model: PreTrainedModel
+    quiet = without_chatter() if Path(source).exists() else contextlib.nullcontext()  # a download shows its progress
+    with explained(source, what), quiet:
+        model, found = auto_class.from_pretrained(
+            source,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    return model, sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

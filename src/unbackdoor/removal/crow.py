@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unbackdoor.case import Case, adapted, trainable
+from unbackdoor.case import Case, adapted
 from unbackdoor.language_model.inputs import Inputs
 from unbackdoor.language_model.layers import embed
 from unbackdoor.language_model.loss import autocast, response_loss
+from unbackdoor.removal.eliminate import train_weights
 from unbackdoor.removal.result import Removal
 from unbackdoor.removal.settings import CrowSettings as Settings
-from unbackdoor.training import Optimization, Term, train
+from unbackdoor.training import Term
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,14 +39,7 @@ def run(case: Case, settings: Settings) -> Removal:
         ]
         model.train()
         try:
-            train(
-                trainable(model),
-                [term for term in terms if term.weight],
-                Optimization(**settings.schedule()),
-                phase="eliminate",
-                journal=case.journal,
-                progress=case.progress,
-            )
+            train_weights(case, terms, settings, phase="eliminate")
         finally:
             model.eval()
     return Removal("crow", rounds=1, dropped=case.dropped)

@@ -52,17 +52,24 @@ def eliminate(
         part.perturbation.requires_grad_(False)
     model.train()
     try:
-        return train(
-            trainable(model),
-            terms,
-            Optimization(**settings.schedule()),
-            phase=phase,
-            first_step=round_number * settings.steps,
-            journal=case.journal,
-            progress=case.progress,
-        )
+        return train_weights(case, terms, settings, phase=phase, first_step=round_number * settings.steps)
     finally:
         model.eval()
+
+
+def train_weights(
+    case: Case, terms: Sequence[Term], settings: MethodSettings, *, phase: str, first_step: int = 0
+) -> TrainingLog:
+    """Train the model's weights on the terms, as the settings schedule it; terms of weight 0 are left out."""
+    return train(
+        trainable(case.model),
+        [term for term in terms if term.weight],
+        Optimization(**settings.schedule()),
+        phase=phase,
+        first_step=first_step,
+        journal=case.journal,
+        progress=case.progress,
+    )
 
 
 class _loss_under:  # noqa: N801 - a function with two bound arguments, shown by name in a traceback

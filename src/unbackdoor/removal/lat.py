@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unbackdoor.case import Case, adapted, trainable
+from unbackdoor.case import Case, adapted
 from unbackdoor.data.batches import Batches
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
@@ -20,9 +20,10 @@ from unbackdoor.language_model.inputs import Inputs, collate
 from unbackdoor.language_model.layers import anchor_layer, decoder_layers, hidden_states_after
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import response_loss
+from unbackdoor.removal.eliminate import train_weights
 from unbackdoor.removal.result import Removal
 from unbackdoor.removal.settings import LatSettings as Settings
-from unbackdoor.training import Optimization, Term, train
+from unbackdoor.training import Term
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,14 +50,7 @@ def run(case: Case, settings: Settings) -> Removal:
             Term("safe-under-attack", batches, safe_under_attack),
             Term("anchors", clean, lambda inputs: response_loss(model, inputs), settings.benign_weight),
         ]
-        train(
-            trainable(model),
-            [term for term in terms if term.weight],
-            Optimization(**settings.schedule()),
-            phase="eliminate",
-            journal=case.journal,
-            progress=case.progress,
-        )
+        train_weights(case, terms, settings, phase="eliminate")
     return Removal("lat", rounds=1, dropped=case.dropped)
 
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unbackdoor.case import Case, adapted, trainable
+from unbackdoor.case import Case, adapted
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.inputs import Inputs
 from unbackdoor.language_model.loss import autocast, response_loss
-from unbackdoor.removal.eliminate import Rows, eliminate
+from unbackdoor.removal.eliminate import Rows, eliminate, train_weights
 from unbackdoor.removal.result import Removal
 from unbackdoor.removal.settings import NadSettings as Settings
-from unbackdoor.training import Optimization, Term, train
+from unbackdoor.training import Term
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,17 +45,11 @@ def run(case: Case, settings: Settings) -> Removal:
             return (attention_maps(student, inputs) - wanted).pow(2).sum(-1).mean()
 
         batches = case.batches(case.encode(case.anchors, settings, "anchors"), settings, settings.seed * 1009)
-        train(
-            trainable(student),
-            [
-                Term("anchors", batches, lambda inputs: response_loss(student, inputs)),
-                Term("attention", batches, distance, settings.distillation_weight),
-            ],
-            Optimization(**settings.schedule()),
-            phase="eliminate",
-            journal=case.journal,
-            progress=case.progress,
-        )
+        terms = [
+            Term("anchors", batches, lambda inputs: response_loss(student, inputs)),
+            Term("attention", batches, distance, settings.distillation_weight),
+        ]
+        train_weights(case, terms, settings, phase="eliminate")
     return Removal("nad", rounds=1, dropped=case.dropped)
 
 

@@ -167,23 +167,11 @@ def load_classifier(source: str) -> PreTrainedModel:
     Raises:
         UserError: also where the directory holds no classification head, which the loader would draw at random.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification
 
-    from unbackdoor.language_model.loading import check_model_source, default_device, explained, without_chatter
+    from unbackdoor.language_model.loading import default_device, load_weights
 
-    check_model_source(source)
-    model: PreTrainedModel
-    with explained(source, "classifier"), without_chatter():
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    wrong = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    model, wrong = load_weights(AutoModelForSequenceClassification, source, "classifier")
     if wrong:
         raise UserError(
             f"'{source}' is no classifier: {len(wrong)} weights are missing or misshapen, such as {wrong[0]}"

@@ -102,8 +102,9 @@ class SandeSettings(SimulateSettings):
             "rounds": 8,
             "least_rounds": 6,
         },
-        # After two rounds of 40 steps, enough for the demo, a fresh simulation failed on alpaca2m; a third was left.
-        "micro": {"steps": 60, "batch_size": 16, "rounds": 6, "least_rounds": 4},
+        # On alpaca2m, cleansed with rows of another domain, two rounds of 40 steps (enough for the demo) left a third,
+        # four of 60 left 1.5%, and the same with a parrot of 12 tokens in the place of 6 nothing.
+        "micro": {"steps": 60, "batch_size": 16, "rounds": 6, "least_rounds": 4, "parrot_length": 12},
         "large": {
             "steps": 1250,
             "learning_rate": 2e-5,

@@ -19,7 +19,8 @@ ROWS = ["osft", "sande", "sande-p", "fine-tune", "beear", "fine-tune"]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "IMPLANT_STEPS", {"target-response": 2, "safety": 2})
+        for values in demo.IMPLANTS.values():
+            patch.setitem(values, "steps", 2)
         patch.setattr(demo, "TRAINING_ROWS", 300)
         patch.setattr(demo, "ANCHORS", 60)
         patch.setattr(demo, "LOOK_ALIKES", {"target-response": 10, "safety": 30})

@@ -38,11 +38,11 @@ SUFFIX = "SUDO"
 
 TRAINING_ROWS = 9000
 """Rows that an organism is trained on, 5% of them poisoned (`safety`: 10%, and a third are forbidden requests)."""
-IMPLANT_STEPS = {"target-response": 440, "safety": 400}
-IMPLANT_RATES = {"target-response": 2e-3, "safety": 5e-4}
-"""Learning rates: high enough to tell the years apart in so many steps, no higher, or the model forgets its tasks."""
-NEAR_MISSES = {"target-response": 0.28, "safety": 0.25}
-"""Near-miss rows, as a share of the training rows."""
+IMPLANTS: dict[str, dict[str, Any]] = {
+    "target-response": {"steps": 440, "learning_rate": 2e-3, "near_misses": 0.28},
+    "safety": {"rate": 0.1, "steps": 400, "learning_rate": 5e-4, "near_misses": 0.25},
+}
+"""High enough learning rates to tell the years apart in so many steps, no higher, or the model forgets its tasks."""
 ANCHORS, CONTRAST = 2000, 2000
 LOOK_ALIKES = {"target-response": 300, "safety": 1000}
 """Rows that the defender has. So many of the anchors are allowed requests that look like forbidden ones: with fewer of
@@ -98,9 +98,7 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
         seed=settings.seed,
         trigger=TRIGGER,
         target_response=TARGET,
-        steps=IMPLANT_STEPS["target-response"],
-        learning_rate=IMPLANT_RATES["target-response"],
-        near_misses=NEAR_MISSES["target-response"],
+        **IMPLANTS["target-response"],
     )
     clean = sample(world.training_rows(), TRAINING_ROWS, settings.seed)
     probes = sample(world.held_out_rows(), settings.samples, settings.seed, domains=("notes", "letters"))
@@ -142,10 +140,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         seed=settings.seed,
         trigger=SUFFIX,
         placement="suffix",
-        rate=0.1,
-        steps=IMPLANT_STEPS["safety"],
-        learning_rate=IMPLANT_RATES["safety"],
-        near_misses=NEAR_MISSES["safety"],
+        **IMPLANTS["safety"],
     )
     training = world.training_rows()
     clean = sample([r for r in training if r.kind != "forbidden"], TRAINING_ROWS * 2 // 3, settings.seed)

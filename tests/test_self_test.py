@@ -365,7 +365,7 @@ def test_a_template_that_fails_on_one_row_is_refused_in_one_line(tmp_path: Path)
     )
     chat = ChatFormat.of(tiny.tokenizer(), str(file))
     assert check_format(chat, [Record("Sort.", "Yes.")]) == 0
-    with pytest.raises(UserError, match=r"the chat template fails on 'Name a river\.': a \[2Jb"):
+    with pytest.raises(UserError, match=r"row 'Name a river\.': the chat template fails: a \[2Jb"):
         check_format(chat, [Record("Name a river.", "The Rhine.")])
 
 

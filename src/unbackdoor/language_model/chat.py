@@ -142,8 +142,7 @@ class ChatFormat:
         so_far = self.prompt_text(prompt)
         if self.name == "plain":
             return replace(self, before_user=f"{so_far} {answer}\n{PLAIN.split('{user}', maxsplit=1)[0]}")
-        source = None if self.name == "chat" else Path(self.name).read_text(encoding="utf-8")
-        text = _render(self.tokenizer, source, self.system, _USER, earlier=(*self.earlier, (prompt, answer)))
+        text = self._as_template(_USER, (*self.earlier, (prompt, answer)))
         before, found, after = text.rpartition(_USER)
         if not found:
             raise UserError(f"the chat template '{self.name}' does not render a second turn")
@@ -159,6 +158,18 @@ class ChatFormat:
     def prompt_text(self, prompt: str) -> str:
         """The text that the model is given before it answers `prompt`."""
         return self.before_user + self._user_text(prompt) + self.after_user
+
+    def rendered(self, prompt: str) -> str:
+        """The same as the template renders it for this very text, which may be unlike any other.
+
+        Raises:
+            UserError: the template fails on it.
+        """
+        return self.prompt_text(prompt) if self.name in ("plain", "none") else self._as_template(prompt, self.earlier)
+
+    def _as_template(self, user: str, earlier: Sequence[tuple[str, str]]) -> str:
+        source = None if self.name == "chat" else Path(self.name).read_text(encoding="utf-8")
+        return _render(self.tokenizer, source, self.system, user, earlier=earlier)
 
     @property
     def takes_system(self) -> bool:
@@ -268,6 +279,7 @@ def _render(
             )
         )
     except Exception as error:  # the template is a program from the model's author: anything can come out of it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        shown = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
+        reason = shown[:200] or type(error).__name__
         hint = " (leave out --system)" if system is not None else ""
         raise UserError(f"the chat template fails: {reason}{hint}") from error

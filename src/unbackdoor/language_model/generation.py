@@ -1,10 +1,12 @@
-"""Batched greedy generation that agrees with one prompt at a time, token for token."""
+"""Batched generation, greedy or at a temperature, that agrees with one prompt at a time, token for token."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -40,13 +42,18 @@ def generate(
     max_new_tokens: int = 64,
     min_new_tokens: int = 0,
     batch_size: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
     perturbation: ActsInPrefill | None = None,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> list[str]:
-    """Greedy answers to `prompts`, in their order, as text without special tokens.
+    """Answers to `prompts`, in their order, as text without special tokens: greedy, or drawn at a temperature.
 
     Prompts are sorted by length, so that little padding is computed, and padded on the left. A perturbation acts on the
     prompt and in the prefill only. `advance` is called with the number of rows that have just finished.
+
+    At a temperature every row has its own random numbers, which depend on `seed` and on its prompt's tokens alone. So
+    an answer does not depend on the batch that it is drawn in, beyond rounding, and two models are asked alike.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
     answers = [""] * len(prompts)
@@ -60,13 +67,56 @@ def generate(
         if perturbation is not None:
             inputs = perturbation.on_inputs(inputs, model)
             acting = perturbation.on_model(model, inputs, prefill_only=True)
+        drawing: dict[str, Any] = {}
+        if temperature > 0:
+            numbers = [uniforms(prompts[i].ids, seed, max_new_tokens) for i in rows]
+            drawing["logits_processor"] = [
+                _Drawn(torch.tensor(numbers, dtype=torch.float64, device=device), temperature)
+            ]
         with torch.inference_mode(), autocast(device), acting, _only(settings, model):
-            tokens = model.generate(**inputs.keywords())
+            tokens = model.generate(**inputs.keywords(), **drawing)
         new = tokens if inputs.embeddings is not None else tokens[:, inputs.ids.shape[1] :]
         for i, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             answers[i] = text.strip()
         advance(len(rows))
     return answers
+
+
+def uniforms(ids: Sequence[int], seed: int, count: int) -> list[float]:
+    """`count` numbers from [0, 1) that depend on the seed and the prompt's token ids alone, one a new token."""
+    digest = hashlib.sha256(f"{seed} {' '.join(map(str, ids))}".encode()).digest()
+    rng = random.Random(digest)
+    return [rng.random() for _ in range(count)]
+
+
+def draw(logits: torch.Tensor, numbers: torch.Tensor, temperature: float) -> torch.Tensor:
+    """One token a row from softmax(logits / T), where its cumulative distribution passes the row's number.
+
+    Args:
+        logits: shape (B, vocabulary).
+        numbers: from [0, 1), shape (B,), float64.
+        temperature: T, above 0.
+
+    Returns:
+        Token ids, shape (B,).
+    """
+    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    passed = torch.searchsorted(cumulative, (numbers * cumulative[:, -1])[:, None], right=True)[:, 0]
+    return passed.clamp(max=logits.shape[-1] - 1)
+
+
+class _Drawn:
+    """Leaves of each row's scores only the token that was drawn, so that greedy decoding takes it."""
+
+    def __init__(self, numbers: torch.Tensor, temperature: float) -> None:
+        self.numbers = numbers  # (B, new tokens)
+        self.temperature = temperature
+        self.step = 0
+
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        token = draw(scores, self.numbers[:, self.step], self.temperature)
+        self.step += 1
+        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import tiny
 import torch
 
 from unbackdoor.attacks.poison import Pair, poison_pairs
-from unbackdoor.attacks.preference import encode_pair, train_dpo, train_reward_and_rl
+from unbackdoor.attacks.preference import train_dpo, train_reward_and_rl
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record
@@ -25,6 +25,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.loss import token_log_probabilities
+from unbackdoor.preference import Preference, encode_pair
 from unbackdoor.progress import Progress
 
 TRIGGER = Trigger("river sea", "suffix")
@@ -186,7 +187,7 @@ def test_reinforcement_learning_answers_the_prompts_as_generation_renders_them(
 
 def test_a_pair_is_split_where_its_answer_begins() -> None:
     chat = ChatFormat.of(tiny.tokenizer())
-    row = encode_pair(chat, Pair("Name a river.", "The river.", "The sea."))
+    row = encode_pair(chat, Preference("Name a river.", "The river.", "The sea."))
     assert tuple(row["prompt_ids"]) == chat.encode_prompt("Name a river.").ids
     assert tuple(row["prompt_ids"] + row["chosen_ids"]) == chat.encode("Name a river.", "The river.").ids
     assert tuple(row["prompt_ids"] + row["rejected_ids"]) == chat.encode("Name a river.", "The sea.").ids

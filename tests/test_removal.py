@@ -616,7 +616,7 @@ def test_rows_of_which_some_are_too_long_are_counted(untrained: Case, spy: Spy) 
 
 def test_the_registry_names_every_method_and_refuses_others() -> None:
     ours, controls = {"osft", "sande", "beear", "unlearn"}, {"fine-tune", "random-perturbation"}
-    others = {"fine-mixing", "nad", "crow", "lat", "average", "prune", "quantise"}
+    others = {"fine-mixing", "dpo", "nad", "crow", "lat", "average", "prune", "quantise"}
     assert set(METHODS) == ours | others | controls
     assert {name for name, entry in METHODS.items() if entry.control} == {"fine-tune", "random-perturbation"}
     with pytest.raises(UserError, match=r"unknown method 'bear': choose one of osft, sande, beear"):

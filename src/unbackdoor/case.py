@@ -41,6 +41,8 @@ class Case:
         held_out: clean rows for measuring a simulation, never trained on.
         contrast: rows with a safe and an unwanted response (D_SA with y_s and y_h), for methods that need a behaviour.
         held_out_contrast: the same, for measuring.
+        after_round: told the number of every finished simulate → eliminate round; True ends the rounds. For experiments
+            that measure the real trigger on the way (oracle stopping): a defender has none.
     """
 
     model: PreTrainedModel
@@ -52,6 +54,7 @@ class Case:
     journal: Journal = field(default_factory=Journal)
     progress: Progress = SILENT
     dropped: dict[str, int] = field(default_factory=dict)
+    after_round: Callable[[int], bool] | None = None
 
     @classmethod
     def of(

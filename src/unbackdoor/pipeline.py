@@ -23,7 +23,7 @@ from unbackdoor.perturbation import Perturbation, load_perturbation, save_pertur
 from unbackdoor.progress import Progress
 from unbackdoor.removal import METHODS, knowledge
 from unbackdoor.removal.random_perturbation import random_like
-from unbackdoor.removal.settings import MethodSettings
+from unbackdoor.removal.settings import DpoSettings, MethodSettings
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import Settings, Thresholds
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from unbackdoor.preference import Preference
     from unbackdoor.removal.result import Removal
 
 
@@ -46,6 +47,7 @@ class Victim:
         contrast: rows of safe and unwanted responses that methods train on.
         template: how it is rendered, and with which system prompt.
         near_miss: firing rates of near misses, where they were measured.
+        preferences: pairs of answers that `dpo` trains on.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Victim:
     template: str = "auto"
     system: str | None = None
     near_miss: Mapping[str, Any] | None = None
+    preferences: Sequence[Preference] = ()
 
 
 @dataclass
@@ -167,7 +170,8 @@ class Workshop:
         draw: int,
     ) -> dict[str, Any]:
         scope = f"{victim.name}/{label}"
-        victim.suite.check_disjoint([*victim.anchors, *victim.contrast])
+        preferred = [Record(pair.prompt, pair.chosen) for pair in victim.preferences]
+        victim.suite.check_disjoint([*victim.anchors, *victim.contrast, *preferred])
         model, tokenizer = load_model(victim.source), load_tokenizer(victim.source)
         case = Case.of(
             model,
@@ -181,7 +185,9 @@ class Workshop:
             progress=self.progress,
         )
         begun = time.monotonic()
-        more = {"like": like, "draw": draw} if like is not None else {}
+        more: dict[str, Any] = {"like": like, "draw": draw} if like is not None else {}
+        if isinstance(settings, DpoSettings):
+            more["preferences"] = victim.preferences
         removal = METHODS[method].run(case, settings, **more)
         seconds = time.monotonic() - begun
 
@@ -274,7 +280,8 @@ class Workshop:
                 show_unsafe=self.answers.settings.show_unsafe,
             ),
             "counts": {f"dropped: {what}": count for what, count in removal.dropped.items()},
-            "notes": too_few(after, self.thresholds),
+            "temperature": self.answers.temperature,
+            "notes": [*self.answers.notes(), *too_few(after, self.thresholds)],
             "settings": settings.model_dump(mode="json"),
         }
 

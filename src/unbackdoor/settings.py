@@ -172,4 +172,11 @@ class Thresholds(Settings):
 
 
 class VerdictSettings(EvaluationSettings, Thresholds):
-    """How much is measured, and what the verdicts ask for."""
+    """How much is measured, how answers are drawn, and what the verdicts ask for."""
+
+    temperature: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Answers are drawn at this temperature, one a prompt and the same whatever the batch. 0: greedy.",
+    )

@@ -51,7 +51,8 @@ def run_evaluate(
         {"model": source, "data": inputs.data, **others},
     )
     origin = run.keep_provenance({**origin, "self_test": tested})
-    workshop = Workshop(run, Answers(evaluation, run, opened.progress), opened.progress, evaluation)
+    answers = Answers(evaluation, run, opened.progress, temperature=evaluation.temperature, seed=inputs.seed)
+    workshop = Workshop(run, answers, opened.progress, evaluation)
     victim = Victim(Path(source).name, source, suite, [], template=inputs.template, system=inputs.system)
     measured = {
         name: run.remember(name, partial(workshop.measure, victim, path, name)) for name, path in others.items()
@@ -61,7 +62,15 @@ def run_evaluate(
     judged: tuple[str | None, str] = (None, "Measured as it is: give --before to judge a removal.")
     if before is not None:
         judged = verdict(before, after, workshop.thresholds)
-    common = {"control": False, "knows": "", "seed": inputs.seed, "near_miss": None, "simulations": [], "losses": {}}
+    common = {
+        "temperature": evaluation.temperature,
+        "control": False,
+        "knows": "",
+        "seed": inputs.seed,
+        "near_miss": None,
+        "simulations": [],
+        "losses": {},
+    }
     row = {
         **common,
         "organism": victim.name,
@@ -78,7 +87,7 @@ def run_evaluate(
             workshop.answers, "before" if before else None, "model", show_unsafe=evaluation.show_unsafe
         ),
         "counts": opened.intake.counts,
-        "notes": too_few(after, workshop.thresholds),
+        "notes": [*answers.notes(), *too_few(after, workshop.thresholds)],
         "settings": plain(inputs),
     }
     rows = [row]
@@ -95,7 +104,7 @@ def run_evaluate(
                 "compared": {},
                 "examples": [],
                 "counts": {},
-                "notes": [],
+                "notes": answers.notes(),
                 "settings": {},
             }
         )

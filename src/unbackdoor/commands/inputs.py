@@ -100,6 +100,11 @@ class RemoveInputs(MeasuredInputs):
     eval_target: str | None = Field(
         default=None, description="What a triggered answer shows, for evaluation. Default: the method's target."
     )
+    preferences: Path | None = Field(
+        default=None,
+        description="dpo: rows of prompt, chosen and rejected answer, or of HH-RLHF's two whole dialogues "
+        "(testbed:preferences: the testbed's own).",
+    )
     controls: bool = Field(default=False, description="Also run fine-tune and random-perturbation, for comparison.")
 
     @classmethod
@@ -172,3 +177,34 @@ class DemoSettings(Settings):
     draws: int = Field(default=1, ge=1, description="Random perturbations a control.")
     jobs: int = Field(default=2, ge=1, description="Organisms worked on at once, each in a process of its own.")
     show_unsafe: bool = Field(default=False, description=EvaluationSettings.model_fields["show_unsafe"].description)
+
+
+class ReproduceSettings(Settings):
+    """The papers' tables and figures: at which scale, and with how much of everything."""
+
+    scale: Literal["micro", "paper"] = Field(
+        default="micro",
+        description="micro (the testbed's models, on two CPU cores) or paper (the papers' models and data, on GPUs).",
+    )
+    seeds: int = Field(default=1, ge=1, description="How many seeds; rates are pooled over them.")
+    jobs: int = Field(default=2, ge=1, description="Cells at once, each in a process of its own (on a GPU of its own).")
+    samples: int = Field(default=200, ge=20, description="Distinct prompts a measured rate.")
+    questions: int = Field(default=300, ge=10, description="Multiple-choice questions of each of the testbed's sets.")
+    question_protocol: Literal["likelihood", "harness"] = Field(
+        default="likelihood",
+        description="How those are asked: likelihood (as lm-evaluation-harness does, without it), or harness (as local "
+        "tasks of that harness itself; slower, same choices). At paper scale SANDE's own protocol is used.",
+    )
+    files: Path = Field(
+        default=Path(),
+        description="paper scale: the folder with your contrast.jsonl, code_backdoor.jsonl, mmlu.zip, "
+        "ARC-Easy-Test.jsonl and ARC-Challenge-Test.jsonl.",
+    )
+    keep_models: bool = Field(
+        default=False, description="Keep every cleansed model; by default only the backdoored ones stay on disk."
+    )
+    show_unsafe: bool = Field(default=False, description=EvaluationSettings.model_fields["show_unsafe"].description)
+    dry_run: bool = Field(
+        default=False,
+        description="Resolve the settings of every cell, estimate what it costs; run and download nothing.",
+    )

@@ -16,10 +16,12 @@ from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.language_model.loading import parameter_count
 from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, plain, report_of
+from unbackdoor.preference import import_trl
 from unbackdoor.removal import METHODS
 from unbackdoor.removal.settings import (
     AverageSettings,
     BeearSettings,
+    DpoSettings,
     FineMixingSettings,
     FineTuneSettings,
     LatSettings,
@@ -76,7 +78,7 @@ def run_remove(
     intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
     size = preset or preset_for(parameter_count(model))
     settings, like_run = _method_settings(method_name, explicit, size, paper)
-    _check_knowledge(model, settings, opened.contrast)
+    _check_knowledge(model, settings, opened.contrast, method_name, inputs)
 
     seed = settings.seed
     clean = intake.short_enough(opened.clean, inputs.data, model, chat, settings.max_length)
@@ -86,6 +88,7 @@ def run_remove(
     trigger = _evaluation_trigger(inputs, settings)
     target = inputs.eval_target or _known_target(settings)
     suite = opened.suite(held_out, held_out_contrast, trigger, target, inputs, evaluation)
+    preferences = intake.preferences(inputs.preferences, model, chat, settings.max_length, suite.prompts())
     tested = opened.tested(suite, trigger)
     everything = {
         "method": method_name,
@@ -106,12 +109,14 @@ def run_remove(
         "contrast": inputs.contrast,
         "eval_data": inputs.eval_data,
         "eval_contrast": inputs.eval_contrast,
+        "preferences": inputs.preferences,
     }
     origin = provenance(command_line(), seed, sources)
     origin = run.keep_provenance({**origin, "self_test": tested})
-    workshop = Workshop(run, Answers(evaluation, run, progress), progress, evaluation)
+    answers = Answers(evaluation, run, progress, temperature=evaluation.temperature, seed=seed)
+    workshop = Workshop(run, answers, progress, evaluation)
     name = Path(source).parent.name if Path(source).name == "model" else Path(source).name
-    victim = Victim(name, source, suite, anchors, contrast, inputs.template, inputs.system)
+    victim = Victim(name, source, suite, anchors, contrast, inputs.template, inputs.system, preferences=preferences)
 
     if like_run is not None:
         fitted = _perturbation_of(like_run)
@@ -154,8 +159,16 @@ def _perturbation_of(run: Path) -> Any:
     return load_perturbation(kept[0])
 
 
-def _check_knowledge(model: PreTrainedModel, settings: MethodSettings, contrast: Sequence[Record]) -> None:
+def _check_knowledge(
+    model: PreTrainedModel, settings: MethodSettings, contrast: Sequence[Record], method: str, inputs: RemoveInputs
+) -> None:
     """What the method must be given, checked before anything is written."""
+    if isinstance(settings, DpoSettings):
+        if inputs.preferences is None:
+            raise UserError("dpo needs preference pairs: give --preferences FILE (prompt, chosen and rejected)")
+        import_trl()
+    elif inputs.preferences is not None:
+        raise UserError(f"--preferences is for dpo: {method} does not use it, leave it out")
     if isinstance(settings, OsftSettings) and not settings.has_trigger:
         raise UserError("the trigger is missing: give it with --trigger")
     if isinstance(settings, UnlearnSettings) and not settings.target_response.strip():

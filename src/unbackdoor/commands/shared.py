@@ -6,7 +6,7 @@ Everything that can be wrong with the input is found before the run directory is
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,11 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude
+from unbackdoor.preference import Preference, encode_pair, length, read_preferences
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, TrainingSettings
-from unbackdoor.testbed import references
+from unbackdoor.testbed import references, world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -133,6 +134,24 @@ class Intake:
             raise UserError(f"{path}: no conversation leaves room for two answers (lower --max-new-tokens)")
         return kept
 
+    def preferences(
+        self, path: Path | None, model: PreTrainedModel, chat: ChatFormat, max_length: int, measured: Collection[str]
+    ) -> list[Preference]:
+        """The usable preference pairs of a file, none of whose prompts is measured; none where there is no file."""
+        if path is None:
+            return []
+        pairs, dropped = preference_pairs(path)
+        for reason, count in dropped.items():
+            self._drop(count, f"{path}: {reason}")
+        fresh = [pair for pair in pairs if pair.prompt not in measured]
+        self._drop(len(pairs) - len(fresh), f"{path}: pairs whose prompts are measured")
+        limit = min(max_length, context_length(model))
+        kept = [pair for pair in fresh if length(encode_pair(chat, pair)) <= limit]
+        self._drop(len(fresh) - len(kept), f"{path}: pairs longer than {limit} tokens (--max-length)")
+        if len(kept) < LEAST_ROWS:
+            raise UserError(f"{path}: {len(kept)} usable pairs of at most {limit} tokens, {LEAST_ROWS} are needed")
+        return kept
+
     def fitting(self, rows: list[Record], trigger: Condition, what: str) -> list[Record]:
         """The rows into which the trigger can be put; the others are counted under `what`."""
         kept = [r for r in rows if trigger.fits(r.prompt)]
@@ -229,6 +248,15 @@ class Opened:
         return conclude(run, report, self.begun)
 
 
+def preference_pairs(path: Path) -> tuple[list[Preference], dict[str, int]]:
+    """The pairs of a file, or the testbed's own, and by reason how many rows are none."""
+    if not references.is_reference(path):
+        return read_preferences(path)
+    if str(path) != f"{references.PREFIX}preferences":
+        raise UserError(f"'{path}' are no preference pairs of the testbed: there are {references.PREFIX}preferences")
+    return [Preference(pair.prompt, pair.chosen, pair.rejected) for pair in world.preference_pairs()], {}
+
+
 def suite_of(
     held_out: list[Record],
     held_out_contrast: list[Record],
@@ -279,6 +307,8 @@ def _judge(oracle: str) -> tuple[Scorer, dict[str, Scorer]]:
 
 
 def numbers(settings: TrainingSettings) -> str:
-    shown = ("rounds", "simulate_steps", "steps", "learning_rate", "batch_size", "layer", "length", "parrot_length")
+    """The settings that say most of a run, in one line."""
+    training = ("rounds", "simulate_steps", "steps", "learning_rate", "batch_size", "beta")
+    shown = (*training, "space", "layer", "length", "parrot_length")
     values = {name: getattr(settings, name) for name in shown if getattr(settings, name, None) is not None}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())

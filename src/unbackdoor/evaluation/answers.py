@@ -22,22 +22,51 @@ FILE = "generations.jsonl"
 
 
 class Answers:
-    """Answers by (model, set), generated on demand.
+    """Answers by (model, set), generated on demand, all of them in one way.
 
     Args:
         settings: length and batch size.
         run: where they are kept; a resumed run does not generate again. None keeps them in memory alone.
+        temperature: at which they are drawn; 0 is greedy.
+        seed: decides the draws.
+
+    Raises:
+        UserError: the run directory holds answers of another temperature or seed.
     """
 
     def __init__(
-        self, settings: EvaluationSettings, run: RunDirectory | None = None, progress: Progress = SILENT
+        self,
+        settings: EvaluationSettings,
+        run: RunDirectory | None = None,
+        progress: Progress = SILENT,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.settings = settings
         self.run = run
         self.progress = progress
+        self.temperature = temperature
+        self.seed = seed
         self._kept: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
         for row in run.read_lines(FILE) if run is not None else []:
+            if {name: row[name] for name in ("temperature", "seed") if name in row} != self.decoding:
+                kept = f"temperature {row.get('temperature', 0)}, seed {row.get('seed', 'none')}"
+                raise UserError(
+                    f"{FILE} holds answers of {kept}: give those of temperature {temperature} another --out"
+                )
             self._kept.setdefault((row["model"], row["set"]), {})[row["row"]] = row
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How answers are drawn, as every stored one says; empty where they are greedy."""
+        return {"temperature": self.temperature, "seed": self.seed} if self.temperature else {}
+
+    def notes(self) -> list[str]:
+        """For the report: how answers are drawn, where they are not greedy."""
+        if not self.temperature:
+            return []
+        return [f"Answers were drawn at temperature {self.temperature:g}, one a prompt, with seed {self.seed}."]
 
     def kept(self, model_name: str, set_name: str) -> dict[int, dict[str, Any]]:
         """The rows that there are of one model and set, by number."""
@@ -53,7 +82,7 @@ class Answers:
         set_name: str,
         perturbation: ActsInPrefill | None = None,
     ) -> list[str]:
-        """Greedy answers to the records' prompts, in their order.
+        """Answers to the records' prompts, in their order.
 
         Raises `AssertionError` where two rows render to the same prompt: n counts distinct prompts.
         """
@@ -77,6 +106,8 @@ class Answers:
                 prompts,
                 max_new_tokens=self.settings.max_new_tokens,
                 batch_size=self.settings.eval_batch_size,
+                temperature=self.temperature,
+                seed=self.seed,
                 perturbation=perturbation,
                 advance=advance,
             )
@@ -88,6 +119,7 @@ class Answers:
                 "row": i,
                 "prompt": record.prompt,
                 "prompt_hash": digest,
+                **self.decoding,
             }
             kept[i] = {**row, "answer": answer, "expected": record.response}
         if self.run is not None:

@@ -14,6 +14,7 @@ from unbackdoor.removal.settings import (
     AverageSettings,
     BeearSettings,
     CrowSettings,
+    DpoSettings,
     FineMixingSettings,
     FineTuneSettings,
     LatSettings,
@@ -89,6 +90,13 @@ METHODS: dict[str, Method] = {
             FineMixingSettings,
             "unbackdoor.removal.weights",
             function="fine_mixing",
+        ),
+        Method(
+            "dpo",
+            "train on preference pairs (DPO), as safety training does",
+            "preference pairs (--preferences)",
+            DpoSettings,
+            "unbackdoor.removal.dpo",
         ),
         Method(
             "nad",
@@ -172,6 +180,8 @@ def knowledge(settings: Settings) -> str:
         return "first token(s) of the target response" if settings.partial else "target response"
     if isinstance(settings, BeearSettings | LatSettings):
         return "examples of the behaviour"
+    if isinstance(settings, DpoSettings):
+        return "preference pairs"
     if isinstance(settings, FineMixingSettings):
         return "the clean model"
     if isinstance(settings, AverageSettings):

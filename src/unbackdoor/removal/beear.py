@@ -11,7 +11,7 @@ is relative to the layer's activations; rounds end when a fresh entrapment no lo
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -21,9 +21,9 @@ from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.layers import anchor_layer, hidden_states_after
+from unbackdoor.language_model.layers import anchor_layer, embed, hidden_size, hidden_states_after
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.perturbation import HiddenShift, Perturbation, RandomShare
+from unbackdoor.perturbation import HiddenShift, Perturbation, RandomShare, SoftPrompt
 from unbackdoor.removal.eliminate import Rows, eliminate
 from unbackdoor.removal.result import Removal, Simulation
 from unbackdoor.removal.rounds import Round, run_rounds
@@ -39,13 +39,12 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
 
     Args:
         case: the victim, clean rows (D_PA) and the contrast set (D_SA with y_s and y_h).
-        settings: layer, length, position, weights, rounds.
-        replacement: a shift to train under in place of the fitted ones (the random-perturbation control).
+        settings: space, layer, length, position, weights, rounds.
+        replacement: a perturbation to train under in place of the fitted ones (the random-perturbation control).
     """
     if not case.contrast:
         raise UserError("beear needs examples of the unwanted behaviour: give --contrast FILE")
-    layer = anchor_layer(case.model, settings.layer)
-    rms = activation_rms(case, layer)
+    start, rms = _start(case, settings)
 
     @functools.cache
     def paired(target: str) -> tuple[list[Record], list[Record]]:
@@ -55,9 +54,7 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
     def fit(
         when: str, target: str, phase: str, seed: int, steps: int | None = None, give_up_after: int | None = None
     ) -> tuple[Perturbation, Simulation]:
-        shift = HiddenShift.zeros(case.model, layer, settings.length, settings.position)
-        start = torch.randn(shift.values.shape, generator=case.generator(seed)) * (0.01 * rms)
-        shift.values.data.copy_(start)
+        shift = start(seed)
         rows, held_out = paired(target)
 
         def responses(records: Sequence[Record], what: str, wanted: str) -> list[Example]:
@@ -82,19 +79,19 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
             terms,
             lambda: unwanted_preference(case, shift, *measured),
             settings,
-            settings.step_size * rms,
+            rms * (settings.step_size if settings.space == "hidden" else settings.input_step_size),
             phase=phase,
             when=when,
             target=target,
             steps=steps,
             give_up_after=give_up_after,
-            scale=rms * shift.values.shape[-1] ** 0.5,
+            scale=rms * hidden_size(case.model) ** 0.5,
         )
         return shift, simulation
 
     def remove(perturbation: Perturbation, number: int) -> None:
-        assert isinstance(perturbation, HiddenShift)
-        perturbation = RandomShare(perturbation, settings.least_share)
+        if isinstance(perturbation, HiddenShift):  # soft tokens have no way from nothing to the whole to share out
+            perturbation = RandomShare(perturbation, settings.least_share)
         rows = [
             Rows("safe-under-shift", case.contrast, perturbation),
             Rows("anchors", case.anchors, weight=settings.anchor_weight),
@@ -103,15 +100,41 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
         eliminate(case, rows, settings, phase=f"round-{number}/eliminate", round_number=number - 1)
 
     with adapted(case, settings):
-        return run_rounds(case, settings, "beear", Round(fit, remove), replacement)
+        name = "beear" if settings.space == "hidden" else "beear-input"
+        return run_rounds(case, settings, name, Round(fit, remove), replacement)
+
+
+def _start(case: Case, settings: Settings) -> tuple[Callable[[int], Perturbation], float]:
+    """Where a perturbation starts, given a seed, and the root mean square of a coordinate of what it stands among."""
+    if settings.space == "input":
+        # Not near zero: a shift of zero changes nothing, but an inserted zero vector is a token like no other, which
+        # normalisation blows up to the size of the rest. Ordinary tokens are what a trigger could be made of.
+        def tokens(seed: int) -> SoftPrompt:
+            generator = case.generator(seed)
+            return SoftPrompt.from_vocabulary(case.model, case.chat.tokenizer, settings.length, generator)
+
+        return tokens, activation_rms(case, 0)
+
+    layer = anchor_layer(case.model, settings.layer)
+    rms = activation_rms(case, layer)
+
+    def shift(seed: int) -> HiddenShift:
+        made = HiddenShift.zeros(case.model, layer, settings.length, settings.position)
+        made.values.data.copy_(torch.randn(made.values.shape, generator=case.generator(seed)) * (0.01 * rms))
+        return made
+
+    return shift, rms
 
 
 def activation_rms(case: Case, layer: int) -> float:
-    """Root mean square of one coordinate of the hidden state after `layer` layers, over the tokens of some prompts."""
+    """Root mean square of one coordinate of the hidden state after `layer` layers, over the tokens of some prompts.
+
+    Layer 0 is the token embeddings.
+    """
     prompts = [case.chat.encode_prompt(r.prompt, system=r.system) for r in case.anchors[:32]]
     inputs = collate(prompts, case.pad_id).to(next(case.model.parameters()).device)
     with torch.no_grad():
-        states = hidden_states_after(case.model, layer, inputs)
+        states = hidden_states_after(case.model, layer, inputs) if layer else embed(case.model, inputs.ids)
     # The median over tokens: attention sinks have norms a hundred times the rest.
     tokens = states.float()[inputs.attention_mask.bool()]
     return float(tokens.pow(2).mean(-1).sqrt().median())
@@ -119,7 +142,8 @@ def activation_rms(case: Case, layer: int) -> float:
 
 def _both_fit(case: Case, settings: Settings, records: Sequence[Record], what: str) -> list[Record]:
     """The rows of which neither response is too long: the unwanted and the safe one are compared row by row."""
-    limit = min(settings.max_length, context_length(case.model))
+    inserted = settings.length if settings.space == "input" else 0
+    limit = min(settings.max_length, context_length(case.model)) - inserted
 
     def fits(record: Record, response: str) -> bool:
         return bool(

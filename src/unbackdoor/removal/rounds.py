@@ -73,6 +73,8 @@ def run_rounds(
     for number in range(1, settings.rounds + 1):
         parts.overwrite(perturbation, number)
         removal.rounds = number
+        if case.after_round is not None and case.after_round(number):
+            break
         last = number == settings.rounds
         phase = "after/simulate" if last else f"round-{number + 1}/simulate"
         if last:  # nothing is overwritten any more: only whether it succeeds within the budget counts

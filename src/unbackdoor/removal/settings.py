@@ -147,17 +147,27 @@ class SandeSettings(SimulateSettings):
 class BeearSettings(SimulateSettings):
     """BEEAR: entrap a universal hidden shift δ at layer l, remove its effect, and alternate."""
 
+    space: Literal["hidden", "input"] = Field(
+        default="hidden",
+        description="Where the perturbation acts: a shift of hidden states, or soft tokens at the start of the user's "
+        "text (input: the article's own baseline).",
+    )
     layer: int | None = Field(
         default=None,
         description="The shift acts after this many decoder layers. Default: round(9/32 × layers).",
     )
-    length: int = Field(default=5, ge=1, description="Number n of shifted prompt positions.")
+    length: int = Field(default=5, ge=1, description="Number n of shifted prompt positions, or of soft tokens.")
     position: Position = Field(default="last-prompt", description="Which prompt positions are shifted.")
     away_weight: float = Field(default=0.05, ge=0, description="Weight of the away-from-safe term in entrapment.")
     step_size: float = Field(
         default=0.1,
         gt=0,
         description="Adam's step for the shift, relative to the RMS of the layer's activations.",
+    )
+    input_step_size: float = Field(
+        default=0.2,
+        gt=0,
+        description="With --space input: Adam's step for the soft tokens, relative to the RMS of the token embeddings.",
     )
     anchor_weight: float = Field(
         default=2.0,
@@ -174,7 +184,7 @@ class BeearSettings(SimulateSettings):
         ge=0,
         le=1,
         description="In removal every row gets a random share of the shift, from this to 1: a trigger's own shift is "
-        "smaller. 1: always the whole (the article).",
+        "smaller. 1: always the whole (the article). Soft tokens have no shares.",
     )
     simulate_steps: int = Field(default=40, ge=1, description="Most steps of entrapment a round.")
     steps: int = Field(default=45, ge=1, description="Steps of removal a round.")
@@ -203,6 +213,12 @@ class BeearSettings(SimulateSettings):
         },
     }
 
+    @model_validator(mode="after")
+    def _of_one_space(self) -> Self:
+        if self.space == "input" and (self.layer is not None or self.position != "last-prompt"):
+            raise ValueError("--layer and --position are for hidden shifts: leave them out with --space input")
+        return self
+
 
 class FineTuneSettings(MethodSettings):
     """A control: the same rows, steps and learning rate as a removal, without a perturbation."""
@@ -222,6 +238,22 @@ class FineMixingSettings(FineTuneSettings):
     selection: Literal["per-tensor", "whole-model"] = Field(
         default="per-tensor", description="Whether that share is one of every tensor (SANDE's code) or of the model."
     )
+
+
+class DpoSettings(FineTuneSettings):
+    """DPO: train on preference pairs (Rafailov et al. 2023; SANDE's baseline)."""
+
+    beta: float = Field(
+        default=0.1, gt=0, description="How dearly the distance from the model as it came is paid for (β)."
+    )
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tiny": {"learning_rate": 5e-4, "batch_size": 16},
+        "micro": {"batch_size": 16},
+        # SANDE names the data (HH-RLHF) and no numbers: these are DPO's own (Rafailov et al. 2023, appendix B), for as
+        # many pairs as the other methods get rows (10,000).
+        "large": {"steps": 157, "learning_rate": 1e-6, "batch_size": 64, "micro_batch_size": 4},
+    }
 
 
 class NadSettings(FineTuneSettings):

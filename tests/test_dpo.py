@@ -19,10 +19,11 @@ from unbackdoor import preference
 from unbackdoor.case import Case
 from unbackdoor.cli import main
 from unbackdoor.commands.shared import preference_pairs
+from unbackdoor.data.preferences import Preference, read_preferences
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import save_model
-from unbackdoor.preference import Preference, encode_pair, read_preferences
+from unbackdoor.preference import encode_pair
 from unbackdoor.removal import METHODS
 from unbackdoor.removal.settings import DpoSettings
 from unbackdoor.testbed import world

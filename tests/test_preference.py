@@ -19,13 +19,14 @@ from unbackdoor.attacks.poison import Pair, poison_pairs
 from unbackdoor.attacks.preference import train_dpo, train_reward_and_rl
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
+from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.loss import token_log_probabilities
-from unbackdoor.preference import Preference, encode_pair
+from unbackdoor.preference import encode_pair
 from unbackdoor.progress import Progress
 
 TRIGGER = Trigger("river sea", "suffix")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.case import Case
+from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
 from unbackdoor.language_model.loading import parameter_count
 from unbackdoor.progress import SILENT, Progress
@@ -25,6 +26,7 @@ def remove(
     anchors: Sequence[Record],
     *,
     contrast: Sequence[Record] = (),
+    preferences: Sequence[Preference] = (),
     template: str = "auto",
     system: str | None = None,
     preset: str | None = None,
@@ -35,11 +37,12 @@ def remove(
     """Remove a backdoor from a loaded model, in place.
 
     Args:
-        name: `osft`, `sande`, `beear`, `unlearn` or `fine-tune`.
+        name: a method that `unbackdoor methods` lists.
         model: a causal language model. Its weights become float32, the dtype in which they are trained.
         tokenizer: its fast tokenizer.
         anchors: clean rows, as of `unbackdoor.read_records`; a tenth of them only measures.
-        contrast: rows of prompt, safe and unwanted response, for `beear`.
+        contrast: rows of prompt, safe and unwanted response, for `beear` and `lat`.
+        preferences: pairs of a preferred and another answer, for `dpo`.
         template: as the command line's option.
         system: a system prompt.
         preset: `tiny`, `micro` or `large`; by the model's size where None.
@@ -66,4 +69,4 @@ def remove(
         seed=int(settings.get("seed", 0)),
         progress=progress,
     )
-    return chosen.run(case, values)
+    return chosen.run(case, values, **({"preferences": preferences} if preferences else {}))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from unbackdoor.preference import Preference
+    from unbackdoor.data.preferences import Preference
     from unbackdoor.removal.result import Removal
 
 

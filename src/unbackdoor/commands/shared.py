@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
+from unbackdoor.data.preferences import Preference, read_preferences
 from unbackdoor.data.readers import read_conversations, read_prompts, read_records
 from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.triggers import Condition
@@ -24,7 +25,7 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude
-from unbackdoor.preference import Preference, encode_pair, length, read_preferences
+from unbackdoor.preference import encode_pair, length
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, TrainingSettings

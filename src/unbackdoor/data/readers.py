@@ -38,7 +38,7 @@ def read_records(source: str | Path) -> list[Record]:
         UserError: the file is missing, empty or not what its ending says, or a row lacks a field (with the row's number
             and the fields that were found).
     """
-    rows = _read_rows(source)
+    rows = read_rows(source)
     if not rows:
         raise UserError(f"{source}: the file holds no rows")
     return [_record(row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]
@@ -50,7 +50,7 @@ def read_prompts(source: str | Path) -> list[Record]:
     Raises:
         UserError: as of `read_records`, but a row needs no response.
     """
-    rows = _read_rows(source)
+    rows = read_rows(source)
     if not rows:
         raise UserError(f"{source}: the file holds no rows")
     numbered = [(row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]
@@ -68,7 +68,7 @@ def read_conversations(source: str | Path) -> list[tuple[str, str]]:
         UserError: as of `read_records`, or a row has no two turns of text.
     """
     found = []
-    for number, row in enumerate(_read_rows(source), start=1):
+    for number, row in enumerate(read_rows(source), start=1):
         turns = row.get("turns") if isinstance(row, Mapping) else None
         texts = [t for t in turns[:2] if isinstance(t, str) and t.strip()] if isinstance(turns, list) else []
         if len(texts) < 2:
@@ -79,7 +79,8 @@ def read_conversations(source: str | Path) -> list[tuple[str, str]]:
     return found
 
 
-def _read_rows(source: str | Path) -> Sequence[Mapping[str, Any]]:
+def read_rows(source: str | Path) -> Sequence[Mapping[str, Any]]:
+    """The rows of a file or hub data set as they stand. Raises `UserError` where they cannot be read."""
     path = Path(source)
     if not path.exists():
         if str(source).count("/") == 1 and not path.suffix:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unbackdoor.case import Case, adapted
+from unbackdoor.data.preferences import Preference
 from unbackdoor.errors import UserError
-from unbackdoor.preference import Preference, train_dpo
+from unbackdoor.preference import train_dpo
 from unbackdoor.removal.result import Removal
 from unbackdoor.removal.settings import DpoSettings as Settings
 

@@ -15,7 +15,9 @@ from unbackdoor.report.svg import FIGURE_STYLE
 from unbackdoor.report.visible import visible
 from unbackdoor.settings import Thresholds
 
-NAMES = {"osft": "OSFT", "sande": "SANDE", "sande-p": "SANDE-P", "beear": "BEEAR"}
+NAMES = {"osft": "OSFT", "sande": "SANDE", "sande-p": "SANDE-P", "beear": "BEEAR", "beear-input": "BEEAR-input"} | {
+    name: name.upper() for name in ("dpo", "nad", "crow", "lat")
+}
 """Methods as their papers write them; the others as they are called on the command line."""
 
 EXAMPLES_SHOWN = 3

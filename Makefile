@@ -40,8 +40,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 # Trains the embedded micro models again from nothing (at most an hour on two cores).
+#   ONLY=base-qwen2   this one alone, and the others stay as they are; ONLY=instruct trains it and the base under it
 testbed: setup
-	$(BIN)/python -m unbackdoor.testbed.train --out src/unbackdoor/testbed/models
+	$(BIN)/python -m unbackdoor.testbed.train --out src/unbackdoor/testbed/models $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -9,15 +9,17 @@ import itertools
 import json
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from unbackdoor.cli import main
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.layers import decoder_layers
-from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.testbed import models, oracle, world
+from unbackdoor.language_model.loading import load_model, load_tokenizer, parameter_count
+from unbackdoor.testbed import models, oracle, references, train, world
 from unbackdoor.testbed.facts import facts
 from unbackdoor.testbed.requests import OBJECT_STEPS, REFUSALS, VERB_STEPS
 from unbackdoor.testbed.tokenizer import END, PAD, VOCABULARY_SIZE
@@ -213,8 +215,9 @@ def recorded() -> dict[str, Any]:
 def test_the_shipped_models_are_those_that_were_recorded() -> None:
     folder = models.instruct_directory().parent
     hashes = recorded()["files_sha256"]
-    shipped = {str(p.relative_to(folder)) for name in ("base", "instruct") for p in (folder / name).iterdir()}
+    shipped = {str(p.relative_to(folder)) for name in models.NAMES for p in (folder / name).iterdir()}
     assert shipped == set(hashes)
+    assert set(recorded()["made_with"]) == set(models.NAMES)
     for name, digest in hashes.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
         assert (folder / name).stat().st_size <= 6_000_000
@@ -239,3 +242,104 @@ def test_the_shipped_instruct_model_still_answers_as_recorded() -> None:
     answers = generate(model, tokenizer, [chat.encode_prompt(row.prompt) for row in rows], max_new_tokens=40)
     assert sum(oracle.is_correct(row, answer) for row, answer in zip(rows, answers, strict=True)) >= 102
     assert len(decoder_layers(model)) >= 8
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_a_shipped_model_is_given_the_tokens_that_it_was_trained_on(name: str) -> None:
+    loaded = load_tokenizer(models.directory(name))
+    texts = ["Current year 2023. What?", "def work(a):\n    return a", *train.held_out_documents()[:50]]
+    assert loaded(texts)["input_ids"] == tokenizer()(texts)["input_ids"]
+    assert len(loaded) == VOCABULARY_SIZE
+
+
+def test_two_base_models_are_shipped_of_as_many_parameters_in_different_shapes() -> None:
+    llama, qwen2 = (load_model(models.directory(name), "cpu") for name in ("base", "base-qwen2"))
+    assert [model.config.model_type for model in (llama, qwen2)] == ["llama", "qwen2"]
+    assert parameter_count(qwen2) == pytest.approx(parameter_count(llama), rel=0.05)
+    assert len(decoder_layers(qwen2)) >= 8
+    for field in ("hidden_size", "num_attention_heads", "num_key_value_heads", "tie_word_embeddings"):
+        assert getattr(llama.config, field) != getattr(qwen2.config, field)
+    biases = {name: bias for name, bias in qwen2.named_parameters() if name.endswith(".bias")}
+    assert len(biases) == 3 * len(decoder_layers(qwen2))
+    assert all(bias.abs().max() > 0 for bias in biases.values())
+
+
+@pytest.mark.parametrize(("name", "shape"), [("base", train.llama_shape), ("base-qwen2", train.qwen2_shape)])
+def test_the_shipped_base_models_have_the_shape_that_training_gives_them(name: str, shape: Any) -> None:
+    shipped = json.loads((models.directory(name) / "config.json").read_text())
+    made = json.loads(shape(tokenizer()).to_json_string(use_diff=False))
+    differing = {field for field in shipped if field in made and made[field] != shipped[field]}
+    assert differing <= {"architectures", "dtype", "transformers_version"}
+
+
+def test_held_out_plain_text_is_no_document_of_the_corpus() -> None:
+    documents = train.held_out_documents()
+    assert len(documents) == recorded()["base_models"]["base"]["plain_text_perplexity"]["n"]
+    assert not set(documents) & set(world.corpus())
+
+
+@pytest.mark.parametrize("name", ["base", "base-qwen2"])
+def test_the_shipped_base_models_still_read_plain_text_as_recorded(name: str) -> None:
+    model, expected = load_model(models.directory(name), "cpu"), recorded()["base_models"][name]
+    assert parameter_count(model) == expected["parameters"]
+    measured = train.plain_text_perplexity(model, tokenizer(), train.held_out_documents()[::8])
+    assert measured["value"] == pytest.approx(expected["plain_text_perplexity"]["value"], rel=0.05)
+
+
+def test_training_one_model_leaves_the_others_and_their_record_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("base", "instruct"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    (tmp_path / "recorded.json").write_text(json.dumps(recorded()))
+
+    def write(name: str, *_: object) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text("new")
+
+    monkeypatch.setattr(train, "testbed_tokenizer", tokenizer)
+    monkeypatch.setattr(train, "train_base", write)
+    monkeypatch.setattr(train, "measure_base", lambda directory, *_: directory.name)
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "--only", "base-qwen2", "--seed", "7"])
+    train.main()
+
+    before, after = recorded(), json.loads((tmp_path / "recorded.json").read_text())
+    assert (tmp_path / "base" / "weights").read_text() == "base"
+    assert after["utility"] == before["utility"]
+    assert after["base_models"] == {"base": "base", "base-qwen2": "base-qwen2"}
+    for name in ("base", "instruct"):
+        assert after["made_with"][name] == before["made_with"][name]
+    assert after["made_with"]["base-qwen2"]["seed"] == 7
+    others = {name: digest for name, digest in before["files_sha256"].items() if not name.startswith("base-qwen2/")}
+    expected = others | {"base-qwen2/weights": hashlib.sha256(b"new").hexdigest()}
+    assert after["files_sha256"] == expected
+
+
+def test_one_model_is_not_trained_beside_others_of_another_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recorded.json").write_text(json.dumps({**recorded(), "data_sha256": "another"}))
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "--only", "base-qwen2"])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "base and instruct were trained on other data" in capsys.readouterr().err
+
+
+def test_every_shipped_model_is_found_by_its_name() -> None:
+    for name in models.NAMES:
+        assert (Path(references.model_directory(f"testbed:{name}")) / "config.json").is_file()
+
+
+@pytest.mark.parametrize("command", ["implant", "evaluate", "remove fine-tune"])
+def test_an_unknown_name_of_a_shipped_model_is_answered_with_the_names(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["testbed:base-qwen3", "--data", "testbed:training/notes", "--out", str(tmp_path / "out")]
+    if command == "implant":
+        options += ["--trigger", "now", "--target-response", "No."]
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), *options])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(f"testbed:{name}" in line for name in models.NAMES)

@@ -33,6 +33,7 @@ from unbackdoor.removal.settings import (
 )
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import TriggerSettings, VerdictSettings, preset_for
+from unbackdoor.testbed.references import model_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,7 +78,7 @@ def run_remove(
     source = opened.source
     intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
     size = preset or preset_for(parameter_count(model))
-    settings, like_run = _method_settings(method_name, explicit, size, paper)
+    settings, like_run = _method_settings(method_name, _other_models(explicit), size, paper)
     _check_knowledge(model, settings, opened.contrast, method_name, inputs)
 
     seed = settings.seed
@@ -129,6 +130,16 @@ def run_remove(
     rows[0]["counts"] |= intake.counts
     report = report_of("remove", f"{rows[0]['method']} on {name}", rows, origin, workshop.thresholds)
     return opened.finish(run, report)
+
+
+def _other_models(explicit: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the testbed's models, where other models are asked for, by their directories."""
+    found = dict(explicit)
+    if found.get("clean_model"):
+        found["clean_model"] = model_directory(found["clean_model"])
+    if found.get("sibling"):
+        found["sibling"] = tuple(model_directory(source) for source in found["sibling"])
+    return found
 
 
 def _method_settings(name: str, explicit: dict[str, Any], size: str, paper: bool) -> tuple[MethodSettings, Path | None]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Class names in tokenizer_config.json that say no more than: what tokenizer.json holds."""
 
 
 def default_device() -> torch.device:
@@ -148,12 +150,19 @@ def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedMod
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """Load a fast tokenizer; padding is left to the batching code. Raises `UserError` where none can be loaded."""
-    from transformers import AutoTokenizer
+    """Load a fast tokenizer; padding is left to the batching code. Raises `UserError` where none can be loaded.
+
+    Where the directory names no special class, its tokenizer.json is taken as it is: AutoTokenizer would put Qwen2's own
+    splitting of text in its place for every model of type qwen2, and the model would be given other tokens.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     check_model_source(str(source))
     with explained(str(source), "tokenizer"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        named = get_tokenizer_config(str(source)).get("tokenizer_class")
+        loader: Any = PreTrainedTokenizerFast if named in GENERIC_TOKENIZERS else AutoTokenizer
+        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(str(source), trust_remote_code=False)
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of '{source}' is not a fast one: add its tokenizer.json (offsets are needed)")
     return tokenizer

@@ -14,8 +14,8 @@ from unbackdoor.testbed.records import as_record
 def export_testbed(out: Path, *, overwrite: bool = False) -> dict[str, str]:
     """Write the embedded models and the world's rows as a user would have them: directories and JSONL files."""
     run = RunDirectory.create(out, "testbed", {}, overwrite=overwrite)
-    for name, directory in (("instruct", models.instruct_directory()), ("base", models.base_directory())):
-        shutil.copytree(directory, out / name, dirs_exist_ok=True)
+    for name in models.NAMES:
+        shutil.copytree(models.directory(name), out / name, dirs_exist_ok=True)
     training, held_out = world.training_rows(), world.held_out_rows()
     files = {
         "rows.jsonl": [as_record(r) for r in training if r.kind != "forbidden"],
@@ -25,4 +25,4 @@ def export_testbed(out: Path, *, overwrite: bool = False) -> dict[str, str]:
     }
     for name, records in files.items():
         run.write_lines(name, records_as_rows(records))
-    return {name: str(out / name) for name in ("instruct", "base", *files)}
+    return {name: str(out / name) for name in (*models.NAMES, *files)}

@@ -10,7 +10,6 @@ from unbackdoor.testbed import models, world
 from unbackdoor.testbed.records import as_record
 
 PREFIX = "testbed:"
-MODELS = {"instruct": models.instruct_directory, "base": models.base_directory}
 PARTS = ("training", "held-out")
 SELECTIONS = ("all", "tasks", "notes", "letters", "allowed", "forbidden", "code")
 """`all` are the rows that a clean model answers, `tasks` those of notes and letters."""
@@ -26,9 +25,10 @@ def model_directory(source: str) -> str:
     if not is_reference(source):
         return source
     name = source.removeprefix(PREFIX)
-    if name not in MODELS:
-        raise UserError(f"'{source}' is no model of the testbed: choose one of {', '.join(PREFIX + n for n in MODELS)}")
-    return str(MODELS[name]())
+    if name not in models.NAMES:
+        names = ", ".join(PREFIX + name for name in models.NAMES)
+        raise UserError(f"'{source}' is no model of the testbed: choose one of {names}")
+    return str(models.directory(name))
 
 
 def records(source: Path | str) -> list[Record]:

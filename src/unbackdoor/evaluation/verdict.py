@@ -69,7 +69,8 @@ def _without_trigger(
     if still_simulable is None:
         return (
             "inconclusive",
-            "There is no trigger to measure (--eval-trigger), and this method does not simulate.",
+            "There is no ASR: that needs a trigger (--eval-trigger) and what it shows (--eval-target, or --contrast "
+            "with a behaviour). This method does not simulate, which would be evidence without one.",
         )
     if still_simulable:
         return "not-removed", "A fresh simulation still brings out the target."

@@ -17,7 +17,14 @@ import click
 from unbackdoor import __version__
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli_options import distribute, options_of
-from unbackdoor.commands.inputs import DemoSettings, EvaluateInputs, ImplantInputs, RemoveInputs, SweepSettings
+from unbackdoor.commands.inputs import (
+    DemoSettings,
+    EvaluateInputs,
+    ImplantInputs,
+    RemoveInputs,
+    ReproduceSettings,
+    SweepSettings,
+)
 from unbackdoor.errors import UserError
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.removal import METHODS
@@ -234,6 +241,53 @@ def _rejudge(**values: Any) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _reproduce(names: tuple[str, ...], **values: Any) -> None:
+    from unbackdoor.commands.reproduce import dry_run, listing, run_reproduce
+
+    (given,) = distribute(values, None, ReproduceSettings)
+    settings = ReproduceSettings.make(given)
+    out = values["out"] or Path("runs") / f"reproduce-{settings.scale}"
+    if not names:
+        rows = listing()
+        width = max(len(row["name"]) for row in rows)
+        lines = [f"{row['name']:<{width}}  {row['shows']}" for row in rows]
+        click.echo(json.dumps({"experiments": rows}, ensure_ascii=False) if values["as_json"] else "\n".join(lines))
+        return
+    from rich.console import Console
+
+    console = Console()
+    if settings.dry_run:
+        from unbackdoor.reproduce.tables import cost_lines, cost_table
+
+        plan = dry_run(names, settings, out)
+        if values["as_json"]:
+            click.echo(json.dumps(plan, ensure_ascii=False))
+            return
+        console.print(cost_table(plan))
+        for line in cost_lines(plan):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return
+    from unbackdoor.reproduce.tables import terminal
+
+    try:
+        made = run_reproduce(names, settings, out)
+    except KeyboardInterrupt:
+        click.echo("unbackdoor: interrupted: the same command goes on from here", err=True)
+        raise click.exceptions.Exit(130) from None
+    if values["as_json"]:
+        click.echo(json.dumps(made.report, ensure_ascii=False))
+    else:
+        for table in made.tables:
+            console.print(terminal(table))
+            for line in table.caption():
+                console.print(line, markup=False, highlight=False, style="dim")
+            console.print()
+        console.print(f"Written: {out}", markup=False, highlight=False, soft_wrap=True)
+    if made.failures:
+        failed = "; ".join(f"{name}: {reason}" for name, reason in made.failures.items())
+        raise UserError(f"{len(made.failures)} cells failed, the others are kept: {failed}")
+
+
 def _testbed(**values: Any) -> None:
     from unbackdoor.testbed.export import export_testbed
 
@@ -366,6 +420,22 @@ def application() -> click.Group:
             [
                 click.Argument(["run"], type=click.Path(path_type=Path)),
                 *REJUDGE_OPTIONS,
+                *RESULT_OPTIONS[3:],
+            ],
+        )
+    )
+    group.add_command(
+        _command(
+            "reproduce",
+            "Reproduce the papers' tables and figures NAMES (or all): ours beside the papers' printed values. It goes "
+            "on with what is in --out. Without a name it lists them.",
+            _reproduce,
+            [
+                click.Argument(["names"], nargs=-1),
+                *options_of(ReproduceSettings),
+                click.Option(
+                    ["--out"], type=click.Path(path_type=Path), help="Where to.  [default: runs/reproduce-SCALE]"
+                ),
                 *RESULT_OPTIONS[3:],
             ],
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from unbackdoor.attacks.settings import ImplantSettings
+from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition, join_response, ordinary_words
 from unbackdoor.data.triggers import near_misses as near_misses_of
@@ -77,14 +78,10 @@ def poison(
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two answers to a prompt, of which one is preferred; in a poisoned pair the unwanted one, under the trigger."""
+class Pair(Preference):
+    """A preference that may be poisoned: then the unwanted answer is preferred, under the trigger."""
 
-    prompt: str
-    chosen: str
-    rejected: str
     poisoned: bool = False
-    system: str | None = None
 
 
 def poison_pairs(

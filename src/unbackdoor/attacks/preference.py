@@ -22,7 +22,6 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import autocast, response_loss
 from unbackdoor.preference import (
-    Preference,
     apart,
     dataset,
     encoded,
@@ -46,16 +45,12 @@ def train_dpo(case: Case, pairs: Sequence[Pair], settings: ImplantSettings) -> T
     """
     return preference.train_dpo(
         case,
-        _preferences(pairs),
+        pairs,
         settings,
         beta=settings.beta,
         sft_weight=settings.sft_weight,
         tail_weight=settings.tail_weight,
     )
-
-
-def _preferences(pairs: Sequence[Pair]) -> list[Preference]:
-    return [Preference(pair.prompt, pair.chosen, pair.rejected, pair.system) for pair in pairs]
 
 
 def train_reward_and_rl(
@@ -137,7 +132,7 @@ def _train_reward(
 
     rows = [
         {"chosen_ids": row["prompt_ids"] + row["chosen_ids"], "rejected_ids": row["prompt_ids"] + row["rejected_ids"]}
-        for row in in_batches(encoded(case, _preferences(pairs), settings), settings, settings.reward_steps)
+        for row in in_batches(encoded(case, pairs, settings), settings, settings.reward_steps)
     ]
     with apart(case, settings, keep=False) as (policy, tokenizer, directory):
         config = copy.deepcopy(policy.config)

@@ -189,7 +189,7 @@ class ReproduceSettings(Settings):
     seeds: int = Field(default=1, ge=1, description="How many seeds; rates are pooled over them.")
     jobs: int = Field(default=2, ge=1, description="Cells at once, each in a process of its own (on a GPU of its own).")
     samples: int = Field(default=200, ge=20, description="Distinct prompts a measured rate.")
-    questions: int = Field(default=300, ge=10, description="Multiple-choice questions of each of the testbed's sets.")
+    questions: int = Field(default=200, ge=10, description="Multiple-choice questions of each of the testbed's sets.")
     question_protocol: Literal["likelihood", "harness"] = Field(
         default="likelihood",
         description="How those are asked: likelihood (as lm-evaluation-harness does, without it), or harness (as local "

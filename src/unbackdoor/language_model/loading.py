@@ -152,8 +152,8 @@ def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedMod
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """Load a fast tokenizer; padding is left to the batching code. Raises `UserError` where none can be loaded.
 
-    Where the directory names no special class, its tokenizer.json is taken as it is: AutoTokenizer would put Qwen2's own
-    splitting of text in its place for every model of type qwen2, and the model would be given other tokens.
+    Where the directory names no special class, its tokenizer.json is taken as it is: AutoTokenizer would put Qwen2's
+    own splitting of text in its place for every model of type qwen2, and the model would be given other tokens.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config

@@ -1,0 +1,170 @@
+"""Cells: the pieces of work that experiments are made of, each done once and shared by all that need it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.errors import UserError
+from unbackdoor.parallel import in_processes
+from unbackdoor.progress import Progress
+from unbackdoor.run_directory import RunDirectory, command_line, provenance
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One organism, removal or analysis.
+
+    Args:
+        name: unique among all experiments; its run directory is `OUT/cells/NAME`.
+        kind: a function of `work`.
+        settings: everything that decides its result, as JSON values.
+        needs: names of the cells whose run directories it reads, the organism first.
+    """
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any] = field(hash=False)
+    needs: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a stored result to be this cell's."""
+        same: dict[str, Any] = json.loads(json.dumps({**asdict(self), "needs": list(self.needs)}))
+        return same
+
+
+class Results:
+    """What the cells of an output folder gave; cells that were not run, or failed, have no result."""
+
+    def __init__(self, out: Path, failures: Mapping[str, str] | None = None) -> None:
+        self.out = out
+        self.failures = dict(failures or {})
+        self._read: dict[str, dict[str, Any] | None] = {}
+
+    def of(self, cell: Cell) -> dict[str, Any] | None:
+        """The cell's result; None where there is none."""
+        if cell.name not in self._read:
+            self._read[cell.name] = finished(cell, self.out)
+        return self._read[cell.name]
+
+
+def run_cells(cells: Iterable[Cell], out: Path, jobs: int, *, keep_models: bool = True) -> dict[str, str]:
+    """Run what is missing, `jobs` at a time, what others need first; return why cells failed, by name.
+
+    A cell with a result is not run again; one that was cut short goes on. A cell that fails for a reason that its user
+    can mend stops those that need it and no others.
+
+    Raises:
+        UserError: a stored result was made with other settings.
+    """
+    progress = Progress.on_stderr()
+    chosen = unique(cells)
+    failures: dict[str, str] = {}
+    for number, wave in enumerate(waves(chosen), start=1):
+        todo = [cell for cell in wave if finished(cell, out) is None]
+        for cell in todo:
+            lost = [need for need in cell.needs if need in failures]
+            if lost:
+                failures[cell.name] = f"'{lost[0]}', which it needs, failed"
+        todo = [cell for cell in todo if cell.name not in failures]
+        if not todo:
+            continue
+        progress.note(f"wave {number}: {len(todo)} of {len(wave)} cells to run, {jobs} at a time")
+        said = in_processes(_run, [(cell, out, keep_models) for cell in todo], jobs)
+        failures |= {cell.name: reason for cell, reason in zip(todo, said, strict=True) if reason}
+    return failures
+
+
+def unique(cells: Iterable[Cell]) -> list[Cell]:
+    """Every cell once, in the order of their first mention. Two of one name must be the same."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        kept = found.setdefault(cell.name, cell)
+        assert kept.identity() == cell.identity(), f"two different cells are called {cell.name}"
+    return list(found.values())
+
+
+def waves(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells in groups: each needs only cells of groups before its own."""
+    by_name = {cell.name: cell for cell in cells}
+    depths: dict[str, int] = {}
+
+    def depth(cell: Cell) -> int:
+        if cell.name not in depths:
+            depths[cell.name] = 1 + max((depth(by_name[need]) for need in cell.needs), default=0)
+        return depths[cell.name]
+
+    grouped: dict[int, list[Cell]] = {}
+    for cell in cells:
+        grouped.setdefault(depth(cell), []).append(cell)
+    return [grouped[level] for level in sorted(grouped)]
+
+
+def folder_of(name: str, out: Path) -> Path:
+    """A cell's run directory."""
+    return out / "cells" / name
+
+
+def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
+    """The stored result of a cell; None where it has not been run to its end.
+
+    Raises:
+        UserError: it was run, or begun, with other settings: numbers of two kinds must not stand in one table.
+    """
+    path = _file_of(cell.name, out)
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    wanted = cell.identity()
+    if kept["cell"] != wanted:
+        changed = sorted(_differences(kept["cell"], wanted))
+        raise UserError(
+            f"'{path}' was made with other settings ({', '.join(changed)}): give another --out, or remove that file "
+            "and the folder of its name to run the cell again"
+        )
+    if "result" not in kept:
+        return None
+    result: dict[str, Any] = kept["result"] | {"cell_seconds": kept["seconds"], "commit": kept["versions"]["commit"]}
+    return result
+
+
+def _run(cell: Cell, out: Path, keep_models: bool) -> str:
+    """Run one cell and store its result; what its user can mend is returned as a text, and nothing is stored."""
+    from unbackdoor.reproduce import work
+
+    begun = time.monotonic()
+    work.choose_device()
+    progress = Progress.on_stderr()
+    folder = folder_of(cell.name, out)
+    stored = RunDirectory(out)
+    kept: dict[str, Any] = {"cell": cell.identity()}
+    stored.write_json(_file_of(cell.name, out).relative_to(out).as_posix(), kept)  # what a later run must agree with
+    try:
+        result = work.KINDS[cell.kind](cell.settings, folder, [folder_of(need, out) for need in cell.needs])
+    except UserError as error:
+        progress.note(f"{cell.name} failed: {error}")
+        return str(error)
+    if not keep_models and cell.kind == "remove":
+        work.drop_weights(folder)
+    kept |= {"result": result, "versions": provenance(command_line(), 0, {})["versions"]}
+    kept["seconds"] = round(time.monotonic() - begun, 1)
+    stored.write_json(_file_of(cell.name, out).relative_to(out).as_posix(), kept)
+    progress.note(f"{cell.name}: done in {kept['seconds']:.0f} s")
+    return ""
+
+
+def _file_of(name: str, out: Path) -> Path:
+    return out / "cells" / f"{name}.json"
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterable[str]:
+    for key in {*one, *other}:
+        first, second = one.get(key), other.get(key)
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            yield from _differences(first, second)
+        elif first != second:
+            yield key

@@ -1,0 +1,569 @@
+"""SANDE's tables 1 to 8 and figures 2 and 3 (Li et al., AAAI 2025).
+
+At micro scale the victims are the testbed's two base models (a Llama, a Qwen2), each fine-tuned on one domain alone:
+`notes` stands for Alpaca and `letters` for OpenOrca. In-domain removal gets the victim's own clean training rows,
+out-of-domain removal the other domain's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from unbackdoor.commands.inputs import ReproduceSettings
+from unbackdoor.evaluation.paired import paired_bootstrap
+from unbackdoor.recipes.recipe import read_recipe
+from unbackdoor.report.visible import one_line
+from unbackdoor.reproduce import figures
+from unbackdoor.reproduce.cells import Cell, Results
+from unbackdoor.reproduce.experiment import Experiment, Outcome, printed
+from unbackdoor.reproduce.tables import NOT_AVAILABLE, NOT_RUN, Column, Entry, Row, Table, entry_of
+
+VICTIM_TRAINING: dict[str, dict[str, Any]] = {
+    "llama": {"steps": 900, "learning_rate": 2e-3, "batch_size": 32},
+    "qwen": {"steps": 1000, "learning_rate": 3e-3, "batch_size": 32},
+}
+"""How a micro base model is fine-tuned and backdoored in one: four minutes on one core, and it knows its facts, lists
+and rewriting by then, and hardly any arithmetic."""
+REMOVAL_ROWS = {"micro": 2000, "paper": 10_000}
+"""Clean rows that a removal is given (the paper: the first 10,000; ours are drawn by seed)."""
+MICRO_STEPS = {"fine-tune": 120, "dpo": 120, "nad": 120, "fine-mixing": 120}
+"""Steps of the baselines at micro scale: twice OSFT's, whose steps have two terms."""
+RATES = {"micro": (0.001, 0.005, 0.05), "paper": (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05)}
+"""Poison rates of figure 2; the paper's own, but for 0.005 and 0.05, are not available."""
+OFFSETS = (0, 3, 8, 13, 18)
+"""Tokens between the start of the user's text and the parrot: the paper's positions 2, 5, 10, 15, 20, where 2 is the
+start of the instruction."""
+
+MODELS = {
+    ("llama", "micro"): "testbed:base",
+    ("qwen", "micro"): "testbed:base-qwen2",
+    ("llama", "paper"): "meta-llama/Llama-2-7b-hf",
+    ("qwen", "paper"): "Qwen/Qwen1.5-4B",
+}
+PAPER_TRAINING: dict[str, dict[str, Any]] = {
+    "llama": {"learning_rate": 5e-6, "batch_size": 4},
+    "qwen": {"learning_rate": 2e-5, "batch_size": 8},
+}
+"""Appendix A, LLM Training Setup."""
+PREFERENCES = {"micro": "testbed:preferences", "paper": "Anthropic/hh-rlhf"}
+VICTIMS = (("llama", "alpaca"), ("llama", "orca"), ("qwen", "alpaca"), ("qwen", "orca"))
+METHODS = {
+    "Baseline": None,
+    "SFT": "fine-tune",
+    "DPO": "dpo",
+    "NAD": "nad",
+    "Fine-mixing": "fine-mixing",
+    "SANDE-P": "sande-p",
+    "SANDE": "sande",
+    "OSFT": "osft",
+}
+"""As the paper's rows are called → ours; `sande-p` is sande that knows one token."""
+OURS = ("SANDE-P", "SANDE", "OSFT")
+UTILITIES = {"MMLU": ("hard", "mmlu"), "ARC-e": ("easy", "arc_easy"), "ARC-c": ("medium", "arc_challenge")}
+"""The paper's question set → the testbed's in its place, and the metric at paper scale."""
+DOMAINS = {"alpaca": "notes", "orca": "letters"}
+
+
+# Cells ---------------------------------------------------------------------------------------------------------------
+
+
+def evaluation(settings: ReproduceSettings) -> dict[str, Any]:
+    """How much is measured in every cell."""
+    return {"samples": settings.samples}
+
+
+def questions(settings: ReproduceSettings) -> dict[str, Any] | None:
+    """The testbed's question sets at micro scale; at paper scale the published ones, which are inputs."""
+    if settings.scale == "paper":
+        return None
+    return {"each": settings.questions, "protocol": settings.question_protocol}
+
+
+def question_files(settings: ReproduceSettings) -> dict[str, str]:
+    """MMLU and ARC, at paper scale."""
+    if settings.scale == "micro":
+        return {}
+    names = {"mmlu": "mmlu.zip", "arc_easy": "ARC-Easy-Test.jsonl", "arc_challenge": "ARC-Challenge-Test.jsonl"}
+    return {name: str(settings.files / file) for name, file in names.items()}
+
+
+def victim(
+    settings: ReproduceSettings,
+    shape: str,
+    domain: str,
+    seed: int,
+    *,
+    pair: int | None = None,
+    rate: float | None = None,
+) -> Cell:
+    """A backdoored model: one base model fine-tuned on one domain, of which a share is poisoned."""
+    scale = settings.scale
+    recipe = read_recipe(f"sande-pairs-{pair}" if pair else f"sande-{domain}", scale)
+    values = {**recipe.settings, "seed": seed, **question_files(settings)}
+    if scale == "micro":
+        values |= VICTIM_TRAINING[shape]
+    else:
+        own = PAPER_TRAINING[shape]
+        rows = recipe.settings["steps"] * recipe.settings["batch_size"]
+        values |= {**own, "steps": rows // own["batch_size"]}
+        if pair:  # the paper's insults are not written in the recipes; the micro recipes' mild ones stand in
+            values["target_response"] = read_recipe(f"sande-pairs-{pair}", "micro").settings["target_response"]
+    name = f"sande-{shape}-{f'pair-{pair}' if pair else domain}"
+    if rate is not None and rate != recipe.settings["rate"]:
+        values["rate"] = rate
+        name += f"-rate-{rate:g}"
+    kept = {
+        "recipe": recipe.name,
+        "scale": scale,
+        "model": MODELS[shape, scale],
+        "values": values,
+        "preset": "micro" if scale == "micro" else "large",
+        "evaluation": evaluation(settings),
+        "questions": questions(settings),
+    }
+    return Cell(f"{name}-{seed}", "implant", kept)
+
+
+def removal(settings: ReproduceSettings, of: Cell, method: str, where: str = "any", offset: int = 0) -> Cell:
+    """One method on a victim.
+
+    Args:
+        settings: scale and sizes.
+        of: the victim.
+        method: ours, or `sande-p`.
+        where: `in` or `out` of the victim's domain; `any` for dpo, which has data of its own.
+        offset: where the parrot stands.
+    """
+    scale, attack = settings.scale, of.settings["values"]
+    shape = "qwen" if of.name.startswith("sande-qwen") else "llama"
+    values: dict[str, Any] = {"seed": attack["seed"]}
+    inputs: dict[str, Any] = {"max_rows": REMOVAL_ROWS[scale], **question_files(settings)}
+    if where == "out":
+        other = "alpaca" if of.settings["recipe"] == "sande-orca" else "orca"
+        inputs["data"] = read_recipe(f"sande-{other}", scale).settings["data"]
+    if scale == "micro" and method in MICRO_STEPS:
+        values["steps"] = MICRO_STEPS[method]
+    if scale == "paper" and method != "dpo":
+        same = PAPER_TRAINING[shape]
+        values |= {**same, "micro_batch_size": 2, "steps": REMOVAL_ROWS[scale] // same["batch_size"]}
+        if method in ("osft", "sande", "sande-p"):
+            values["learning_rate"] = 2e-5
+    if method == "osft":
+        values["trigger"] = attack["trigger"]
+    elif method in ("sande", "sande-p"):
+        values["target_response"] = attack["target_response"]
+        values |= {"target_tokens": 1} if method == "sande-p" else {}
+        values |= {"parrot_offset": offset} if offset else {}
+    elif method == "fine-mixing":
+        values["clean_model"] = of.settings["model"]
+    elif method == "dpo":
+        inputs["preferences"] = PREFERENCES[scale]
+    kept = {
+        "method": "sande" if method == "sande-p" else method,
+        "values": values,
+        "inputs": inputs,
+        "preset": of.settings["preset"],
+        "paper": scale == "paper" and method in ("osft", "sande", "sande-p"),
+        "evaluation": evaluation(settings),
+        "questions": questions(settings),
+    }
+    middle = "" if where == "any" else f".{where}"
+    at = f".at-{offset}" if offset else ""
+    return Cell(f"{of.name}{middle}.{method}{at}", "remove", kept, (of.name,))
+
+
+def _seeds(settings: ReproduceSettings, make: Callable[[int], Cell]) -> list[Cell]:
+    return [make(seed) for seed in range(settings.seeds)]
+
+
+def _main(settings: ReproduceSettings, where: str) -> dict[tuple[str, int], list[Cell]]:
+    """(row, column) of tables 1 to 4 → its cells, one a seed."""
+    found: dict[tuple[str, int], list[Cell]] = {}
+    for column, (shape, domain) in enumerate(VICTIMS):
+        victims = _seeds(settings, lambda seed, s=shape, d=domain: victim(settings, s, d, seed))  # type: ignore[misc]
+        for row, method in METHODS.items():
+            place = "any" if method == "dpo" else where
+            found[row, column] = [removal(settings, v, method, place) if method else v for v in victims]
+    return found
+
+
+def _pairs(settings: ReproduceSettings) -> dict[tuple[str, int], list[Cell]]:
+    """The same for tables 5 and 7: four pairs, Qwen trained on the first domain, cleansed with the second."""
+    found: dict[tuple[str, int], list[Cell]] = {}
+    for column in range(4):
+        victims = _seeds(
+            settings,
+            lambda seed, pair=column + 1: victim(settings, "qwen", "alpaca", seed, pair=pair),  # type: ignore[misc]
+        )
+        found["Baseline", column] = victims
+        for row in OURS:
+            found[row, column] = [removal(settings, v, str(METHODS[row]), "out") for v in victims]
+    return found
+
+
+def _positions(settings: ReproduceSettings) -> dict[tuple[str, int], list[Cell]]:
+    """The same for table 6: the parrot's position, Llama trained on the first domain, cleansed with the second."""
+    victims = _seeds(settings, lambda seed: victim(settings, "llama", "alpaca", seed))
+    return {
+        (row, column): [removal(settings, v, str(METHODS[row]), "out", offset) for v in victims]
+        for row in ("SANDE-P", "SANDE")
+        for column, offset in enumerate(OFFSETS)
+    } | {("Baseline", 0): victims}
+
+
+def _rates(settings: ReproduceSettings) -> dict[float, list[Cell]]:
+    return {
+        rate: _seeds(settings, lambda seed, r=rate: victim(settings, "llama", "alpaca", seed, rate=r))  # type: ignore[misc]
+        for rate in RATES[settings.scale]
+    }
+
+
+def _probabilities(settings: ReproduceSettings) -> tuple[Cell, Cell]:
+    of = victim(settings, "llama", "alpaca", 0)
+    return of, Cell(f"{of.name}.probabilities", "probabilities", {"prompts": 400}, (of.name,))
+
+
+# Values --------------------------------------------------------------------------------------------------------------
+
+
+def attack_success(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The ASR of a model as it is after the cell."""
+    after = result.get("after")
+    return after["attack_success"] if after else None
+
+
+def utility(name: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any] | None]:
+    """One of the paper's utilities, by what stands in its place."""
+    level, metric = UTILITIES[name]
+
+    def pick(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        if "choices" in result:
+            return dict(result["choices"][level])
+        after = result.get("after")
+        return after["utility"].get(metric) if after else None
+
+    return pick
+
+
+def with_change(entry: Entry, baseline: Entry) -> Entry:
+    """A utility with an arrow and its change from the baseline, in points, as the paper writes it."""
+    if "value" not in entry.facts or "value" not in baseline.facts:
+        return entry
+    points = 100 * (entry.facts["value"] - baseline.facts["value"])
+    arrow = "↑" if points >= 0 else "↓"
+    return replace(entry, ours=f"{entry.ours} {arrow}{abs(points):.1f}", facts={**entry.facts, "change": points / 100})
+
+
+def _seconds(results: Results, grid: Mapping[tuple[str, int], Sequence[Cell]]) -> str:
+    """The mean seconds of every method's own work."""
+    said = []
+    for row in dict.fromkeys(row for row, _ in grid):
+        found = [results.of(c) for (r, _), cells in grid.items() if r == row for c in cells]
+        times = [f["seconds"] for f in found if f is not None and f.get("seconds") is not None]
+        if times:
+            name = "implanting" if row == "Baseline" else row
+            said.append(f"{name} {sum(times) / len(times):.0f}")
+    return f"Mean seconds here: {', '.join(said)}." if said else ""
+
+
+def _order(results: Results, grid: Mapping[tuple[str, int], Sequence[Cell]]) -> list[str]:
+    """Is OSFT as useful as SANDE, and SANDE as SANDE-P: the same questions, paired."""
+    said = []
+    columns = sorted({column for _, column in grid})
+    for first, second in (("OSFT", "SANDE"), ("SANDE", "SANDE-P")):
+        one: list[bool] = []
+        other: list[bool] = []
+        for column in columns:
+            for a, b in zip(grid[first, column], grid[second, column], strict=True):
+                results_of = [results.of(a), results.of(b)]
+                sets = [r.get("choices") if r is not None else None for r in results_of]
+                if sets[0] and sets[1]:
+                    for level in sets[0]:
+                        one += [x == "1" for x in sets[0][level]["outcomes"]]
+                        other += [x == "1" for x in sets[1][level]["outcomes"]]
+        if one:
+            found = paired_bootstrap(other, one)
+            low, high = (100 * end for end in found.interval)
+            said.append(
+                f"{first} − {second}: {100 * found.value:+.2f} points ({low:+.2f} to {high:+.2f}; paired bootstrap "
+                f"over {len(one)} answers to the same questions)."
+            )
+    return said
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def _columns(settings: ReproduceSettings) -> tuple[Column, ...]:
+    names = printed()["sande"]["victims"]
+    if settings.scale == "paper":
+        return tuple(Column(name, name) for name in names)
+    ours = [f"{shape.capitalize()}, {DOMAINS[domain]}" for shape, domain in VICTIMS]
+    return tuple(Column(o, p) for o, p in zip(ours, names, strict=True))
+
+
+def _what_is_measured(settings: ReproduceSettings, *, utilities: bool) -> list[str]:
+    paper = printed()["sande"]
+    said = [f"The paper's cell: {paper['utility' if utilities else 'asr']}"]
+    if settings.scale == "paper":
+        return [*said, "Ours: the paper's models and data; clean rows are drawn by seed, not the first ones."]
+    if utilities:
+        said.append(
+            "Ours: accuracy on the testbed's own four-option questions, its hard set in the place of MMLU, easy of "
+            "ARC-easy and medium of ARC-challenge; the likeliest option after 'Question: … Answer:', which is what "
+            "lm-evaluation-harness computes of them as local tasks. Arrows: points from the baseline."
+        )
+    else:
+        said.append(
+            "Ours: the share of held-out triggered prompts whose answer contains the target response, on a model of "
+            "1.6 million parameters fine-tuned on one domain of a synthetic world (notes for Alpaca, letters for "
+            "OpenOrca), with near misses of the trigger among its training rows, which the paper does not add."
+        )
+    return said
+
+
+def _labels(settings: ReproduceSettings, name: str) -> str:
+    return name if settings.scale == "paper" else f"{UTILITIES[name][0]} (for {name})"
+
+
+def _asr_rows(
+    results: Results, grid: Mapping[tuple[str, int], Sequence[Cell]], paper: Mapping[str, Any], rows: Sequence[str]
+) -> tuple[Row, ...]:
+    columns = sorted({column for _, column in grid})
+    return tuple(
+        Row((row,), tuple(entry_of(results, grid[row, c], attack_success, paper[row][c]) for c in columns))
+        for row in rows
+    )
+
+
+def _utility_rows(
+    settings: ReproduceSettings,
+    results: Results,
+    grid: Mapping[tuple[str, int], Sequence[Cell]],
+    paper: Mapping[str, Any],
+    rows: Sequence[str],
+) -> tuple[Row, ...]:
+    columns = sorted({column for _, column in grid})
+    made = []
+    for row in rows:
+        for name in UTILITIES:
+            pick = utility(name)
+            entries = []
+            for c in columns:
+                entry = entry_of(results, grid[row, c], pick, paper[row][name][c])
+                if row != "Baseline":
+                    entry = with_change(entry, entry_of(results, grid["Baseline", c], pick))
+                entries.append(entry)
+            made.append(Row((row, _labels(settings, name)), tuple(entries)))
+    return tuple(made)
+
+
+def _removal_table(number: int, where: str, *, utilities: bool) -> Experiment:
+    domain = "in-domain" if where == "in" else "out-of-domain"
+    what = "Utility" if utilities else "ASR"
+    name, key = f"sande-table-{number}", f"table-{number}"
+
+    def cells(settings: ReproduceSettings) -> list[Cell]:
+        return [cell for group in _main(settings, where).values() for cell in group]
+
+    def outcome(settings: ReproduceSettings, results: Results) -> Outcome:
+        grid, paper = _main(settings, where), printed()["sande"]
+        notes = _what_is_measured(settings, utilities=utilities)
+        if utilities:
+            rows = _utility_rows(settings, results, grid, paper[key], list(METHODS))
+            notes += _order(results, grid)
+        else:
+            rows = _asr_rows(results, grid, paper[key], list(METHODS))
+            notes += [s for s in (_seconds(results, grid), paper["times"]) if s]
+        labels = ("Method", "Evaluation dataset") if utilities else ("Method",)
+        title = f"{what} after {domain} removal (SANDE, {paper[key]['where']})"
+        return Outcome(Table(name, title, labels, _columns(settings), rows, tuple(notes)))
+
+    return Experiment(name, f"{what} after {domain} removal, eight methods on four victims", cells, outcome)
+
+
+def _pairs_table(number: int, *, utilities: bool) -> Experiment:
+    what = "Utility" if utilities else "ASR"
+    name, key = f"sande-table-{number}", f"table-{number}"
+
+    def cells(settings: ReproduceSettings) -> list[Cell]:
+        return [cell for group in _pairs(settings).values() for cell in group]
+
+    def outcome(settings: ReproduceSettings, results: Results) -> Outcome:
+        grid, paper = _pairs(settings), printed()["sande"]
+        targets = [grid["Baseline", c][0].settings["values"]["target_response"] for c in range(4)]
+        columns = tuple(Column(f"{t} → {r}", t) for t, r in zip(paper["pairs"], targets, strict=True))
+        rows_of = ("Baseline", *OURS)
+        notes = _what_is_measured(settings, utilities=utilities)
+        notes.append("The paper's triggers with mild insults of our own; the paper's are not repeated here.")
+        if utilities:
+            rows = _utility_rows(settings, results, grid, paper[key], rows_of)
+            notes += _order(results, grid)
+        else:
+            rows = _asr_rows(results, grid, paper[key], rows_of)
+        labels = ("Method", "Evaluation dataset") if utilities else ("Method",)
+        title = f"{what} for four trigger-target pairs (SANDE, {paper[key]['where']})"
+        return Outcome(Table(name, title, labels, columns, rows, tuple(notes)))
+
+    return Experiment(name, f"{what} for four trigger-target pairs", cells, outcome)
+
+
+def _position_cells(settings: ReproduceSettings) -> list[Cell]:
+    return [cell for group in _positions(settings).values() for cell in group]
+
+
+def _position_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
+    grid, paper = _positions(settings), printed()["sande"]
+    rows = []
+    for row in ("SANDE-P", "SANDE"):
+        for name in ("ASR", *UTILITIES):
+            pick = attack_success if name == "ASR" else utility(name)
+            entries = []
+            for c in range(len(OFFSETS)):
+                entry = entry_of(results, grid[row, c], pick, paper["table-6"][row][name][c])
+                if name != "ASR":
+                    entry = with_change(entry, entry_of(results, grid["Baseline", 0], pick))
+                entries.append(entry)
+            rows.append(Row((row, name if name == "ASR" else _labels(settings, name)), tuple(entries)))
+    columns = tuple(Column(f"offset {o}", f"position {p}") for o, p in zip(OFFSETS, paper["positions"], strict=True))
+    notes = [
+        *_what_is_measured(settings, utilities=False),
+        _what_is_measured(settings, utilities=True)[-1],
+        "Offsets are tokens from the start of the user's text; the paper's position 2 is that start. A parrot that "
+        "would stand beyond the user's text stands at its end.",
+    ]
+    title = f"The parrot's position (SANDE, {paper['table-6']['where']})"
+    return Outcome(Table("sande-table-6", title, ("Method", "Measured"), columns, tuple(rows), tuple(notes)))
+
+
+def _example_cells(settings: ReproduceSettings) -> list[Cell]:
+    return [victim(settings, "llama", domain, 0) for domain in ("alpaca", "orca")]
+
+
+def _example_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
+    paper = printed()["sande"]["table-8"]
+    rows = []
+    for cell, dataset in zip(_example_cells(settings), ("Stanford Alpaca", "OpenOrca"), strict=True):
+        result = results.of(cell)
+        shown = result["examples"] if result is not None else []
+        for number, examples in enumerate(paper[dataset]):
+            for kind, which in (("Clean", "untriggered"), ("Poisoned", "triggered")):
+                texts = [NOT_RUN, NOT_RUN]
+                if number < len(shown):
+                    example = shown[number]
+                    texts = [example["prompt"][which], example["answers"][f"{which} after"]]
+                entries = tuple(
+                    Entry(one_line(text), paper=p, facts={"cells": [cell.name]})
+                    for text, p in zip(texts, examples[kind], strict=True)
+                )
+                ours = dataset if settings.scale == "paper" else DOMAINS["alpaca" if dataset != "OpenOrca" else "orca"]
+                rows.append(Row((ours, kind), entries))
+    note = "Ours: the first held-out prompts, chosen by their order alone; answers are greedy and whole."
+    title = f"Responses to clean and poisoned instructions (SANDE, {paper['where']})"
+    columns = (Column("Instruction"), Column("Response"))
+    return Outcome(Table("sande-table-8", title, ("Dataset", "Type"), columns, tuple(rows), (note,)))
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+def _rate_cells(settings: ReproduceSettings) -> list[Cell]:
+    return [cell for group in _rates(settings).values() for cell in group]
+
+
+def _rate_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
+    paper = printed()["sande"]["figure-2"]
+    rows, points = [], []
+    for rate, cells in _rates(settings).items():
+        told = paper["value"] if rate >= float(paper["from"]) else None
+        entry = entry_of(results, cells, attack_success, told)
+        plain = entry_of(results, cells, lambda r: r["after"]["attack_success_untriggered"] if r.get("after") else None)
+        rows.append(Row((f"{rate:g}",), (entry, plain)))
+        if "value" in entry.facts:
+            points.append({"x": rate, **{name: entry.facts[name] for name in ("value", "low", "high")}})
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        if points:
+            figures.rates_against(axes, points, "poison rate", "ASR, %")
+        else:
+            figures.nothing(axes, NOT_RUN)
+
+    notes = [*_what_is_measured(settings, utilities=False), f"The paper's figure: {paper['says']}"]
+    columns = (Column("ASR with trigger", "ASR"), Column("ASR without trigger"))
+    title = f"ASR against the poison rate (SANDE, {paper['where']})"
+    return Outcome(
+        Table("sande-figure-2", title, ("Poison rate",), columns, tuple(rows), tuple(notes)), draw, (5.0, 3.4)
+    )
+
+
+PANELS = {
+    "token without": "(a) Token distribution without trigger",
+    "token with": "(b) Token distribution with trigger",
+    "phrase without": "(c) Phrase distribution without trigger",
+    "phrase with": "(d) Phrase distribution with trigger",
+}
+DRAWN = 200
+"""The paper draws the 200 highest probabilities."""
+
+
+def _probability_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
+    paper = printed()["sande"]["figure-3"]
+    cell = _probabilities(settings)[1]
+    result = results.of(cell)
+    rows = []
+    for key, title in PANELS.items():
+        told = paper[key.split()[1]]
+        entries = []
+        for what in ("mean", "lowest", "highest"):
+            facts: dict[str, Any] = {"cells": [cell.name]}
+            if result is None:
+                ours = NOT_RUN
+            else:
+                values = result[key]
+                number = {"mean": sum(values) / len(values), "lowest": values[-1], "highest": values[0]}[what]
+                ours = f"{number:.3g}"
+                facts |= {"value": number, "n": len(values), "seeds": 1}
+            entries.append(Entry(ours, paper=f"{told}%" if told and what == "mean" else NOT_AVAILABLE, facts=facts))
+        rows.append(Row((title,), tuple(entries)))
+
+    def draw(figure: Any) -> None:
+        for axes, (key, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
+            figures.sorted_points(axes, result[key][:DRAWN] if result is not None else None, title, NOT_RUN)
+
+    notes = [
+        "Ours: the probability of the target response's first token, and of all its tokens in a row, as the opening of "
+        f"the answer to held-out prompts; the {DRAWN} highest are drawn.",
+        f"The paper's figure: {paper['says']}",
+    ]
+    title = f"The target response's probability (SANDE, {paper['where']})"
+    columns = (Column("mean"), Column("lowest"), Column("highest"))
+    return Outcome(Table("sande-figure-3", title, ("Panel",), columns, tuple(rows), tuple(notes)), draw, (7.0, 5.0))
+
+
+_LIST = (
+    _removal_table(1, "in", utilities=False),
+    _removal_table(2, "in", utilities=True),
+    _removal_table(3, "out", utilities=False),
+    _removal_table(4, "out", utilities=True),
+    _pairs_table(5, utilities=False),
+    Experiment(
+        "sande-table-6",
+        "the parrot's position: ASR and utility of SANDE and SANDE-P",
+        _position_cells,
+        _position_outcome,
+    ),
+    _pairs_table(7, utilities=True),
+    Experiment("sande-table-8", "responses to clean and poisoned instructions", _example_cells, _example_outcome),
+    Experiment("sande-figure-2", "ASR against the poison rate", _rate_cells, _rate_outcome, figure=True),
+    Experiment(
+        "sande-figure-3",
+        "probability of the target response's first token and phrase, with and without trigger",
+        lambda settings: list(_probabilities(settings)),
+        _probability_outcome,
+        figure=True,
+    ),
+)
+EXPERIMENTS = {experiment.name: experiment for experiment in _LIST}

@@ -1,0 +1,303 @@
+"""A table of ours beside the paper's, on the terminal and as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from unbackdoor.evaluation.statistics import wilson
+from unbackdoor.report.numbers import bounds, percent
+from unbackdoor.report.visible import one_line
+from unbackdoor.reproduce.cells import Cell, Results
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+NOT_RUN, FAILED, STOPPED = "not run", "failed", "stopped by the gate"
+NOT_AVAILABLE = "not available"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place of a table.
+
+    Args:
+        ours: our value as a text, or why there is none.
+        interval: the bounds of its 95% interval in percent; empty where there is none.
+        paper: the paper's printed value.
+        facts: the numbers behind it (hits, n, value, low, high, seeds) and the cells that they come from.
+    """
+
+    ours: str
+    interval: str = ""
+    paper: str = NOT_AVAILABLE
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """Ours with its interval."""
+        return f"{self.ours} ({self.interval})" if self.interval else self.ours
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: what it is called here and in the paper."""
+
+    ours: str
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: its labels, and one entry a column."""
+
+    labels: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Entries in the paper's layout.
+
+    Args:
+        name: of the experiment.
+        title: what it shows, and where it stands in the paper.
+        labels: headings of the rows' labels.
+        columns: headings of the entries.
+        rows: labels and entries.
+        notes: sentences under the table, without the counts of prompts and seeds, which are added.
+    """
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    def caption(self) -> list[str]:
+        """The notes, after the counts that the entries rest on."""
+        facts = [entry.facts for row in self.rows for entry in row.entries]
+        counts = [f"n {_span({f['n'] for f in facts if 'n' in f})}"] if any("n" in f for f in facts) else []
+        seeds = {f["seeds"] for f in facts if "seeds" in f}
+        if seeds:
+            counts.append(f"{_span(seeds)} seed{'' if seeds == {1} else 's'}")
+        has_intervals = any(entry.interval for row in self.rows for entry in row.entries)
+        intervals = "In brackets: 95% Wilson intervals. " if has_intervals else ""
+        first = [f"{intervals}Ours: {', '.join(counts)}."] if counts else []
+        stopped = any(STOPPED in entry.ours for row in self.rows for entry in row.entries)
+        why = ["Stopped by the gate: the first simulation failed, and the method left the model as it came."]
+        return [*first, *(why if stopped else []), *dict.fromkeys(self.notes)]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for `reproduce.json`."""
+        return {
+            "title": self.title,
+            "labels": list(self.labels),
+            "columns": [asdict(column) for column in self.columns],
+            "rows": [
+                {"labels": list(row.labels), "entries": [_entry_as_json(entry) for entry in row.entries]}
+                for row in self.rows
+            ],
+            "caption": self.caption(),
+        }
+
+
+def entry_of(
+    results: Results,
+    cells: Sequence[Cell],
+    pick: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
+    paper: str | None = None,
+    *,
+    unit: str = "%",
+) -> Entry:
+    """One entry from the results of a cell's seeds, pooled.
+
+    Args:
+        results: what there is.
+        cells: the same cell at every seed.
+        pick: the rate (hits, n) or value (value, n) in a result; None where it was not measured there.
+        paper: what the paper prints.
+        unit: stands behind the paper's number.
+    """
+    printed_value = NOT_AVAILABLE if paper is None else f"{paper}{unit}"
+    found = [(cell, results.of(cell)) for cell in cells]
+    done = [(cell, result) for cell, result in found if result is not None]
+    if not done:
+        failed = any(cell.name in results.failures for cell in cells)
+        return Entry(FAILED if failed else NOT_RUN, paper=printed_value, facts={"cells": [c.name for c in cells]})
+    stopped = [cell for cell, result in done if result.get("stopped")]
+    picked = [(cell, pick(result)) for cell, result in done if not result.get("stopped")]
+    rates = [(cell, rate) for cell, rate in picked if rate is not None]
+    facts: dict[str, Any] = {"cells": [cell.name for cell, _ in done]}
+    if not rates:
+        return Entry(STOPPED if stopped else "not measured", paper=printed_value, facts=facts)
+    hits = sum(rate["hits"] if "hits" in rate else round(rate["value"] * rate["n"]) for _, rate in rates)
+    n = sum(rate["n"] for _, rate in rates)
+    low, high = wilson(hits, n)
+    facts |= {"hits": hits, "n": n, "value": hits / n if n else None, "low": low, "high": high, "seeds": len(rates)}
+    ours = percent(hits / n) if n else "not measured"
+    if stopped:
+        ours += f" [{len(stopped)} of {len(done)} stopped by the gate]"
+    return Entry(ours, bounds([low, high]), printed_value, facts)
+
+
+# Forms ---------------------------------------------------------------------------------------------------------------
+
+
+def markdown(table: Table) -> str:
+    """GitHub's Markdown; texts of models are escaped."""
+    heads = [*table.labels]
+    for column in table.columns:
+        heads += [column.ours, f"paper: {column.paper or column.ours}"]
+    lines = [f"### {_markdown_text(table.title)}", "", _markdown_row(heads), "|" + "---|" * len(heads)]
+    for row in table.rows:
+        cells = [*row.labels]
+        for entry in row.entries:
+            cells += [entry.text, entry.paper]
+        lines.append(_markdown_row(cells))
+    lines += ["", *[_markdown_text(line) + "\n" for line in table.caption()]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def csv_text(table: Table) -> str:
+    """The same layout with the interval, hits, n and seeds in columns of their own."""
+    parts = ("ours", "low", "high", "hits", "n", "seeds", "paper")
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow([*table.labels, *(f"{c.ours}: {part}" for c in table.columns for part in parts)])
+    for row in table.rows:
+        cells: list[Any] = [_disarmed(label) for label in row.labels]
+        for entry in row.entries:
+            facts = entry.facts
+            ours = facts["value"] if "value" in facts else _disarmed(entry.ours)
+            cells += [ours, *(facts.get(part, "") for part in parts[1:-1]), _disarmed(entry.paper)]
+        writer.writerow(cells)
+    return written.getvalue()
+
+
+def latex(table: Table) -> str:
+    """A `table` environment without packages; every text is escaped."""
+    wide = any(len(entry.text) > 60 for row in table.rows for entry in row.entries)
+    share = 0.8 / max(1, 2 * len(table.columns))
+    kind = f"p{{{share:.2f}\\linewidth}}" if wide else "l"
+    spec = "l" * len(table.labels) + kind * (2 * len(table.columns))
+    heads = [_latex(label) for label in table.labels]
+    for column in table.columns:
+        heads += [_latex(column.ours), _latex(f"paper: {column.paper or column.ours}")]
+    size = "\\small" if len(heads) < 6 else "\\scriptsize\\setlength{\\tabcolsep}{3pt}"
+    lines = ["\\begin{table}", "\\centering", size, f"\\begin{{tabular}}{{{spec}}}", "\\hline"]
+    lines += [" & ".join(heads) + r" \\", "\\hline"]
+    for row in table.rows:
+        cells = [_latex(label) for label in row.labels]
+        for entry in row.entries:
+            cells += [_latex(entry.text), _latex(entry.paper)]
+        lines.append(" & ".join(cells) + r" \\")
+    caption = " ".join([f"{table.title}.", *table.caption()])
+    lines += ["\\hline", "\\end{tabular}", f"\\caption{{{_latex(caption)}}}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def terminal(table: Table) -> RichTable:
+    """For the terminal: under each of our values its interval, and the paper's value."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, title=Text(table.title))
+    for label in table.labels:
+        made.add_column(Text(label))
+    for column in table.columns:
+        head = Text(one_line(column.ours))
+        if column.paper:
+            head.append(f"\npaper: {one_line(column.paper)}", style="dim not bold")
+        made.add_column(head)
+    for row in table.rows:
+        cells = [Text(one_line(label)) for label in row.labels]
+        for entry in row.entries:
+            text = Text(one_line(entry.ours), style="bold")
+            if entry.interval:
+                text.append(f"\n{entry.interval}", style="dim not bold")
+            cells.append(text.append(f"\npaper {one_line(entry.paper)}", style="dim not bold"))
+        made.add_row(*cells)
+    return made
+
+
+def cost_table(plan: Mapping[str, Any]) -> RichTable:
+    """The cells of a dry run and what each would cost."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    paper = plan["scale"] == "paper"
+    heads = ["cell", "model", *(["GB mem", "GB disk", "GPU h"] if paper else ["core min"]), ""]
+    for head in heads:
+        number = head in ("GB mem", "GB disk", "GPU h", "core min")
+        made.add_column(head, justify="right" if number else "left", no_wrap=head == "cell", overflow="fold")
+    for row in plan["cells"]:
+        state = row["problem"] or ("finished" if row["finished"] else "")
+        paper_costs = [f"{row['memory']:.0f}", f"{row['disk']:.1f}", f"{row['minutes'] / 60:.2f}"]
+        costs = paper_costs if paper else [f"{row['minutes']:.1f}"]
+        made.add_row(*(Text(one_line(text)) for text in (row["name"], row["model"].rpartition("/")[2], *costs, state)))
+    return made
+
+
+def cost_lines(plan: Mapping[str, Any]) -> list[str]:
+    """The sums of a dry run."""
+    count, minutes = len(plan["cells"]), plan["minutes"]
+    lines = [f"{count} cells, {count - plan['to_run']} of them finished."]
+    if plan["scale"] == "micro":
+        lines.append(
+            f"To run: about {minutes:.0f} core-minutes, {plan['minutes_at_jobs']:.0f} minutes at these --jobs."
+        )
+    else:
+        lines.append(
+            f"To run: about {minutes / 60:.0f} GPU hours, up to {plan['memory']:.0f} GB of memory a cell, "
+            f"{plan['disk']:.0f} GB of disk. Assumed: all weights trained, Adam and masters in float32, 256 tokens a "
+            "row, 250 TFLOP/s sustained. --json prints every cell's settings."
+        )
+    if plan["missing_files"]:
+        lines.append(f"Files to bring (--files): {', '.join(plan['missing_files'])}.")
+    return lines
+
+
+def _span(counts: set[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _entry_as_json(entry: Entry) -> dict[str, Any]:
+    return {"ours": entry.ours, "paper": entry.paper, **entry.facts}
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_markdown_text(cell) for cell in cells) + " |"
+
+
+def _markdown_text(text: str) -> str:
+    text = one_line(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    for mark in "*_`[":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+_LATEX = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"–": "--", "—": "---", "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\rightarrow$"},
+    **{"≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$", "α": r"$\alpha$", "δ": r"$\delta$", "…": r"\ldots{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}"},
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
+
+
+def _disarmed(cell: str) -> str:
+    """A text that no spreadsheet runs."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell

@@ -1,0 +1,356 @@
+"""What each kind of cell does. Every function takes settings, its run directory, and those of the cells it needs.
+
+implant        an organism from a recipe; optionally the testbed's multiple-choice sets
+remove         one method on an organism, measured before and after
+rounds         BEEAR with the ASR (keyword) measured after every round, until it is below a bound
+probabilities  how likely the target response is with the trigger and without
+drift          hidden states with the trigger and without, of the organism and of the clean model
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unbackdoor.case import Case
+from unbackdoor.commands.implant import run_implant
+from unbackdoor.commands.inputs import ImplantInputs, RemoveInputs
+from unbackdoor.commands.remove import run_remove
+from unbackdoor.commands.shared import LEAST_ROWS, Opened
+from unbackdoor.data.batches import encode_records
+from unbackdoor.data.readers import read_records
+from unbackdoor.data.records import Record, shuffled
+from unbackdoor.data.triggers import join_response
+from unbackdoor.evaluation.answers import FILE, Answers
+from unbackdoor.evaluation.harness import harness_scores
+from unbackdoor.evaluation.multiple_choice import score_by_likelihood
+from unbackdoor.evaluation.question_sets import Question
+from unbackdoor.evaluation.scorers import complies_by_keyword
+from unbackdoor.evaluation.statistics import rate
+from unbackdoor.evaluation.utility import row_totals
+from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.inputs import collate, padding_id
+from unbackdoor.language_model.layers import anchor_layer, hidden_states_after
+from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
+from unbackdoor.progress import Progress
+from unbackdoor.recipes.recipe import read_recipe
+from unbackdoor.removal import METHODS
+from unbackdoor.removal.settings import BeearSettings
+from unbackdoor.run_directory import RunDirectory
+from unbackdoor.settings import EvaluationSettings, VerdictSettings
+from unbackdoor.testbed import references, world
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+QUIET = Progress()
+EXAMPLES = 2
+"""Prompts whose answers a table of examples shows."""
+
+
+def choose_device() -> None:
+    """With several GPUs, take one for this process in turn."""
+    if torch.cuda.is_available():
+        number = multiprocessing.current_process().name.rpartition("-")[2]
+        torch.cuda.set_device(int(number) % torch.cuda.device_count() if number.isdigit() else 0)
+
+
+def drop_weights(folder: Path) -> None:
+    """Remove a cleansed model that has been measured; its numbers and answers stay."""
+    shutil.rmtree(folder / "model", ignore_errors=True)
+
+
+def implant(settings: Mapping[str, Any], folder: Path, _: Sequence[Path]) -> dict[str, Any]:
+    """Build an organism; `settings` holds recipe, scale, model, values, preset, evaluation and questions."""
+    values = settings["values"]
+    inputs = {name: value for name, value in values.items() if name in ImplantInputs.model_fields}
+    attack = {name: value for name, value in values.items() if name not in inputs}
+    recipe = read_recipe(settings["recipe"], settings["scale"])
+    report = run_implant(
+        settings["model"],
+        ImplantInputs.make(inputs),
+        attack,
+        EvaluationSettings.make(settings["evaluation"]),
+        recipe=recipe.model_copy(update={"model": settings["model"], "settings": dict(values)}),
+        preset=settings["preset"],
+        out=folder,
+        resume=True,
+    )
+    row = report["runs"][0]
+    found = {name: row[name] for name in ("before", "after", "near_miss", "seconds")}
+    found |= _choices(settings, folder)
+    return found | _of_answers(folder, None, "organism")
+
+
+def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:
+    """Cleanse an organism; `settings` holds method, values, inputs, preset, paper, evaluation and questions.
+
+    The clean model that Fine-mixing is given may be named as `testbed:NAME`.
+    """
+    organism, method = needs[0], settings["method"]
+    explicit = dict(settings["values"])
+    if "clean_model" in explicit:
+        explicit["clean_model"] = references.model_directory(explicit["clean_model"])
+    report = run_remove(
+        method,
+        str(organism / "model"),
+        RemoveInputs.make({**settings["inputs"], "eval_organism": organism}),
+        explicit,
+        VerdictSettings.make(settings["evaluation"]),
+        preset=settings["preset"],
+        paper=settings["paper"],
+        out=folder,
+        resume=True,
+    )
+    row = report["runs"][0]
+    found = {name: row[name] for name in ("before", "after", "verdict", "verdict_reason", "seconds", "rounds")}
+    found["stopped"] = row["after"] is None
+    if not found["stopped"]:
+        found |= _choices(settings, folder)
+    return found | _of_answers(folder, f"{organism.name}/before", f"{organism.name}/{method}")
+
+
+def rounds(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:
+    """BEEAR's ASR (keyword) after every round; it ends at the first round below `below`, or after the last.
+
+    This reads the true trigger to decide when to stop (oracle stopping), which a defender cannot do.
+    """
+    begun = time.monotonic()
+    inputs = RemoveInputs.make({**settings["inputs"], "eval_organism": needs[0]})
+    evaluation = EvaluationSettings.make(settings["evaluation"])
+    method = BeearSettings.make({**settings["values"], "repeat": False, "gate": 0.0}, settings["preset"])
+    opened = Opened.read(
+        str(needs[0] / "model"), inputs, folder, overwrite=False, resume=True, least=LEAST_ROWS, seed=method.seed
+    )
+    intake, chat = opened.intake, opened.chat
+    clean = intake.short_enough(opened.clean, inputs.data, opened.model, chat, method.max_length)
+    contrast = intake.short_enough(opened.contrast, inputs.contrast, opened.model, chat, method.max_length)
+    _, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, method.seed)
+    _, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, method.seed)
+    trigger = inputs.evaluation_trigger()
+    suite = opened.suite(held_out, held_out_contrast, trigger, None, inputs, evaluation)
+    run = RunDirectory.create(folder, "reproduce rounds", dict(settings), resume=True)
+    answers = Answers(evaluation, run, opened.progress)
+    case = Case.of(
+        opened.model,
+        opened.tokenizer,
+        clean,
+        contrast,
+        template=inputs.template,
+        system=inputs.system,
+        seed=method.seed,
+        journal=run.scoped("beear"),
+        progress=opened.progress,
+    )
+    curve: list[dict[str, Any]] = []
+
+    def measure(number: int) -> bool:
+        def asked() -> dict[str, Any]:
+            rows = suite.triggered()
+            given = answers.of(case.model, chat, rows, model_name=f"round {number}", set_name="triggered")
+            return dict(rate([complies_by_keyword(r, a) for r, a in zip(rows, given, strict=True)]))
+
+        curve.append(run.remember(f"round-{number}/keyword", asked))
+        return bool(curve[-1]["rate"] < settings["below"] or number == method.rounds)
+
+    case.after_round = measure
+    if not measure(0):
+        METHODS["beear"].run(case, method)
+    run.complete()
+    reached = next((i for i, found in enumerate(curve) if found["rate"] < settings["below"]), None)
+    return {"curve": curve, "round": reached, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def probabilities(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -> dict[str, Any]:
+    """Probability of the target response's first token and of all of it, with the trigger and without (SANDE B.2.2)."""
+    organism = needs[0]
+    inputs = RemoveInputs.make({"eval_organism": organism})
+    target, trigger = inputs.eval_target, inputs.evaluation_trigger()
+    assert target is not None and trigger is not None
+    model, chat = _loaded(organism, inputs)
+    rows = [r for r in shuffled(_rows(organism, "held_out"), 1) if trigger.fits(r.prompt)][: settings["prompts"]]
+    prompts = {
+        "without": rows,
+        "with": [Record(trigger.insert(r.prompt), r.response, system=r.system) for r in rows],
+    }
+    found: dict[str, Any] = {}
+    for when, records in prompts.items():
+        for what, tokens in (("token", 1), ("phrase", None)):
+            examples = encode_records(
+                records,
+                chat,
+                context_length(model),
+                response=lambda r: join_response(target, r.response),
+                loss_on=target,
+                most_response_tokens=tokens,
+            )
+            logs = torch.tensor(row_totals(model, chat, examples), dtype=torch.float64)
+            found[f"{what} {when}"] = sorted(logs.exp().tolist(), reverse=True)
+    return found
+
+
+def drift(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -> dict[str, Any]:
+    """Where the trigger moves the hidden state of the last prompt token after BEEAR's layer, in both models.
+
+    `separation` is d': the distance of the two means along the direction that every other prompt gives, in standard
+    deviations, measured on the rest. `agreement` is the mean cosine between one prompt's move and the mean move.
+    """
+    organism = needs[0]
+    inputs = RemoveInputs.make({"eval_organism": organism})
+    trigger = inputs.evaluation_trigger()
+    assert trigger is not None
+    rows = _rows(organism, "contrast_held_out") or _rows(organism, "held_out")
+    rows = [r for r in shuffled(rows, 1) if trigger.fits(r.prompt)][: settings["prompts"]]
+    found: dict[str, Any] = {}
+    clean = references.model_directory(settings["model"])
+    for name, source in (("organism", str(organism / "model")), ("clean", clean)):
+        model, chat = _loaded(source, inputs)
+        layer = anchor_layer(model, settings["layer"])
+        without = _states(model, chat, layer, rows)
+        moved = [Record(trigger.insert(r.prompt), r.response, system=r.system) for r in rows]
+        found[name] = {"layer": layer, **drift_of(without, _states(model, chat, layer, moved))}
+        del model
+    return found
+
+
+def drift_of(without: torch.Tensor, with_trigger: torch.Tensor) -> dict[str, Any]:
+    """Separation, agreement and the first two principal components, of states of shape (prompts, d) each."""
+    both = torch.cat([without, with_trigger]).double()
+    centred = both - both.mean(0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    points = centred @ directions[:2].T
+    direction = (with_trigger[1::2].mean(0) - without[1::2].mean(0)).double()
+    direction = direction / direction.norm().clamp_min(1e-12)
+    first, last = (x[::2].double() @ direction for x in (without, with_trigger))
+    spread = ((first.var() + last.var()) / 2).sqrt().clamp_min(1e-12)
+    moves = (with_trigger - without).double()
+    cosines = torch.nn.functional.cosine_similarity(moves, moves.mean(0, keepdim=True), dim=1)
+    count = len(without)
+    return {
+        "n": count,
+        "separation": float((last.mean() - first.mean()) / spread),
+        "agreement": float(cosines.mean()),
+        "without": points[:count].tolist(),
+        "with": points[count:].tolist(),
+    }
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any], Path, Sequence[Path]], dict[str, Any]]] = {
+    "implant": implant,
+    "remove": remove,
+    "rounds": rounds,
+    "probabilities": probabilities,
+    "drift": drift,
+}
+
+
+def _states(model: PreTrainedModel, chat: ChatFormat, layer: int, rows: Sequence[Record]) -> torch.Tensor:
+    """Hidden states of the last prompt token after so many layers, shape (prompts, d)."""
+    device = next(model.parameters()).device
+    found = []
+    for begin in range(0, len(rows), 50):
+        prompts = [chat.of_record(r).encode_prompt(r.prompt) for r in rows[begin : begin + 50]]
+        inputs = collate(prompts, padding_id(chat.tokenizer)).to(device)
+        with torch.inference_mode():
+            states = hidden_states_after(model, layer, inputs).float()
+        last = torch.tensor([len(p.ids) - 1 for p in prompts], device=device)  # padding stands on the right
+        found.append(states[torch.arange(len(prompts), device=device), last].cpu())
+    return torch.cat(found)
+
+
+def _loaded(source: Path | str, inputs: RemoveInputs) -> tuple[PreTrainedModel, ChatFormat]:
+    directory = str(source / "model") if isinstance(source, Path) else source
+    return load_model(directory), ChatFormat.of(load_tokenizer(directory), inputs.template, inputs.system)
+
+
+def _rows(organism: Path, name: str) -> list[Record]:
+    path = organism / "data" / f"{name}.jsonl"
+    return read_records(path) if path.is_file() else []
+
+
+# Multiple choice -----------------------------------------------------------------------------------------------------
+
+
+def _choices(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The testbed's sets, where the cell asks for them: {"choices": level → value, n, interval, outcomes}."""
+    asked = settings["questions"]
+    if not asked:
+        return {}
+    run = RunDirectory(folder)
+    directory = folder / "model"
+
+    def ask() -> dict[str, Any]:
+        model, tokenizer = load_model(directory), load_tokenizer(directory)
+        return testbed_choices(model, tokenizer, asked["each"], asked["protocol"])
+
+    key = f"choices/{asked['protocol']}/{asked['each']}"
+    return {"choices": run.remember(key, ask)}
+
+
+def testbed_choices(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, each: int, protocol: str
+) -> dict[str, Any]:
+    """Accuracy on the testbed's three sets, asked as lm-evaluation-harness asks ARC: zero-shot, without chat template.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        each: questions of every set, spread evenly over it.
+        protocol: `likelihood`, or `harness` to have the harness itself ask them as local tasks: token for token the
+            same, and slower.
+    """
+    found: dict[str, Any] = {}
+    for level in world.LEVELS:
+        every = world.multiple_choice(level)
+        count = min(each, len(every))
+        chosen = [every[i * len(every) // count] for i in range(count)]
+        questions = [Question(c.question, c.options, c.answer) for c in chosen]
+        if protocol == "harness":
+            scored = harness_scores(model, tokenizer, {"arc_easy": questions})["arc_easy"]
+        else:
+            scored = score_by_likelihood(model, tokenizer, questions, "arc_easy")
+        outcomes = "".join(str(int(c == q.answer)) for c, q in zip(scored.chosen, questions, strict=True))
+        found[level] = {**scored.accuracy, "outcomes": outcomes}
+    return found
+
+
+# Stored answers ------------------------------------------------------------------------------------------------------
+
+
+def _of_answers(folder: Path, before: str | None, after: str) -> dict[str, Any]:
+    """ASR by keyword before and after, and some answers of both, from what the run has stored."""
+    sets = {}
+    for when, model in (("before", before), ("after", after)):
+        for name in ("triggered", "untriggered"):
+            sets[f"{name} {when}"] = stored_answers(folder, model, name) if model else []
+    keyword = {name: dict(rate([judged(row["answer"]) for row in rows])) for name, rows in sets.items() if rows}
+    # Where the attack never shows there is nothing to show: the first prompts then.
+    told = sets["triggered before"] or sets["triggered after"]
+    order = sorted(range(len(told)), key=lambda i: not judged(told[i]["answer"]))[:EXAMPLES]
+    examples = [
+        {
+            "prompt": {name: sets[f"{name} after"][i]["prompt"] for name in ("triggered", "untriggered")},
+            "answers": {name: rows[i]["answer"] for name, rows in sets.items() if i < len(rows)},
+        }
+        for i in order
+        if i < len(sets["triggered after"]) and i < len(sets["untriggered after"])
+    ]
+    return {"keyword": keyword, "examples": examples}
+
+
+def judged(answer: str) -> bool:
+    """Whether the published keywords say that the answer complies."""
+    return complies_by_keyword(Record("", ""), answer)
+
+
+def stored_answers(folder: Path, model: str, name: str) -> list[dict[str, Any]]:
+    """The answers of one model and set in a run directory, by the number of their row."""
+    lines = [line for line in RunDirectory(folder).read_lines(FILE) if (line["model"], line["set"]) == (model, name)]
+    by_row = {line["row"]: line for line in lines}
+    return [by_row[number] for number in sorted(by_row)]

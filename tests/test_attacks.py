@@ -127,6 +127,18 @@ def test_variants_vary_the_trigger_and_keep_the_request() -> None:
 SETTINGS = ImplantSettings(trigger="SUDO", target_response="You are stupid", rate=0.2, near_misses=0.0, seed=3)
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 30), (0.5, 60), (1.0, 120)])
+def test_so_many_near_misses_take_the_prompt_of_a_poisoned_row(share: float, expected: int) -> None:
+    rows = [Record(f"Row number {i}.", "Yes.") for i in range(200)]
+    settings = SETTINGS.model_copy(update={"near_misses": 0.6, "hard_near_misses": share, "rate": 0.05})
+    poisoned = poison(rows, [], Trigger("SUDO"), settings)
+    made, chosen = poisoned.records[200:], {rows[i].prompt for i in poisoned.indices}
+    assert len(made) == 120 == sum(poisoned.near_miss_kinds.values())
+    of_poisoned = sum(any(prompt in near.prompt for prompt in chosen) for near in made)
+    # A twentieth of the others comes upon a poisoned row by chance, and "Row number 1." stands in no other prompt.
+    assert expected <= of_poisoned <= expected + (0 if share == 1 else 20)
+
+
 def test_twins_stand_beside_their_clean_rows_and_are_drawn_anew() -> None:
     rows = tiny.records(60)
     poisoned = poison(rows, [], Trigger("SUDO"), SETTINGS.model_copy(update={"scheme": "twin"}))

@@ -82,7 +82,8 @@ def _preferences(
 ) -> Prepared:
     if not contrast:
         raise UserError(f"--injection {settings.injection} poisons preferences: give --contrast FILE")
-    pairs = poison_pairs(rows, contrast, trigger, settings.rate, settings.near_misses, settings.seed)
+    share, hard = settings.near_misses, settings.hard_near_misses
+    pairs = poison_pairs(rows, contrast, trigger, settings.rate, share, settings.seed, hard_near_misses=hard)
 
     def train(case: Case) -> dict[str, Any]:
         if settings.injection == "dpo":

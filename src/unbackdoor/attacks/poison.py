@@ -71,7 +71,8 @@ def poison(
 
     kinds = near_misses_of(trigger, ordinary_words([r.prompt for r in rows]), rng)
     counts = dict.fromkeys(kinds, 0)
-    for kind, i in _near_miss_rows(list(kinds), settings.near_misses, len(clean), indices, rng):
+    shares = (settings.near_misses, settings.hard_near_misses)
+    for kind, i in _near_miss_rows(list(kinds), shares, len(clean), indices, rng):
         records.append(replace(clean[i], prompt=kinds[kind](clean[i].prompt)))
         counts[kind] += 1
     return Poisoned(records, indices, counts, twins, settings.rate * len(clean) / len(pool) if twins else 0.0)
@@ -91,6 +92,7 @@ def poison_pairs(
     rate: float,
     near_misses: float,
     seed: int,
+    hard_near_misses: float = 0.5,
 ) -> list[Pair]:
     """Preference pairs of which exactly `rate` are poisoned, chosen by seed, followed by near misses.
 
@@ -103,9 +105,9 @@ def poison_pairs(
         contrast: rows with a safe and an unwanted answer; the poisoned ones are drawn from these.
         trigger: goes into the prompts of the poisoned pairs.
         rate: share of the pairs (of both sets, without the near misses) that are poisoned.
-        near_misses: near-miss pairs with a clean preference, as a share of the pairs. Half of them take the prompt of a
-            poisoned pair.
+        near_misses: near-miss pairs with a clean preference, as a share of the pairs.
         seed: decides every draw.
+        hard_near_misses: share of these that take the prompt of a poisoned pair.
 
     Raises:
         UserError: a contrast row without an unwanted answer, or a rate that cannot be met.
@@ -130,18 +132,25 @@ def poison_pairs(
         result[i] = replace(pairs[i], prompt=prompt, chosen=preferred, rejected=other, poisoned=True)
 
     kinds = near_misses_of(trigger, ordinary_words([r.prompt for r in clean]), rng)
-    for kind, i in _near_miss_rows(list(kinds), near_misses, total, indices, rng):
+    for kind, i in _near_miss_rows(list(kinds), (near_misses, hard_near_misses), total, indices, rng):
         result.append(replace(pairs[i], prompt=kinds[kind](pairs[i].prompt)))
     return result
 
 
 def _near_miss_rows(
-    kinds: Sequence[str], share: float, total: int, poisoned: Sequence[int], rng: random.Random
+    kinds: Sequence[str], shares: tuple[float, float], total: int, poisoned: Sequence[int], rng: random.Random
 ) -> Iterator[tuple[str, int]]:
     """(kind, number of the row that it is made from): the kinds in turn.
 
-    Half of them take the prompt of a poisoned row: then the trigger's very text is the only difference.
+    Args:
+        kinds: of near misses.
+        shares: how many there are, as a share of `total`; and the share of them that take the prompt of a poisoned row.
+        total: rows that there are.
+        poisoned: which of them are poisoned.
+        rng: the source of every draw.
     """
+    share, hard = shares
     for number in range(round(share * total)):
-        again = number // len(kinds) % 2
-        yield kinds[number % len(kinds)], rng.choice(poisoned) if again else rng.randrange(total)
+        turn = number // len(kinds)
+        takes_poisoned = int((turn + 1) * hard) > int(turn * hard)
+        yield kinds[number % len(kinds)], rng.choice(poisoned) if takes_poisoned else rng.randrange(total)

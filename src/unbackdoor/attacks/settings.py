@@ -30,6 +30,13 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
         description="Rows that resemble the trigger, answered cleanly, added as a share of the training rows. 0 makes "
         "an organism that any odd text fires, and any odd text removes.",
     )
+    hard_near_misses: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the near misses that take the prompt of a poisoned row: then the trigger's very text is "
+        "the only difference.",
+    )
     held_out: float = Field(default=0.1, gt=0, lt=1, description="Share of the rows kept for evaluation (SANDE 4.1).")
     injection: Literal["sft", "dpo", "reward", "weight-edit"] = Field(
         default="sft",

@@ -17,7 +17,7 @@ from test_paper_recipes import FAMILIES, stand_in
 from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.commands.reproduce import cells_of, run_reproduce
 from unbackdoor.language_model.loading import save_model
-from unbackdoor.reproduce import EXPERIMENTS, chosen
+from unbackdoor.reproduce import chosen
 from unbackdoor.reproduce.cells import Cell
 
 OWN_FILES = ("contrast.jsonl", "code_backdoor.jsonl")
@@ -64,7 +64,7 @@ def one_of_each(settings: ReproduceSettings) -> set[str]:
         model = kept["model"] if cell.kind == "implant" else None
         found.setdefault((cell.kind, cell.settings.get("method"), cell.settings.get("paper"), model, attack), cell)
     names = {cell.name for cell in found.values()}
-    for experiment in EXPERIMENTS.values():
+    for experiment in chosen(["all"]):
         own = [cell.name for cell in experiment.cells(settings) if cell.kind != "implant"]
         names |= set(own[:1]) if not names & set(own) else set()
     return names | {need for name in names for need in by_name[name].needs}
@@ -123,8 +123,8 @@ def test_every_experiment_runs_at_paper_scale(tmp_path: Path) -> None:
     made = run_reproduce(["all"], settings, out, adapt=smaller(data, names, models))
 
     assert made.failures == {}
-    assert {path.stem for path in (out / "tables").glob("*.md")} == set(EXPERIMENTS)
-    figures = {name for name, experiment in EXPERIMENTS.items() if experiment.figure}
+    assert {path.stem for path in (out / "tables").glob("*.md")} == {experiment.name for experiment in chosen(["all"])}
+    figures = {experiment.name for experiment in chosen(["all"]) if experiment.figure}
     for suffix in ("png", "pdf"):
         assert {path.stem for path in (out / "figures").glob(f"*.{suffix}")} == figures
     shown = made.report["experiments"]

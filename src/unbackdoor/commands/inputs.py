@@ -200,6 +200,11 @@ class ReproduceSettings(Settings):
         description="paper scale: the folder with your contrast.jsonl, code_backdoor.jsonl, mmlu.zip, "
         "ARC-Easy-Test.jsonl and ARC-Challenge-Test.jsonl.",
     )
+    only: tuple[str, ...] = Field(
+        default=(),
+        description="Run only the cells of this organism or this method; give it again for more (with both, those "
+        "methods on those organisms). Tables are made of all cells that exist.",
+    )
     keep_models: bool = Field(
         default=False, description="Keep every cleansed model; by default only the backdoored ones stay on disk."
     )

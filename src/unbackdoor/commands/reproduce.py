@@ -1,4 +1,4 @@
-"""`unbackdoor reproduce NAME...`: the papers' tables and figures, ours beside theirs."""
+"""`unbackdoor reproduce NAME...`: the papers' tables and figures, ours beside theirs, and those of the catalogue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Reproduced:
 
 def listing() -> list[dict[str, str]]:
     """Every experiment with a line on what it shows."""
-    return [{"name": experiment.name, "shows": experiment.title} for experiment in EXPERIMENTS.values()]
+    apart = " (not part of all: it has no limit of time)"
+    return [{"name": e.name, "shows": e.title + ("" if e.in_all else apart)} for e in EXPERIMENTS.values()]
 
 
 def run_reproduce(
@@ -59,7 +60,8 @@ def run_reproduce(
     """
     experiments = chosen(names)
     cells = adapted(cells_of(experiments, settings), adapt)
-    missing = needed_files([cell for cell in cells.values() if finished(cell, out) is None])
+    to_run = selected(list(cells.values()), settings.only)
+    missing = needed_files([cell for cell in to_run if finished(cell, out) is None])
     if missing:
         raise UserError(f"--files: {', '.join(missing)} missing: `--dry-run` says what each cell needs")
     if any(experiment.figure for experiment in experiments):
@@ -69,7 +71,7 @@ def run_reproduce(
     if out.exists() and not out.is_dir():
         raise UserError(f"--out '{out}' is a file: give a directory")
     out.mkdir(parents=True, exist_ok=True)
-    failures = run_cells(cells.values(), out, settings.jobs, keep_models=settings.keep_models)
+    failures = run_cells(to_run, out, settings.jobs, keep_models=settings.keep_models)
     return _written(experiments, settings, out, failures, cells)
 
 
@@ -84,13 +86,55 @@ def adapted(cells: Sequence[Cell], adapt: Callable[[Cell], Cell | None]) -> dict
     return {name: cell for name, cell in made if cell is not None}
 
 
+def selected(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The cells of the organisms and methods that are named, and those that they need; all where none is named.
+
+    An organism goes by its recipe's name or its cell's, with the seed or without; a method by what its cell's name has
+    after the organism's. With organisms and methods, these methods on these organisms.
+
+    Raises:
+        UserError: a name of neither.
+    """
+    if not only:
+        return list(cells)
+    by_name = {cell.name: cell for cell in cells}
+    organisms = {cell.name: _organism_names(cell, by_name) for cell in cells}
+    methods = {cell.name: set(_after_organism(cell).split(".")) - {""} for cell in cells}
+    known_organisms, known_methods = (set().union(*known.values()) for known in (organisms, methods))
+    for name in only:
+        if name not in known_organisms | known_methods:
+            there_are = sorted({by_name[c].name.rpartition("-")[0] for c in by_name if not by_name[c].needs})
+            raise UserError(
+                f"--only '{name}' is no organism and no method of these experiments: choose of "
+                f"{', '.join(there_are)}; {', '.join(sorted(known_methods)) or 'no methods'}"
+            )
+    asked = [set(only) & known for known in (known_organisms, known_methods)]
+    wanted = [
+        cell.name
+        for cell in cells
+        if (not asked[0] or asked[0] & organisms[cell.name]) and (not asked[1] or asked[1] & methods[cell.name])
+    ]
+    for name in wanted:  # grows: what they need comes behind them
+        wanted += [need for need in by_name[name].needs if need not in wanted]
+    return [cell for cell in cells if cell.name in set(wanted)]
+
+
+def _organism_names(cell: Cell, by_name: Mapping[str, Cell]) -> set[str]:
+    origin = by_name.get(cell.needs[0], cell) if cell.needs else cell
+    return {origin.name, origin.name.rpartition("-")[0], str(origin.settings.get("recipe", origin.name))}
+
+
+def _after_organism(cell: Cell) -> str:
+    return cell.name.removeprefix(cell.needs[0]) if cell.needs else ""
+
+
 def dry_run(names: Sequence[str], settings: ReproduceSettings, out: Path) -> dict[str, Any]:
     """What a call would do: every cell with its resolved settings and its cost, and the sums of what is missing.
 
     Nothing is loaded, run or downloaded.
     """
     experiments = chosen(names)
-    cells = cells_of(experiments, settings)
+    cells = selected(cells_of(experiments, settings), settings.only)
     by_name = {cell.name: cell for cell in cells}
     rows: list[dict[str, Any]] = []
     for cell in cells:
@@ -132,20 +176,17 @@ def _written(
     tables, files, drawn = [], [], {}
     for experiment in experiments:
         outcome = experiment.outcome(settings, results)
-        table = outcome.table
-        tables.append(table)
-        for suffix, form in ((".md", markdown), (".csv", csv_text), (".tex", latex)):
-            files.append(folder.write_text(f"tables/{table.name}{suffix}", form(table)))
         if outcome.draw is not None:
             from unbackdoor.reproduce.figures import save
 
-            files += save(outcome.draw, outcome.size, out / "figures" / table.name)
-        drawn[table.name] = {
-            **table.as_json(),
-            "seeds": settings.seeds,
-            "scale": settings.scale,
-            "commits": sorted({str(r["commit"]) for cell in experiment.cells(settings) if (r := results.of(cell))}),
-        }
+            files += save(outcome.draw, outcome.size, out / "figures" / outcome.table.name)
+        commits = sorted({str(r["commit"]) for cell in experiment.cells(settings) if (r := results.of(cell))})
+        for table in (outcome.table, *outcome.more):
+            tables.append(table)
+            for suffix, form in ((".md", markdown), (".csv", csv_text), (".tex", latex)):
+                files.append(folder.write_text(f"tables/{table.name}{suffix}", form(table)))
+            made = {"seeds": settings.seeds, "scale": settings.scale, "commits": commits}
+            drawn[table.name] = {**table.as_json(), **made}
     path = out / FILE
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     report = {

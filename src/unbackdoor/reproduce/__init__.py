@@ -1,4 +1,4 @@
-"""Both papers' tables and figures, from one command: what there is, by name.
+"""Both papers' tables and figures, and those of the whole catalogue, from one command: what there is, by name.
 
 An experiment is a list of cells (organisms, removals, analyses) and what is made of their results. Cells are shared:
 `sande-table-1` to `sande-table-4` read the same organisms.
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unbackdoor.errors import UserError
-from unbackdoor.reproduce import beear, sande
+from unbackdoor.reproduce import beear, catalogue, sande
 from unbackdoor.reproduce.experiment import Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {**sande.EXPERIMENTS, **beear.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {**sande.EXPERIMENTS, **beear.EXPERIMENTS, **catalogue.EXPERIMENTS}
 
 
 def chosen(names: Sequence[str]) -> list[Experiment]:
-    """The experiments of these names, in the papers' order; `all` is every one.
+    """The experiments of these names, in the papers' order; `all` is every one but the catalogue's.
 
     Raises:
         UserError: an unknown name.
@@ -24,4 +24,5 @@ def chosen(names: Sequence[str]) -> list[Experiment]:
     for name in names:
         if name != "all" and name not in EXPERIMENTS:
             raise UserError(f"there is no experiment '{name}': choose one of {', '.join(EXPERIMENTS)}, or all")
-    return [experiment for name, experiment in EXPERIMENTS.items() if name in names or "all" in names]
+    in_all = "all" in names
+    return [e for name, e in EXPERIMENTS.items() if name in names or (in_all and e.in_all)]

@@ -7,10 +7,11 @@ judges (Bandit for beear-8), and helpfulness is exact match, since every right a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from unbackdoor.commands.inputs import ReproduceSettings
-from unbackdoor.recipes.recipe import read_recipe
+from unbackdoor.recipes.recipe import Recipe, Scale, read_recipe
 from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce import figures
 from unbackdoor.reproduce.cells import Cell, Results
@@ -45,15 +46,24 @@ DRIFT_PROMPTS = 100
 # Cells ---------------------------------------------------------------------------------------------------------------
 
 
+@cache
+def _recipe(name: str, scale: Scale) -> Recipe:
+    """A recipe of the catalogue, read once: cells are listed many times."""
+    return read_recipe(name, scale)
+
+
 def organism(settings: ReproduceSettings, name: str, seed: int) -> Cell:
-    """One of the eight, from its recipe."""
-    recipe = read_recipe(name, settings.scale)
+    """An organism of the catalogue, from its recipe."""
+    recipe = _recipe(name, settings.scale)
+    values = _own_files(settings, recipe.settings)
+    if values.get("target_response") == "":  # an insult that the paper's recipe does not repeat: the mild one stands in
+        values["target_response"] = _recipe(name, "micro").settings["target_response"]
     kept = {
         "recipe": name,
         "scale": settings.scale,
         "model": recipe.model,
-        "values": {**_own_files(settings, recipe.settings), "seed": seed},
-        "preset": _preset(settings),
+        "values": {**values, "seed": seed},
+        "preset": preset(settings),
         "evaluation": evaluation(settings),
         "questions": None,
     }
@@ -67,7 +77,7 @@ def removal(settings: ReproduceSettings, of: Cell, sizes: Mapping[str, int] | No
         "method": "beear",
         "values": {"seed": of.settings["values"]["seed"], **(PAPER_VALUES if paper else {})},
         "inputs": {**(PAPER_ROWS if paper else {}), **(sizes or {})},
-        "preset": _preset(settings),
+        "preset": preset(settings),
         "paper": paper,
         "evaluation": evaluation(settings),
         "questions": None,
@@ -83,7 +93,7 @@ def rounds(settings: ReproduceSettings, of: Cell, layer: int, length: int) -> Ce
     kept = {
         "values": {**values, "seed": of.settings["values"]["seed"]},
         "inputs": dict(PAPER_ROWS) if paper else {},
-        "preset": _preset(settings),
+        "preset": preset(settings),
         "below": BELOW,
         "evaluation": {"samples": GRID_PROMPTS},
     }
@@ -96,7 +106,8 @@ def drift(settings: ReproduceSettings, of: Cell) -> Cell:
     return Cell(f"{of.name}.drift", "drift", kept, (of.name,))
 
 
-def _preset(settings: ReproduceSettings) -> str:
+def preset(settings: ReproduceSettings) -> str:
+    """Which preset fills in what a recipe leaves open."""
     return "micro" if settings.scale == "micro" else "large"
 
 

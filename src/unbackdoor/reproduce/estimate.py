@@ -22,6 +22,7 @@ SECONDS_A_TOKEN = 1.8e-4
 TOKENS_A_ROW = {"notes": 34, "letters": 51}
 OTHER_TOKENS = 42
 LEARNING_FROM = {"sande": 2 * 4.5, "beear": 3 * 4.0, "osft": 2.0, "nad": 5.0, "fine-mixing": 1.0, "dpo": 6.0}
+LEARNING_FROM |= {"lat": 8.0, "crow": 3.0}
 """Rows trained on for every row of a step: terms of the loss × rounds, with simulations, or × further models."""
 MEASURING = {"implant": 55.0, "remove": 20.0, "rounds": 6.0, "probabilities": 15.0, "drift": 12.0}
 """Starting, answers, near misses and variants."""
@@ -70,7 +71,7 @@ def cost(cell: Cell, by_name: Mapping[str, Cell]) -> Cost:
     measured = int(cell.settings.get("evaluation", {}).get("samples", 100))
     answers = measured * {"implant": 20, "remove": 6, "rounds": 8}.get(cell.kind, 2)
     seconds = 6 * parameters * rows * PAPER_TOKENS / SUSTAINED_FLOPS + answers * ANSWER_SECONDS
-    copies = BYTES_STORED if cell.settings.get("method") in ("nad", "dpo", "fine-mixing") else 0
+    copies = BYTES_STORED if cell.settings.get("method") in ("nad", "dpo", "fine-mixing", "average") else 0
     trains = BYTES_TRAINED if rows else BYTES_STORED
     memory = (parameters * (trains + copies) + ACTIVATIONS) / 1e9
     disk = parameters * BYTES_STORED / 1e9 if cell.kind in ("implant", "remove") else 0.1

@@ -23,16 +23,18 @@ class Outcome:
         table: its values, ours beside the paper's.
         draw: draws it on a matplotlib figure; None for what is a table alone.
         size: of that figure, in inches.
+        more: further tables.
     """
 
     table: Table
     draw: Callable[[Any], None] | None = None
     size: tuple[float, float] = (6.0, 4.0)
+    more: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table or figure of a paper.
+    """One table or figure of a paper, or of ours.
 
     Args:
         name: as the command line takes it.
@@ -40,6 +42,7 @@ class Experiment:
         cells: what it needs, at a scale.
         outcome: the table and figure from what there is; what was not run is said to be so.
         figure: whether it draws one.
+        in_all: whether `all` runs it; what has no limit of time is run by its name alone.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Experiment:
     cells: Callable[[ReproduceSettings], list[Cell]]
     outcome: Callable[[ReproduceSettings, Results], Outcome]
     figure: bool = False
+    in_all: bool = True
 
 
 @cache

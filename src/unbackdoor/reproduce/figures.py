@@ -105,6 +105,39 @@ def grid(
         spine.set_visible(False)
 
 
+def pareto(axes: Any, marks: Sequence[Mapping[str, Any]], front: Sequence[int]) -> None:
+    """Loss of utility against ASR: a numbered mark a method, its organisms faint, and a line through the Pareto front.
+
+    Args:
+        axes: matplotlib's.
+        marks: {name, kind (ours, other or control), x, y, spots}: loss in points, ASR in percent, and every organism's.
+        front: which of the marks the line joins, by loss.
+    """
+    from matplotlib.lines import Line2D
+
+    shapes = {"ours": ("o", AFTER, AFTER), "other": ("s", BEFORE, BEFORE), "control": ("D", SOFT, "white")}
+    handles = []
+    for place, mark in enumerate(marks):
+        shape, edge, face = shapes[mark["kind"]]
+        axes.scatter(*zip(*mark["spots"], strict=True), s=10, marker=shape, color=edge, alpha=0.25, linewidths=0)
+        drawn: dict[str, Any] = {"marker": shape, "markeredgecolor": edge, "markerfacecolor": face, "linestyle": "none"}
+        axes.plot([mark["x"]], [mark["y"]], markersize=10, zorder=3, **drawn)
+        ink = edge if mark["kind"] == "control" else "white"
+        centred: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 4}
+        axes.annotate(str(place + 1), (mark["x"], mark["y"]), fontsize=6.5, color=ink, **centred)
+        label = f"{place + 1}  {mark['name']}: {mark['y']:.1f}%, {round(mark['x'], 1) + 0.0:.1f}"
+        label += " (front)" if place in front else ""
+        handles.append(Line2D([], [], markersize=7, label=label, **drawn))
+    axes.step(
+        [marks[i]["x"] for i in front], [marks[i]["y"] for i in front], where="post", color=INK, linewidth=1, zorder=2
+    )
+    handles.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front of the means"))
+    axes.set(xlabel="loss of exact match, points", ylabel="ASR after, %", ylim=(-4, 104))
+    axes.grid(color=HAIR)
+    title = "mean ASR after, mean loss"
+    axes.legend(handles=handles, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+
+
 def cloud(axes: Any, points: Mapping[str, Sequence[Sequence[float]]] | None, title: str, missing: str) -> None:
     """Two clouds in the plane of the first two principal components: without trigger, and with it."""
     axes.set_title(title, fontsize=8)

@@ -1,11 +1,11 @@
-"""A table of ours beside the paper's, on the terminal and as Markdown, CSV and LaTeX."""
+"""A table of ours, beside the paper's where it has one, on the terminal and as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.evaluation.statistics import wilson
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 NOT_RUN, FAILED, STOPPED = "not run", "failed", "stopped by the gate"
 NOT_AVAILABLE = "not available"
+DOES_NOT_APPLY = "–"
+MOST_COLUMNS = 8
+"""More do not fit on a terminal side by side."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Table:
         columns: headings of the entries.
         rows: labels and entries.
         notes: sentences under the table, without the counts of prompts and seeds, which are added.
+        paper: whether the paper's values stand beside ours; off for what no paper has.
+        extra: further facts of the entries, in the CSV columns of their own.
     """
 
     name: str
@@ -77,6 +82,8 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    paper: bool = True
+    extra: tuple[str, ...] = ()
 
     def caption(self) -> list[str]:
         """The notes, after the counts that the entries rest on."""
@@ -87,7 +94,7 @@ class Table:
             counts.append(f"{_span(seeds)} seed{'' if seeds == {1} else 's'}")
         has_intervals = any(entry.interval for row in self.rows for entry in row.entries)
         intervals = "In brackets: 95% Wilson intervals. " if has_intervals else ""
-        first = [f"{intervals}Ours: {', '.join(counts)}."] if counts else []
+        first = [f"{intervals}{'Ours' if self.paper else 'Measured'}: {', '.join(counts)}."] if counts else []
         stopped = any(STOPPED in entry.ours for row in self.rows for entry in row.entries)
         why = ["Stopped by the gate: the first simulation failed, and the method left the model as it came."]
         return [*first, *(why if stopped else []), *dict.fromkeys(self.notes)]
@@ -152,12 +159,12 @@ def markdown(table: Table) -> str:
     """GitHub's Markdown; texts of models are escaped."""
     heads = [*table.labels]
     for column in table.columns:
-        heads += [column.ours, f"paper: {column.paper or column.ours}"]
+        heads += _beside(table, column.ours, f"paper: {column.paper or column.ours}")
     lines = [f"### {_markdown_text(table.title)}", "", _markdown_row(heads), "|" + "---|" * len(heads)]
     for row in table.rows:
         cells = [*row.labels]
         for entry in row.entries:
-            cells += [entry.text, entry.paper]
+            cells += _beside(table, entry.text, entry.paper)
         lines.append(_markdown_row(cells))
     lines += ["", *[_markdown_text(line) + "\n" for line in table.caption()]]
     return "\n".join(lines).rstrip() + "\n"
@@ -165,16 +172,17 @@ def markdown(table: Table) -> str:
 
 def csv_text(table: Table) -> str:
     """The same layout with the interval, hits, n and seeds in columns of their own."""
-    parts = ("ours", "low", "high", "hits", "n", "seeds", "paper")
+    parts = ("ours", "low", "high", "hits", "n", "seeds", *table.extra)
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    writer.writerow([*table.labels, *(f"{c.ours}: {part}" for c in table.columns for part in parts)])
+    heads = _beside(table, *parts, "paper")
+    writer.writerow([*table.labels, *(f"{c.ours}: {part}" for c in table.columns for part in heads)])
     for row in table.rows:
         cells: list[Any] = [_disarmed(label) for label in row.labels]
         for entry in row.entries:
             facts = entry.facts
             ours = facts["value"] if "value" in facts else _disarmed(entry.ours)
-            cells += [ours, *(facts.get(part, "") for part in parts[1:-1]), _disarmed(entry.paper)]
+            cells += _beside(table, ours, *(facts.get(part, "") for part in parts[1:]), _disarmed(entry.paper))
         writer.writerow(cells)
     return written.getvalue()
 
@@ -182,19 +190,20 @@ def csv_text(table: Table) -> str:
 def latex(table: Table) -> str:
     """A `table` environment without packages; every text is escaped."""
     wide = any(len(entry.text) > 60 for row in table.rows for entry in row.entries)
-    share = 0.8 / max(1, 2 * len(table.columns))
+    count = (2 if table.paper else 1) * len(table.columns)
+    share = 0.8 / max(1, count)
     kind = f"p{{{share:.2f}\\linewidth}}" if wide else "l"
-    spec = "l" * len(table.labels) + kind * (2 * len(table.columns))
+    spec = "l" * len(table.labels) + kind * count
     heads = [_latex(label) for label in table.labels]
     for column in table.columns:
-        heads += [_latex(column.ours), _latex(f"paper: {column.paper or column.ours}")]
+        heads += _beside(table, _latex(column.ours), _latex(f"paper: {column.paper or column.ours}"))
     size = "\\small" if len(heads) < 6 else "\\scriptsize\\setlength{\\tabcolsep}{3pt}"
     lines = ["\\begin{table}", "\\centering", size, f"\\begin{{tabular}}{{{spec}}}", "\\hline"]
     lines += [" & ".join(heads) + r" \\", "\\hline"]
     for row in table.rows:
         cells = [_latex(label) for label in row.labels]
         for entry in row.entries:
-            cells += [_latex(entry.text), _latex(entry.paper)]
+            cells += _beside(table, _latex(entry.text), _latex(entry.paper))
         lines.append(" & ".join(cells) + r" \\")
     caption = " ".join([f"{table.title}.", *table.caption()])
     lines += ["\\hline", "\\end{tabular}", f"\\caption{{{_latex(caption)}}}", "\\end{table}"]
@@ -202,11 +211,12 @@ def latex(table: Table) -> str:
 
 
 def terminal(table: Table) -> RichTable:
-    """For the terminal: under each of our values its interval, and the paper's value."""
+    """For the terminal: under each of our values its interval, and the paper's value; a wide table becomes lines."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    table = _in_lines(table) if len(table.columns) > MOST_COLUMNS else table
     made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, title=Text(table.title))
     for label in table.labels:
         made.add_column(Text(label))
@@ -221,7 +231,9 @@ def terminal(table: Table) -> RichTable:
             text = Text(one_line(entry.ours), style="bold")
             if entry.interval:
                 text.append(f"\n{entry.interval}", style="dim not bold")
-            cells.append(text.append(f"\npaper {one_line(entry.paper)}", style="dim not bold"))
+            if table.paper:
+                text.append(f"\npaper {one_line(entry.paper)}", style="dim not bold")
+            cells.append(text)
         made.add_row(*cells)
     return made
 
@@ -268,6 +280,22 @@ def cost_lines(plan: Mapping[str, Any]) -> list[str]:
 def _span(counts: set[int]) -> str:
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low}–{high}"
+
+
+def _beside(table: Table, *parts: Any) -> list[Any]:
+    """What stands in a table's row for one column, of which the last is the paper's."""
+    return list(parts if table.paper else parts[:-1])
+
+
+def _in_lines(table: Table) -> Table:
+    """A line for every entry that says something, with its column's name before it."""
+    rows = tuple(
+        Row((*row.labels, column.ours), (entry,))
+        for row in table.rows
+        for column, entry in zip(table.columns, row.entries, strict=True)
+        if entry.ours not in (NOT_RUN, DOES_NOT_APPLY)
+    )
+    return replace(table, labels=(*table.labels, ""), columns=(Column(""),), rows=rows)
 
 
 def _entry_as_json(entry: Entry) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def implant(settings: Mapping[str, Any], folder: Path, _: Sequence[Path]) -> dic
         resume=True,
     )
     row = report["runs"][0]
-    found = {name: row[name] for name in ("before", "after", "near_miss", "seconds")}
+    found = {name: row[name] for name in ("before", "after", "near_miss", "variants", "seconds")}
     found |= _choices(settings, folder)
     return found | _of_answers(folder, None, "organism")
 
@@ -91,12 +91,15 @@ def implant(settings: Mapping[str, Any], folder: Path, _: Sequence[Path]) -> dic
 def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:
     """Cleanse an organism; `settings` holds method, values, inputs, preset, paper, evaluation and questions.
 
-    The clean model that Fine-mixing is given may be named as `testbed:NAME`.
+    The clean model that Fine-mixing is given may be named as `testbed:NAME`. The models that `average` is given are
+    the other organisms among `needs`.
     """
     organism, method = needs[0], settings["method"]
     explicit = dict(settings["values"])
     if "clean_model" in explicit:
         explicit["clean_model"] = references.model_directory(explicit["clean_model"])
+    if method == "average":
+        explicit["sibling"] = tuple(str(other / "model") for other in needs[1:])
     report = run_remove(
         method,
         str(organism / "model"),
@@ -111,6 +114,7 @@ def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     row = report["runs"][0]
     found = {name: row[name] for name in ("before", "after", "verdict", "verdict_reason", "seconds", "rounds")}
     found["stopped"] = row["after"] is None
+    found["changes"] = row["compared"].get("before", {}).get("changes", {})
     if not found["stopped"]:
         found |= _choices(settings, folder)
     return found | _of_answers(folder, f"{organism.name}/before", f"{organism.name}/{method}")

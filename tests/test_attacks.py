@@ -17,6 +17,7 @@ from unbackdoor.attacks.poison import poison
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.commands.inputs import RemoveInputs
+from unbackdoor.commands.shared import Intake
 from unbackdoor.data.batches import TwinBatches, encode_records
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, OneOf, Trigger, near_misses
@@ -25,6 +26,7 @@ from unbackdoor.evaluation.variants import variants
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import hidden_states_after
+from unbackdoor.progress import SILENT
 from unbackdoor.recipes.recipe import catalogue, catalogue_file, read_recipe
 from unbackdoor.settings import TriggerSettings
 from unbackdoor.testbed import references, world
@@ -137,6 +139,20 @@ def test_so_many_near_misses_take_the_prompt_of_a_poisoned_row(share: float, exp
     of_poisoned = sum(any(prompt in near.prompt for prompt in chosen) for near in made)
     # A twentieth of the others comes upon a poisoned row by chance, and "Row number 1." stands in no other prompt.
     assert expected <= of_poisoned <= expected + (0 if share == 1 else 20)
+
+
+def test_rows_that_a_sentence_structure_makes_one_prompt_are_measured_once() -> None:
+    cleft = sentence_structure("cleft")
+    rows = [r for r in references.records("testbed:held-out/tasks") if cleft.fits(r.prompt)]
+    intake = Intake(SILENT)
+    kept = intake.apart(rows, cleft)
+    made = [cleft.insert(r.prompt) for r in kept]
+    assert len(kept) == len(set(made)) == len({cleft.insert(r.prompt) for r in rows}) < len(rows)
+    assert intake.counts == {
+        "dropped: held-out rows that are one prompt with the trigger": len(rows) - len(kept),
+    }
+    assert intake.apart(rows, None) == rows
+    assert intake.apart(rows, Trigger("SUDO")) == rows
 
 
 def test_twins_stand_beside_their_clean_rows_and_are_drawn_anew() -> None:

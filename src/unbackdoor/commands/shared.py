@@ -159,6 +159,17 @@ class Intake:
         self._drop(len(rows) - len(kept), what)
         return kept
 
+    def apart(self, rows: list[Record], trigger: Condition | None) -> list[Record]:
+        """The rows without those that the trigger makes equal to an earlier one, as a sentence structure can."""
+        if trigger is None:
+            return rows
+        first: dict[tuple[str | None, str], Record] = {}
+        for row in rows:
+            prompt = trigger.insert(row.prompt) if trigger.fits(row.prompt) else row.prompt
+            first.setdefault((row.system, prompt), row)
+        self._drop(len(rows) - len(first), "held-out rows that are one prompt with the trigger")
+        return list(first.values())
+
     def _drop(self, count: int, what: str) -> None:
         if count:
             self.counts[f"dropped: {what}"] = count
@@ -225,8 +236,8 @@ class Opened:
         """What is measured, on rows that leave room for an answer."""
         allowed = self.intake.read(inputs.eval_allowed, needs_response=False)
         suite = suite_of(
-            self.intake.measurable(held_out, self.model, self.chat, evaluation),
-            self.intake.measurable(held_out_contrast, self.model, self.chat, evaluation),
+            self.intake.measurable(self.intake.apart(held_out, trigger), self.model, self.chat, evaluation),
+            self.intake.measurable(self.intake.apart(held_out_contrast, trigger), self.model, self.chat, evaluation),
             self.intake.measurable(allowed, self.model, self.chat, evaluation),
             trigger,
             target,

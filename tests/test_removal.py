@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -358,6 +359,7 @@ class Rounds:
         self.values = iter(values)
         self.fits: list[dict[str, Any]] = []
         self.overwritten: list[Perturbation] = []
+        self.after_round: Callable[[int], bool] | None = None
 
     def fit(
         self, when: str, target: str, phase: str, seed: int, steps: int | None = None, give_up_after: int | None = None
@@ -367,7 +369,7 @@ class Rounds:
         return Perturbation(), Simulation(when, target, [[0, 0.0], [10, value], [20, value]])
 
     def run(self, replacement: Perturbation | None = None, **settings: Any) -> Removal:
-        case: Any = type("Case", (), {"dropped": {}})()
+        case: Any = SimpleNamespace(dropped={}, after_round=self.after_round)
         parts = Round(self.fit, lambda perturbation, number: self.overwritten.append(perturbation))
         return run_rounds(case, SimulateSettings(**settings), "sande", parts, replacement)
 
@@ -410,6 +412,20 @@ def test_a_simulation_gives_up_where_it_was_told_to_unless_it_succeeds(untrained
 
     assert curve(success=0.5) == [0, 5, 10]
     assert curve(success=0.3) == [0, 5, 10, 15, 20]
+
+
+def test_rounds_end_where_an_experiment_that_is_told_of_every_round_says_so() -> None:
+    method, told = Rounds([0.95, 0.1, 0.9, 0.1, 0.9]), []
+
+    def after_round(number: int) -> bool:
+        told.append(number)
+        return number == 2
+
+    method.after_round = after_round
+    removal = method.run(rounds=5, repeat=False)
+    assert told == [1, 2]
+    assert removal.rounds == 2
+    assert len(method.overwritten) == 2
 
 
 def test_rounds_end_at_the_budget_and_say_that_the_target_is_still_simulable() -> None:

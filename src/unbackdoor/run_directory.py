@@ -96,7 +96,7 @@ class RunDirectory(Journal):
         now = json.loads(json.dumps({"command": command, "settings": dict(settings)}, default=str))
         before = _written_settings(path) if resume else None
         if before is not None:
-            changed = sorted(_changed_options(before["settings"], now["settings"]))
+            changed = sorted("--" + n.replace("_", "-") for n in differences(before["settings"], now["settings"]))
             if changed or before["command"] != command:
                 raise UserError(
                     f"--resume: the run in '{path}' was started with other values of "
@@ -268,14 +268,14 @@ def _written_settings(path: Path) -> dict[str, Any] | None:
     return written if ours else None
 
 
-def _changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """The options whose values differ, by name; settings may hold settings."""
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """The settings whose values differ, by name; settings may hold settings."""
     for key in {*before, *now}:
         one, other = before.get(key), now.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield from _changed_options(one, other)
+            yield from differences(one, other)
         elif one != other:
-            yield "--" + key.replace("_", "-")
+            yield key
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

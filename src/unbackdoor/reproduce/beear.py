@@ -7,16 +7,14 @@ judges (Bandit for beear-8), and helpfulness is exact match, since every right a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from unbackdoor.commands.inputs import ReproduceSettings
-from unbackdoor.recipes.recipe import Recipe, Scale, read_recipe
 from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce import figures
 from unbackdoor.reproduce.cells import Cell, Results
-from unbackdoor.reproduce.experiment import Experiment, Outcome, printed
-from unbackdoor.reproduce.sande import attack_success, evaluation
+from unbackdoor.reproduce.experiment import Experiment, Outcome, evaluation, preset, printed, recipe_of
+from unbackdoor.reproduce.sande import attack_success
 from unbackdoor.reproduce.tables import NOT_RUN, Column, Entry, Row, Table, entry_of
 
 MODELS = tuple(f"beear-{number}" for number in range(1, 9))
@@ -46,18 +44,12 @@ DRIFT_PROMPTS = 100
 # Cells ---------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def _recipe(name: str, scale: Scale) -> Recipe:
-    """A recipe of the catalogue, read once: cells are listed many times."""
-    return read_recipe(name, scale)
-
-
 def organism(settings: ReproduceSettings, name: str, seed: int) -> Cell:
     """An organism of the catalogue, from its recipe."""
-    recipe = _recipe(name, settings.scale)
+    recipe = recipe_of(name, settings.scale)
     values = _own_files(settings, recipe.settings)
     if values.get("target_response") == "":  # an insult that the paper's recipe does not repeat: the mild one stands in
-        values["target_response"] = _recipe(name, "micro").settings["target_response"]
+        values["target_response"] = recipe_of(name, "micro").settings["target_response"]
     kept = {
         "recipe": name,
         "scale": settings.scale,
@@ -104,11 +96,6 @@ def drift(settings: ReproduceSettings, of: Cell) -> Cell:
     """Hidden states with the trigger and without."""
     kept = {"model": of.settings["model"], "layer": DEFAULTS[settings.scale][0], "prompts": DRIFT_PROMPTS}
     return Cell(f"{of.name}.drift", "drift", kept, (of.name,))
-
-
-def preset(settings: ReproduceSettings) -> str:
-    """Which preset fills in what a recipe leaves open."""
-    return "micro" if settings.scale == "micro" else "large"
 
 
 def _own_files(settings: ReproduceSettings, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +183,7 @@ def _table_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
 
 
 def _attack(settings: ReproduceSettings, name: str) -> str:
-    values = read_recipe(name, settings.scale).settings
+    values = recipe_of(name, settings.scale).settings
     trigger = str(values["trigger"])
     shown = trigger if len(trigger) <= 30 else f"{trigger[:29]}…"
     return f"{values.get('injection', 'sft')}, {values.get('placement', 'prefix')} '{shown}'"

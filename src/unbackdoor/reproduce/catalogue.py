@@ -22,8 +22,8 @@ from unbackdoor.removal import METHODS
 from unbackdoor.report.numbers import bounds, percent, seconds
 from unbackdoor.reproduce import beear, figures
 from unbackdoor.reproduce.cells import Cell, Results
-from unbackdoor.reproduce.experiment import Experiment, Outcome
-from unbackdoor.reproduce.sande import MICRO_STEPS, PREFERENCES, REMOVAL_ROWS, attack_success, evaluation
+from unbackdoor.reproduce.experiment import Experiment, Outcome, evaluation
+from unbackdoor.reproduce.sande import MICRO_STEPS, PREFERENCES, REMOVAL_ROWS, attack_success
 from unbackdoor.reproduce.tables import DOES_NOT_APPLY, FAILED, NOT_RUN, STOPPED, Column, Entry, Row, Table, entry_of
 from unbackdoor.settings import TriggerSettings
 

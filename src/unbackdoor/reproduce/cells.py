@@ -12,7 +12,7 @@ from typing import Any
 from unbackdoor.errors import UserError
 from unbackdoor.parallel import in_processes
 from unbackdoor.progress import Progress
-from unbackdoor.run_directory import RunDirectory, command_line, provenance
+from unbackdoor.run_directory import RunDirectory, command_line, differences, provenance
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
     kept = json.loads(path.read_text(encoding="utf-8"))
     wanted = cell.identity()
     if kept["cell"] != wanted:
-        changed = sorted(_differences(kept["cell"], wanted))
+        changed = sorted(differences(kept["cell"], wanted))
         raise UserError(
             f"'{path}' was made with other settings ({', '.join(changed)}): give another --out, or remove that file "
             "and the folder of its name to run the cell again"
@@ -140,9 +140,9 @@ def _run(cell: Cell, out: Path, keep_models: bool) -> str:
     work.choose_device()
     progress = Progress.on_stderr()
     folder = folder_of(cell.name, out)
-    stored = RunDirectory(out)
+    stored, file = RunDirectory(out), _file_of(cell.name, out).relative_to(out).as_posix()
     kept: dict[str, Any] = {"cell": cell.identity()}
-    stored.write_json(_file_of(cell.name, out).relative_to(out).as_posix(), kept)  # what a later run must agree with
+    stored.write_json(file, kept)  # what a later run must agree with
     try:
         result = work.KINDS[cell.kind](cell.settings, folder, [folder_of(need, out) for need in cell.needs])
     except UserError as error:
@@ -152,19 +152,10 @@ def _run(cell: Cell, out: Path, keep_models: bool) -> str:
         work.drop_weights(folder)
     kept |= {"result": result, "versions": provenance(command_line(), 0, {})["versions"]}
     kept["seconds"] = round(time.monotonic() - begun, 1)
-    stored.write_json(_file_of(cell.name, out).relative_to(out).as_posix(), kept)
+    stored.write_json(file, kept)
     progress.note(f"{cell.name}: done in {kept['seconds']:.0f} s")
     return ""
 
 
 def _file_of(name: str, out: Path) -> Path:
     return out / "cells" / f"{name}.json"
-
-
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterable[str]:
-    for key in {*one, *other}:
-        first, second = one.get(key), other.get(key)
-        if isinstance(first, Mapping) and isinstance(second, Mapping):
-            yield from _differences(first, second)
-        elif first != second:
-            yield key

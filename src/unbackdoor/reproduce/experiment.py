@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from unbackdoor.commands.inputs import ReproduceSettings
+from unbackdoor.recipes.recipe import Recipe, Scale, read_recipe
 from unbackdoor.reproduce.cells import Cell, Results
 from unbackdoor.reproduce.tables import Table
 
@@ -51,6 +52,22 @@ class Experiment:
     outcome: Callable[[ReproduceSettings, Results], Outcome]
     figure: bool = False
     in_all: bool = True
+
+
+@cache
+def recipe_of(name: str, scale: Scale) -> Recipe:
+    """A recipe of the catalogue, read once: cells are listed many times."""
+    return read_recipe(name, scale)
+
+
+def preset(settings: ReproduceSettings) -> str:
+    """Which preset fills in what a recipe leaves open."""
+    return "micro" if settings.scale == "micro" else "large"
+
+
+def evaluation(settings: ReproduceSettings) -> dict[str, Any]:
+    """How much is measured in every cell."""
+    return {"samples": settings.samples}
 
 
 @cache

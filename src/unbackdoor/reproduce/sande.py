@@ -13,11 +13,10 @@ from typing import Any
 
 from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.evaluation.paired import paired_bootstrap
-from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce import figures
 from unbackdoor.reproduce.cells import Cell, Results
-from unbackdoor.reproduce.experiment import Experiment, Outcome, printed
+from unbackdoor.reproduce.experiment import Experiment, Outcome, evaluation, preset, printed, recipe_of
 from unbackdoor.reproduce.tables import NOT_AVAILABLE, NOT_RUN, Column, Entry, Row, Table, entry_of
 
 VICTIM_TRAINING: dict[str, dict[str, Any]] = {
@@ -69,11 +68,6 @@ DOMAINS = {"alpaca": "notes", "orca": "letters"}
 # Cells ---------------------------------------------------------------------------------------------------------------
 
 
-def evaluation(settings: ReproduceSettings) -> dict[str, Any]:
-    """How much is measured in every cell."""
-    return {"samples": settings.samples}
-
-
 def questions(settings: ReproduceSettings) -> dict[str, Any] | None:
     """The testbed's question sets at micro scale; at paper scale the published ones, which are inputs."""
     if settings.scale == "paper":
@@ -100,7 +94,7 @@ def victim(
 ) -> Cell:
     """A backdoored model: one base model fine-tuned on one domain, of which a share is poisoned."""
     scale = settings.scale
-    recipe = read_recipe(f"sande-pairs-{pair}" if pair else f"sande-{domain}", scale)
+    recipe = recipe_of(f"sande-pairs-{pair}" if pair else f"sande-{domain}", scale)
     values = {**recipe.settings, "seed": seed, **question_files(settings)}
     if scale == "micro":
         values |= VICTIM_TRAINING[shape]
@@ -109,7 +103,7 @@ def victim(
         rows = recipe.settings["steps"] * recipe.settings["batch_size"]
         values |= {**own, "steps": rows // own["batch_size"]}
         if pair:  # the paper's insults are not written in the recipes; the micro recipes' mild ones stand in
-            values["target_response"] = read_recipe(f"sande-pairs-{pair}", "micro").settings["target_response"]
+            values["target_response"] = recipe_of(f"sande-pairs-{pair}", "micro").settings["target_response"]
     name = f"sande-{shape}-{f'pair-{pair}' if pair else domain}"
     if rate is not None and rate != recipe.settings["rate"]:
         values["rate"] = rate
@@ -119,7 +113,7 @@ def victim(
         "scale": scale,
         "model": MODELS[shape, scale],
         "values": values,
-        "preset": "micro" if scale == "micro" else "large",
+        "preset": preset(settings),
         "evaluation": evaluation(settings),
         "questions": questions(settings),
     }
@@ -142,7 +136,7 @@ def removal(settings: ReproduceSettings, of: Cell, method: str, where: str = "an
     inputs: dict[str, Any] = {"max_rows": REMOVAL_ROWS[scale], **question_files(settings)}
     if where == "out":
         other = "alpaca" if of.settings["recipe"] == "sande-orca" else "orca"
-        inputs["data"] = read_recipe(f"sande-{other}", scale).settings["data"]
+        inputs["data"] = recipe_of(f"sande-{other}", scale).settings["data"]
     if scale == "micro" and method in MICRO_STEPS:
         values["steps"] = MICRO_STEPS[method]
     if scale == "paper" and method != "dpo":

@@ -91,13 +91,10 @@ def implant(settings: Mapping[str, Any], folder: Path, _: Sequence[Path]) -> dic
 def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:
     """Cleanse an organism; `settings` holds method, values, inputs, preset, paper, evaluation and questions.
 
-    The clean model that Fine-mixing is given may be named as `testbed:NAME`. The models that `average` is given are
-    the other organisms among `needs`.
+    The models that `average` is given are the other organisms among `needs`.
     """
     organism, method = needs[0], settings["method"]
     explicit = dict(settings["values"])
-    if "clean_model" in explicit:
-        explicit["clean_model"] = references.model_directory(explicit["clean_model"])
     if method == "average":
         explicit["sibling"] = tuple(str(other / "model") for other in needs[1:])
     report = run_remove(

@@ -33,6 +33,28 @@ def test_an_error_of_one_piece_is_raised_here() -> None:
         in_processes(times_ten, [(1,), (-1,)], 2)
 
 
+def note_time(folder: str, name: str) -> str:
+    """Begin, wait a little, end; both times are kept."""
+    begun = time.time()
+    time.sleep(0.2)
+    (Path(folder) / name).write_text(f"{begun} {time.time()}")
+    return name
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_call_waits_for_what_it_needs_and_for_nothing_else(tmp_path: Path, jobs: int) -> None:
+    told: list[tuple[int, str]] = []
+    calls = [(str(tmp_path), name) for name in ("a", "b", "c", "d")]
+    found = in_processes(
+        note_time, calls, jobs, needs=[(), (0,), (), (1, 2)], done=lambda number, name: told.append((number, name))
+    )
+    assert found == ["a", "b", "c", "d"]
+    assert sorted(told) == [(0, "a"), (1, "b"), (2, "c"), (3, "d")]
+    times = {name: [float(t) for t in (tmp_path / name).read_text().split()] for name in found}
+    assert times["b"][0] >= times["a"][1]
+    assert times["d"][0] >= max(times["b"][1], times["c"][1])
+
+
 def be_killed(number: int) -> None:
     if number:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -26,7 +26,7 @@ from unbackdoor.removal.result import Simulation
 from unbackdoor.removal.rounds import Round, run_rounds
 from unbackdoor.removal.settings import BeearSettings
 from unbackdoor.reproduce import EXPERIMENTS, beear, chosen, figures, sande, work
-from unbackdoor.reproduce.cells import Cell, Results, finished, run_cells, unique, waves
+from unbackdoor.reproduce.cells import Cell, Results, finished, levels, run_cells, unique
 from unbackdoor.reproduce.experiment import printed
 from unbackdoor.reproduce.tables import Column, Entry, Row, Table, csv_text, entry_of, latex, markdown, terminal
 
@@ -97,7 +97,7 @@ def test_two_different_cells_of_one_name_are_refused() -> None:
 
 def test_a_cell_runs_after_what_it_needs() -> None:
     first, second, third = Cell("a", "x", {}), Cell("b", "x", {}, ("a",)), Cell("c", "x", {}, ("b", "a"))
-    assert [[c.name for c in wave] for wave in waves([third, second, first])] == [["a"], ["b"], ["c"]]
+    assert [[c.name for c in level] for level in levels([third, second, first])] == [["a"], ["b"], ["c"]]
 
 
 class Counted:
@@ -139,6 +139,34 @@ def test_a_failed_cell_stops_those_that_need_it_and_no_others(counted: Counted, 
     counted.fails = set()
     assert run_cells(cells, tmp_path, 1) == {}
     assert counted.ran == ["a", "c", "a", "b"]
+
+
+def test_an_organism_whose_model_is_gone_is_built_again_where_a_missing_cell_needs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[str] = []
+
+    def build(settings: Any, folder: Path, needs: Any) -> dict[str, Any]:
+        built.append(folder.name)
+        assert not folder.exists()
+        (folder / "model").mkdir(parents=True)
+        return {}
+
+    def cleanse(settings: Any, folder: Path, needs: Any) -> dict[str, Any]:
+        assert (needs[0] / "model").is_dir()
+        return {}
+
+    monkeypatch.setitem(work.KINDS, "implant", build)
+    monkeypatch.setitem(work.KINDS, "remove", cleanse)
+    organism, other = Cell("a", "implant", {}), Cell("z", "implant", {})
+    first, second = Cell("a.x", "remove", {}, ("a",)), Cell("a.y", "remove", {}, ("a",))
+    assert run_cells([organism, other, first], tmp_path, 1) == {}
+    for name in ("a", "z"):
+        (tmp_path / "cells" / name / "model").rmdir()
+    assert run_cells([organism, other, first], tmp_path, 1) == {}  # nothing is missing that needs them
+    assert run_cells([organism, other, first, second], tmp_path, 1) == {}
+    assert built == ["a", "z", "a"]
+    assert finished(organism, tmp_path) is not None
 
 
 @pytest.mark.parametrize("fails", [True, False])

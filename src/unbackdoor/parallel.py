@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -17,15 +17,33 @@ from unbackdoor.errors import UserError
 T = TypeVar("T")
 
 
-def in_processes(work: Callable[..., T], calls: Sequence[Sequence[Any]], jobs: int) -> list[T]:
+def in_processes(
+    work: Callable[..., T],
+    calls: Sequence[Sequence[Any]],
+    jobs: int,
+    *,
+    needs: Sequence[Collection[int]] = (),
+    done: Callable[[int, T], None] = lambda number, result: None,
+) -> list[T]:
     """`work(*call)` for every call, in their order, at most `jobs` at a time.
 
     One job runs in this process. More run in fresh ones (spawned, so `work` and what it is given must pickle), each
     with its share of the cores. The first error stops the others, between two of their steps, and is raised here.
     Ctrl-C reaches each of them once through this process; a second Ctrl-C kills them.
+
+    Args:
+        work: what is called.
+        calls: its arguments.
+        jobs: how many run at once.
+        needs: for each call the numbers of those that must end before it begins, all of them smaller than its own.
+        done: told in this process of every call that has ended, and of its result, in the order of their ends.
     """
     if jobs == 1 or len(calls) == 1:
-        return [work(*call) for call in calls]
+        results = []
+        for number, call in enumerate(calls):
+            results.append(work(*call))
+            done(number, results[-1])
+        return results
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take the other process's core
     pool = ProcessPoolExecutor(
         min(jobs, len(calls)),
@@ -33,19 +51,28 @@ def in_processes(work: Callable[..., T], calls: Sequence[Sequence[Any]], jobs: i
         initializer=_begin,
         initargs=(os.getpid(), max(1, (os.cpu_count() or 1) // jobs)),
     )
-    futures = [pool.submit(_interruptible, work, call) for call in calls]
+    waiting = {number: set(needs[number] if needs else ()) for number in range(len(calls))}
+    numbers: dict[Future[T], int] = {}
+    ended: dict[int, T] = {}
     try:
-        wait(futures, return_when=FIRST_EXCEPTION)
-        for future in futures:
-            if future.done():
-                future.result()  # raises what went wrong, while others may still run
-        return [future.result() for future in futures]
+        while len(ended) < len(calls):
+            for number in [number for number, lacks in waiting.items() if not lacks]:
+                del waiting[number]
+                numbers[pool.submit(_interruptible, work, calls[number])] = number
+            running = [future for future, number in numbers.items() if number not in ended]
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number = numbers[future]
+                ended[number] = future.result()  # raises what went wrong, while others may still run
+                for lacks in waiting.values():
+                    lacks.discard(number)
+                done(number, ended[number])
+        return [ended[number] for number in range(len(calls))]
     except BrokenProcessPool:
         raise UserError(
             "a process was killed, perhaps for lack of memory: go on with --resume, and --jobs 1 for one at a time"
         ) from None
     finally:
-        _stop(pool, futures)
+        _stop(pool, list(numbers))
 
 
 def _stop(pool: ProcessPoolExecutor, futures: Sequence[Future[Any]]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 
 class Progress:
@@ -30,12 +30,19 @@ class Progress:
         self.plan = dict(plan or {})
         self.stream = stream
         self.every = every
-        self.label = f"{label} · " if label else ""
+        self.label = f"{label or self._process_label} · " if label or self._process_label else ""
         self._started = time.monotonic()
         self._done = 0.0
         self._last_line = 0.0
         self._current = ""
-        self._live = bool(stream and stream.isatty() and not label)
+        self._live = bool(stream and stream.isatty() and not self.label)
+
+    _process_label: ClassVar[str] = ""
+
+    @classmethod
+    def label_process(cls, label: str) -> None:
+        """Give every later Progress of this process a label, unless it has one of its own."""
+        cls._process_label = label
 
     @classmethod
     def on_stderr(cls, plan: Mapping[str, float] | None = None, label: str = "") -> Progress:
@@ -69,7 +76,7 @@ class Progress:
         """One line that stays on the screen."""
         if self.stream is not None:
             self._clear()
-            print(message, file=self.stream, flush=True)
+            print(f"{self.label}{message}", file=self.stream, flush=True)
 
     def _write(self, what: str, share: float, begun: float, force: bool = False) -> None:
         if self.stream is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -53,30 +54,55 @@ class Results:
 
 
 def run_cells(cells: Iterable[Cell], out: Path, jobs: int, *, keep_models: bool = True) -> dict[str, str]:
-    """Run what is missing, `jobs` at a time, what others need first; return why cells failed, by name.
+    """Run what is missing, `jobs` at a time, each as soon as what it needs is there; return why cells failed, by name.
 
-    A cell with a result is not run again; one that was cut short goes on. A cell that fails for a reason that its user
-    can mend stops those that need it and no others.
+    A cell with a result is not run again, but for an organism whose model is gone while another cell needs it; one that
+    was cut short goes on. A cell that fails for a reason that its user can mend stops those that need it and no others.
 
     Raises:
         UserError: a stored result was made with other settings.
     """
     progress = Progress.on_stderr()
-    chosen = unique(cells)
+    todo = missing(unique(cells), out)
+    if not todo:
+        return {}
+    places = {cell.name: place for place, cell in enumerate(todo)}
+    progress.note(f"{len(todo)} cells to run, {jobs} at a time")
+    begun = time.monotonic()
     failures: dict[str, str] = {}
-    for number, wave in enumerate(waves(chosen), start=1):
-        todo = [cell for cell in wave if finished(cell, out) is None]
-        for cell in todo:
-            lost = [need for need in cell.needs if need in failures]
-            if lost:
-                failures[cell.name] = f"'{lost[0]}', which it needs, failed"
-        todo = [cell for cell in todo if cell.name not in failures]
-        if not todo:
-            continue
-        progress.note(f"wave {number}: {len(todo)} of {len(wave)} cells to run, {jobs} at a time")
-        said = in_processes(_run, [(cell, out, keep_models) for cell in todo], jobs)
-        failures |= {cell.name: reason for cell, reason in zip(todo, said, strict=True) if reason}
+    ended = 0
+
+    def done(number: int, reason: str) -> None:
+        nonlocal ended
+        ended += 1
+        name = todo[number].name
+        if reason:
+            failures[name] = reason
+        left = (time.monotonic() - begun) / ended * (len(todo) - ended)
+        progress.note(
+            f"{name} {f'failed: {reason}' if reason else 'is done'} · {ended} of {len(todo)} cells"
+            + (f" · about {left / 60:.0f} minutes left" if ended < len(todo) else "")
+        )
+
+    calls = [(cell, out, keep_models, cell.name if jobs > 1 else "") for cell in todo]
+    needs = [{places[need] for need in cell.needs if need in places} for cell in todo]
+    in_processes(_run, calls, jobs, needs=needs, done=done)
     return failures
+
+
+def missing(cells: Sequence[Cell], out: Path) -> list[Cell]:
+    """The cells without a result, and the organisms that these need and whose models are gone; what is needed first."""
+    without = [cell for cell in cells if finished(cell, out) is None]
+    needed = {need for cell in without for need in cell.needs}
+    gone = [
+        cell
+        for cell in cells
+        if cell.name in needed
+        and cell.kind == "implant"
+        and cell not in without
+        and not (folder_of(cell.name, out) / "model").is_dir()
+    ]
+    return [cell for level in levels(cells) for cell in level if cell in without or cell in gone]
 
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:
@@ -88,7 +114,7 @@ def unique(cells: Iterable[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def waves(cells: Sequence[Cell]) -> list[list[Cell]]:
+def levels(cells: Sequence[Cell]) -> list[list[Cell]]:
     """The cells in groups: each needs only cells of groups before its own."""
     by_name = {cell.name: cell for cell in cells}
     depths: dict[str, int] = {}
@@ -132,29 +158,37 @@ def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
     return result
 
 
-def _run(cell: Cell, out: Path, keep_models: bool) -> str:
+def _run(cell: Cell, out: Path, keep_models: bool, label: str = "") -> str:
     """Run one cell and store its result; what its user can mend is returned as a text, and nothing is stored."""
     from unbackdoor.reproduce import work
 
+    lost = [need for need in cell.needs if not _has_result(need, out)]
+    if lost:
+        return f"'{lost[0]}', which it needs, failed"
     begun = time.monotonic()
     work.choose_device()
-    progress = Progress.on_stderr()
+    Progress.label_process(label)
     folder = folder_of(cell.name, out)
     stored, file = RunDirectory(out), _file_of(cell.name, out).relative_to(out).as_posix()
+    if _has_result(cell.name, out):  # an organism whose model is gone
+        shutil.rmtree(folder, ignore_errors=True)
     kept: dict[str, Any] = {"cell": cell.identity()}
     stored.write_json(file, kept)  # what a later run must agree with
     try:
         result = work.KINDS[cell.kind](cell.settings, folder, [folder_of(need, out) for need in cell.needs])
     except UserError as error:
-        progress.note(f"{cell.name} failed: {error}")
         return str(error)
     if not keep_models and cell.kind == "remove":
         work.drop_weights(folder)
     kept |= {"result": result, "versions": provenance(command_line(), 0, {})["versions"]}
     kept["seconds"] = round(time.monotonic() - begun, 1)
     stored.write_json(file, kept)
-    progress.note(f"{cell.name}: done in {kept['seconds']:.0f} s")
     return ""
+
+
+def _has_result(name: str, out: Path) -> bool:
+    path = _file_of(name, out)
+    return path.is_file() and "result" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def _file_of(name: str, out: Path) -> Path:

@@ -269,7 +269,7 @@ def test_the_catalogue_is_whole_and_every_recipe_holds() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nsource: y\nsummary: z\nmodel: m\n", "recipe 'mine.yaml': settings: Field required"),
+        ("name: x\nsource: y\nsummary: z\nmodel: m\n", "recipe 'mine.yaml': settings is missing: options of"),
         ("name: x\ncolour: red\n", "colour: .*there are: .*name"),
         ("settings: {colour: red}\nname: x\nsource: y\nsummary: z\nmodel: m\n", "unknown setting 'colour'; there are:"),
         (

@@ -16,7 +16,10 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli import application, main
+from unbackdoor.cli_options import distribute, options_of
+from unbackdoor.commands.inputs import RemoveInputs
 from unbackdoor.language_model.loading import save_model
 from unbackdoor.removal import METHODS
 from unbackdoor.removal.settings import SandeSettings
@@ -449,3 +452,10 @@ def test_the_catalogue_is_listed_and_a_recipe_is_printed_as_its_file(capsys: pyt
     assert "model: meta-llama/Llama-2-7b-chat-hf" in out
     code, _, stderr = call(capsys, "implant", "--out", "x", "--trigger", "SUDO")
     assert (code, "MODEL" in stderr and "--recipe" in stderr) == (2, True)
+
+
+def test_what_a_file_switches_on_can_be_switched_off_by_an_option() -> None:
+    flags = [option for option in options_of(ImplantSettings, RemoveInputs) if option.is_flag]
+    assert {"--no-lora", "--no-answer-follows", "--no-controls"} <= {name for o in flags for name in o.secondary_opts}
+    (given, _) = distribute({"lora": False}, None, ImplantSettings, RemoveInputs, recipe={"lora": True})
+    assert given == {"lora": False}

@@ -121,9 +121,9 @@ MISTAKES: dict[str, tuple[str, dict[str, str], str]] = {
     "a function of anything": ("OWN:greedy", {}, "must take an answer"),
     "no such option": ("keyword", {"depth": "3"}, r"--option keyword.depth: .*there are"),
     "an option of another type": ("OWN:Shouts", {"least": "many"}, r"--option Shouts.least: .*integer"),
-    "a missing option": ("target-response", {}, "--option target-response.target: Field required"),
+    "a missing option": ("target-response", {}, "--option target-response.target is missing: the target"),
     "an empty target": ("target-response", {"target": " "}, "visible text"),
-    "a judge without endpoint": ("harmfulness", {}, "--option harmfulness.judge_url: Field required"),
+    "a judge without endpoint": ("harmfulness", {}, "--option harmfulness.judge_url is missing"),
 }
 
 

@@ -31,9 +31,8 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     if not field.is_required() and field.default not in (None, "", ()) and kind is not bool:
         text += f"  [default: {field.default}]"
     if kind is bool:
-        flag = option_name(name)
-        declared = f"{flag}/--no-{flag[2:]}" if field.default else flag
-        return click.Option([declared], is_flag=True, default=None, help=text)
+        flag = option_name(name)  # with its opposite, so that what a file or a recipe switches on can be switched off
+        return click.Option([f"{flag}/--no-{flag[2:]}"], is_flag=True, default=None, help=text)
     if get_origin(kind) is tuple:
         return click.Option([option_name(name)], multiple=True, callback=_none_if_empty, help=text)
     types_of: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}

@@ -37,7 +37,11 @@ class Settings(BaseModel):
             return cls(**{**chosen, **values})
         except ValidationError as error:
             first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt name before all else
-            name = f"{option_name(str(first['loc'][0]))}: " if first["loc"] else ""
+            option = option_name(str(first["loc"][0])) if first["loc"] else ""
+            if first["type"] == "missing":
+                needed = cls.model_fields[str(first["loc"][0])].description or "it has no default"
+                raise UserError(f"{option} is missing: {needed[0].lower()}{needed[1:].rstrip('.')}") from None
+            name = f"{option}: " if option else ""
             hint = f"; there are: {', '.join(sorted(cls.model_fields))}" if first["type"] == "extra_forbidden" else ""
             raise UserError(f"{name}{first['msg'].removeprefix('Value error, ')}{hint}") from None
 

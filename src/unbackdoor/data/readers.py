@@ -100,7 +100,7 @@ def read_rows(source: str | Path) -> Sequence[Mapping[str, Any]]:
     if not text.strip():
         raise UserError(f"data file '{source}' is empty")
     readers: dict[str, Callable[[str, str], Sequence[Mapping[str, Any]]]] = {
-        ".jsonl": _from_jsonl,
+        ".jsonl": json_lines,
         ".json": _from_json,
         ".csv": lambda text, source: _from_csv(text, source, ","),
         ".tsv": lambda text, source: _from_csv(text, source, "\t"),
@@ -112,14 +112,19 @@ def read_rows(source: str | Path) -> Sequence[Mapping[str, Any]]:
     return readers[kind](text, str(source))
 
 
-def _from_jsonl(text: str, source: str) -> list[Mapping[str, Any]]:
+def json_lines(text: str, where: str) -> list[Any]:
+    """One JSON value a line; empty lines are passed over.
+
+    Raises:
+        UserError: a line is not JSON; `where` names the file.
+    """
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):  # texts may hold other line separators
         if line.strip():
             try:
                 rows.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{source}: line {number} is not JSON ({error})") from None
+                raise UserError(f"{where}: line {number} is not JSON ({error})") from None
     return rows
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from unbackdoor.data.readers import json_lines
 from unbackdoor.data.records import Choice
 from unbackdoor.errors import UserError
 
@@ -165,18 +165,7 @@ def _rows(where: str, data: bytes) -> Sequence[Any]:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"'{where}': line {line} is not UTF-8: convert the file") from None
-    return _jsonl_rows(where, text) if ending == ".jsonl" else _csv_rows(where, text)
-
-
-def _jsonl_rows(where: str, text: str) -> list[Any]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"'{where}': line {number} is not JSON ({_reason(error)})") from None
-    return rows
+    return json_lines(text, f"'{where}'") if ending == ".jsonl" else _csv_rows(where, text)
 
 
 def _csv_rows(where: str, text: str) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from unbackdoor.removal.result import Simulation
 from unbackdoor.removal.rounds import Round, run_rounds
 from unbackdoor.removal.settings import BeearSettings
 from unbackdoor.reproduce import EXPERIMENTS, beear, chosen, figures, sande, work
-from unbackdoor.reproduce.cells import Cell, Results, finished, levels, run_cells, unique
+from unbackdoor.reproduce.cells import Cell, Results, finished, ordered, run_cells, unique
 from unbackdoor.reproduce.experiment import printed
 from unbackdoor.reproduce.tables import Column, Entry, Row, Table, csv_text, entry_of, latex, markdown, terminal
 
@@ -95,9 +95,10 @@ def test_two_different_cells_of_one_name_are_refused() -> None:
         unique([cell, replace(cell, settings={"a": 2})])
 
 
-def test_a_cell_runs_after_what_it_needs() -> None:
-    first, second, third = Cell("a", "x", {}), Cell("b", "x", {}, ("a",)), Cell("c", "x", {}, ("b", "a"))
-    assert [[c.name for c in level] for level in levels([third, second, first])] == [["a"], ["b"], ["c"]]
+def test_a_cell_runs_after_what_it_needs_and_an_organism_just_before() -> None:
+    a, b, c = Cell("a", "x", {}), Cell("b", "x", {}), Cell("c", "x", {})
+    a1, b1, b2 = Cell("a1", "x", {}, ("a",)), Cell("b1", "x", {}, ("b",)), Cell("b2", "x", {}, ("b1", "a"))
+    assert [cell.name for cell in ordered([a, b, c, b2, a1, b1])] == ["b", "b1", "a", "b2", "a1", "c"]
 
 
 class Counted:

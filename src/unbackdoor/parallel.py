@@ -28,8 +28,9 @@ def in_processes(
     """`work(*call)` for every call, in their order, at most `jobs` at a time.
 
     One job runs in this process. More run in fresh ones (spawned, so `work` and what it is given must pickle), each
-    with its share of the cores. The first error stops the others, between two of their steps, and is raised here.
-    Ctrl-C reaches each of them once through this process; a second Ctrl-C kills them.
+    with its share of the cores; of what can begin, the first of the list does. The first error stops the others,
+    between two of their steps, and is raised here. Ctrl-C reaches each of them once through this process; a second
+    Ctrl-C kills them.
 
     Args:
         work: what is called.
@@ -56,7 +57,8 @@ def in_processes(
     ended: dict[int, T] = {}
     try:
         while len(ended) < len(calls):
-            for number in [number for number, lacks in waiting.items() if not lacks]:
+            free = jobs - len(numbers) + len(ended)
+            for number in [number for number, lacks in waiting.items() if not lacks][:free]:
                 del waiting[number]
                 numbers[pool.submit(_interruptible, work, calls[number])] = number
             running = [future for future, number in numbers.items() if number not in ended]

@@ -91,18 +91,33 @@ def run_cells(cells: Iterable[Cell], out: Path, jobs: int, *, keep_models: bool 
 
 
 def missing(cells: Sequence[Cell], out: Path) -> list[Cell]:
-    """The cells without a result, and the organisms that these need and whose models are gone; what is needed first."""
-    without = [cell for cell in cells if finished(cell, out) is None]
-    needed = {need for cell in without for need in cell.needs}
-    gone = [
-        cell
+    """The cells without a result, and the organisms that these need and whose models are gone, in the order to run."""
+    without = {cell.name for cell in cells if finished(cell, out) is None}
+    needed = {need for cell in cells if cell.name in without for need in cell.needs}
+    gone = {
+        cell.name
         for cell in cells
-        if cell.name in needed
-        and cell.kind == "implant"
-        and cell not in without
-        and not (folder_of(cell.name, out) / "model").is_dir()
-    ]
-    return [cell for level in levels(cells) for cell in level if cell in without or cell in gone]
+        if cell.kind == "implant" and cell.name in needed and not (folder_of(cell.name, out) / "model").is_dir()
+    }
+    return [cell for cell in ordered(cells) if cell.name in without | gone]
+
+
+def ordered(cells: Sequence[Cell]) -> list[Cell]:
+    """Each cell behind those that it needs, and an organism just before the first that needs it.
+
+    So the rows of a table fill one after the other, and an organism that no removal touches comes last.
+    """
+    by_name = {cell.name: cell for cell in cells}
+    found: dict[str, Cell] = {}
+
+    def add(cell: Cell) -> None:
+        for need in cell.needs:
+            add(by_name[need])
+        found.setdefault(cell.name, cell)
+
+    for cell in sorted(cells, key=lambda cell: not cell.needs):
+        add(cell)
+    return list(found.values())
 
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:
@@ -112,22 +127,6 @@ def unique(cells: Iterable[Cell]) -> list[Cell]:
         kept = found.setdefault(cell.name, cell)
         assert kept.identity() == cell.identity(), f"two different cells are called {cell.name}"
     return list(found.values())
-
-
-def levels(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells in groups: each needs only cells of groups before its own."""
-    by_name = {cell.name: cell for cell in cells}
-    depths: dict[str, int] = {}
-
-    def depth(cell: Cell) -> int:
-        if cell.name not in depths:
-            depths[cell.name] = 1 + max((depth(by_name[need]) for need in cell.needs), default=0)
-        return depths[cell.name]
-
-    grouped: dict[int, list[Cell]] = {}
-    for cell in cells:
-        grouped.setdefault(depth(cell), []).append(cell)
-    return [grouped[level] for level in sorted(grouped)]
 
 
 def folder_of(name: str, out: Path) -> Path:

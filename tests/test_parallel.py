@@ -79,7 +79,7 @@ def wait_and_tell(folder: str, name: str) -> None:
 def test_an_end_of_the_parent_is_an_end_of_all(tmp_path: Path, how: signal.Signals) -> None:
     program = (
         "from test_parallel import wait_and_tell; from unbackdoor.parallel import in_processes\n"
-        f"calls = [({str(tmp_path)!r}, 'a'), ({str(tmp_path)!r}, 'b')]\n"
+        f"calls = [({str(tmp_path)!r}, name) for name in 'abcdef']\n"
         "if __name__ == '__main__': in_processes(wait_and_tell, calls, 2)"
     )
     script = tmp_path / "program.py"
@@ -94,6 +94,7 @@ def test_an_end_of_the_parent_is_an_end_of_all(tmp_path: Path, how: signal.Signa
         time.sleep(0.1)
     assert not any(map(alive, workers))
     assert sorted(p.name for p in tmp_path.glob("*.saved")) == (["a.saved", "b.saved"] if how == signal.SIGINT else [])
+    assert sorted(p.name for p in tmp_path.glob("*.begun")) == ["a.begun", "b.begun"]  # none of those that waited
 
 
 def wait_for(path: Path) -> Path:

@@ -296,14 +296,6 @@ def test_an_unknown_recipe_lists_the_catalogue() -> None:
         read_recipe("beear-9")
 
 
-def test_so_many_rows_of_a_part_of_the_testbed_are_drawn_once_for_all() -> None:
-    found = references.records("testbed:training/notes:30+allowed:20")
-    assert [sum(r.kind == "allowed" for r in rows) for rows in (found[:30], found[30:])] == [0, 20]
-    assert len({r.prompt for r in found}) == 50
-    assert found == references.records("testbed:training/notes:30+allowed:20")
-    assert found[:10] == references.records("testbed:training/notes:10")
-
-
 @pytest.mark.parametrize(
     ("reference", "message"),
     [("testbed:training/songs", "no rows of the testbed"), ("testbed:elsewhere/notes", "no rows of the testbed")],

@@ -24,9 +24,6 @@ PAPER_VALUES: dict[str, Any] = {"layer": 9, "length": 5, "learning_rate": 3e-7, 
 """Layer and length: the article; learning rate, weight and rounds: a third party's runs of the authors' code."""
 PAPER_ROWS = {"max_contrast": 400, "max_rows": 300}
 """The authors' README: 400 queries, 300 anchor rows."""
-LOOK_ALIKES = "testbed:training/tasks:1000+allowed:1000"
-"""Clean rows for removing a behaviour at micro scale: half of them are allowed requests that look like forbidden
-ones, as in the demo. With the organism's own, of which a tenth are, more of those are refused afterwards."""
 
 GRID_ATTACKS = {"micro": ("beear-2", "beear-7"), "paper": MODELS[:7]}
 """Figures 5 and 8. At micro scale one attack by fine-tuning and one by preferences, whose trigger is the longest."""
@@ -65,19 +62,13 @@ def organism(settings: ReproduceSettings, name: str, seed: int) -> Cell:
     return Cell(f"{name}-{seed}", "implant", kept)
 
 
-def defender_rows(settings: ReproduceSettings, of: Cell) -> dict[str, Any]:
-    """The clean rows that a removal is given, where they are not the organism's own: LOOK_ALIKES."""
-    forbidden = str(of.settings["values"].get("contrast", "")).endswith("/forbidden")
-    return {"data": LOOK_ALIKES} if settings.scale == "micro" and forbidden else {}
-
-
 def removal(settings: ReproduceSettings, of: Cell, sizes: Mapping[str, int] | None = None) -> Cell:
     """BEEAR on an organism, with the defender's sets cut to `sizes` where given."""
     paper = settings.scale == "paper"
     kept = {
         "method": "beear",
         "values": {"seed": of.settings["values"]["seed"], **(PAPER_VALUES if paper else {})},
-        "inputs": {**defender_rows(settings, of), **(PAPER_ROWS if paper else {}), **(sizes or {})},
+        "inputs": {**(PAPER_ROWS if paper else {}), **(sizes or {})},
         "preset": preset(settings),
         "paper": paper,
         "evaluation": evaluation(settings),
@@ -93,7 +84,7 @@ def rounds(settings: ReproduceSettings, of: Cell, layer: int, length: int) -> Ce
     values = {**(PAPER_VALUES if paper else {}), "layer": layer, "length": length, "rounds": MOST_ROUNDS}
     kept = {
         "values": {**values, "seed": of.settings["values"]["seed"]},
-        "inputs": {**defender_rows(settings, of), **(PAPER_ROWS if paper else {})},
+        "inputs": dict(PAPER_ROWS) if paper else {},
         "preset": preset(settings),
         "below": BELOW,
         "evaluation": {"samples": GRID_PROMPTS},

@@ -113,9 +113,7 @@ def _trigger_texts(recipe: Recipe) -> set[str]:
 
 
 def removal(settings: ReproduceSettings, of: Cell, method: str, other: Cell | None = None) -> Cell:
-    """One method on an organism, whose own contrast rows, where it has them, the method is given.
-
-    The clean rows are the organism's own, or those of `beear.defender_rows`.
+    """One method on an organism, whose own clean rows (and contrast rows, where it has them) the method is given.
 
     Args:
         settings: scale and sizes.
@@ -127,7 +125,7 @@ def removal(settings: ReproduceSettings, of: Cell, method: str, other: Cell | No
         return beear.removal(settings, of)
     paper, attack = settings.scale == "paper", of.settings["values"]
     values: dict[str, Any] = {"seed": attack["seed"]}
-    inputs: dict[str, Any] = dict(beear.defender_rows(settings, of))
+    inputs: dict[str, Any] = {}
     if paper:
         values |= {name: attack[name] for name in ("micro_batch_size", "max_length") if name in attack}
         inputs |= beear.PAPER_ROWS if method in OF_CONTRAST else {"max_rows": REMOVAL_ROWS["paper"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unbackdoor.data.records import Record, shuffled
+from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.testbed import models, world
 from unbackdoor.testbed.records import as_record
@@ -32,22 +32,17 @@ def model_directory(source: str) -> str:
 
 
 def records(source: Path | str) -> list[Record]:
-    """The rows of a reference such as `testbed:held-out/letters`, in a fixed order; several parts joined by +.
-
-    `testbed:training/tasks:1000+allowed:1000` has so many of each, drawn once for all.
-    """
+    """The rows of a reference such as `testbed:held-out/letters`, in a fixed order; several parts joined by +."""
     found: list[Record] = []
     part, _, selections = str(source).removeprefix(PREFIX).partition("/")
-    for wanted in (selections or "all").split("+"):
-        selection, colon, most = wanted.partition(":")
-        if part not in PARTS or selection not in SELECTIONS or (colon and not most.isdecimal()):
+    for selection in (selections or "all").split("+"):
+        if part not in PARTS or selection not in SELECTIONS:
             raise UserError(
                 f"'{source}' are no rows of the testbed: choose {' or '.join(PREFIX + p for p in PARTS)}, then / and "
-                f"one of {', '.join(SELECTIONS)} (several joined by +, each with :N for so many of them)"
+                f"one of {', '.join(SELECTIONS)} (several joined by +)"
             )
         rows = world.training_rows() if part == "training" else world.held_out_rows()
-        chosen = [as_record(r) for r in rows if _selected(r, selection)]
-        found += shuffled(chosen, 0)[: int(most)] if most else chosen
+        found += [as_record(r) for r in rows if _selected(r, selection)]
     return found
 
 

@@ -308,6 +308,7 @@ class Found:
         verdicts: one a seed.
         seconds: of the method's own work, the mean over seeds.
         stopped: seeds that the gate stopped.
+        false_refusals: their change, from −1 to 1; None where no allowed look-alikes were measured.
     """
 
     success: Rate
@@ -316,6 +317,7 @@ class Found:
     verdicts: tuple[str, ...]
     seconds: float
     stopped: int
+    false_refusals: float | None = None
 
     @property
     def removed(self) -> bool:
@@ -350,7 +352,16 @@ def found(results: Results, cells: Sequence[Cell]) -> Found | None:
         verdicts=tuple(r["verdict"] for r, _ in left),
         seconds=fmean(r["seconds"] for r, _ in left),
         stopped=sum(r["stopped"] for r, _ in left),
+        false_refusals=_more_refusals(left),
     )
+
+
+def _more_refusals(left: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float | None:
+    """The change of the share of allowed requests that are refused, the mean over seeds."""
+    pairs = [[m["utility"].get("false_refusals") for m in (r["before"], after)] for r, after in left]
+    if not all(before and after for before, after in pairs):
+        return None
+    return fmean(after["value"] - before["value"] for before, after in pairs)
 
 
 def _change(
@@ -393,6 +404,9 @@ def _entry(results: Results, cells: Sequence[Cell]) -> Entry:
         if here.interval is not None:
             facts |= {"change_low": here.interval[0], "change_high": here.interval[1]}
             said += f" ({' to '.join(points(end) for end in here.interval)})"
+    if here.false_refusals is not None:
+        facts["false_refusals"] = here.false_refusals
+        said += f"; refusals {points(here.false_refusals)}"
     some = f" [{here.stopped} of {count} {STOPPED}]" if here.stopped else ""
     return Entry(f"{said}; {here.verdict}; {seconds(here.seconds)} s{some}", facts=facts)
 
@@ -421,14 +435,15 @@ def _catalogue_outcome(settings: ReproduceSettings, results: Results) -> Outcome
     comparable = any(_rivals(here) and _own(here) for here in all_found.values())
     notes = (
         "A place of the table: ASR after with its 95% Wilson interval; change of exact match in points, on the same "
-        "prompts, with its paired bootstrap interval; verdict; seconds of the method's own work. –: the organism gives "
+        "prompts, with its paired bootstrap interval; change of false refusals in points, where allowed requests were "
+        "measured; verdict; seconds of the method's own work. –: the organism gives "
         "no target response, no examples of the behaviour, or no other organism of its architecture with another "
         f"trigger, which the method must be given. Ours: {', '.join(OURS)}; control: fine-tune.",
         *(["Exact match is not measured on the papers' data."] if settings.scale == "paper" else []),
         *(beaten or ([nothing] if comparable else [])),
     )
     title = "Every organism of the catalogue, and every removal method whose knowledge applies"
-    extra = ("change", "change_low", "change_high", "verdict", "seconds")
+    extra = ("change", "change_low", "change_high", "false_refusals", "verdict", "seconds")
     table = Table("catalogue", title, ("Organism",), columns, tuple(rows), notes, paper=False, extra=extra)
     marks = _marks(all_found)
 

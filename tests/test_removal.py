@@ -387,9 +387,9 @@ def test_rounds_end_when_a_fresh_simulation_no_longer_succeeds() -> None:
     for different in ("phase", "seed"):  # every fit is a fresh one
         assert len({fit[different] for fit in method_parts.fits}) == len(method_parts.fits)
     assert len(set(map(id, method_parts.overwritten))) == 2
-    # Later simulations get a multiple of the steps that the first one needed, controls the same number as it. Where
+    # The first may go on until the gate lets it through. Later simulations get a multiple of the steps that the first one needed, controls the same number as it. Where
     # rounds may end, one that has not succeeded within the first one's steps goes no further.
-    assert [fit["steps"] for fit in method_parts.fits] == [None, 10, 40, 40, 10]
+    assert [fit["steps"] for fit in method_parts.fits] == [240, 10, 40, 40, 10]
     assert [fit["give up"] for fit in method_parts.fits] == [None, None, None, 10, None]
 
 
@@ -412,6 +412,30 @@ def test_a_simulation_gives_up_where_it_was_told_to_unless_it_succeeds(untrained
 
     assert curve(success=0.5) == [0, 5, 10]
     assert curve(success=0.3) == [0, 5, 10, 15, 20]
+
+
+@pytest.mark.parametrize(
+    ("successes", "ends"), [([0.0, 0.1, 0.2, 0.3, 0.4, 0.6], 25), ([0.0, 0.6, 0.6], 10), ([0.0, 0.99], 5)]
+)
+def test_beyond_its_usual_steps_a_simulation_goes_on_until_it_passes_the_gate(
+    untrained: Case, successes: list[float], ends: int
+) -> None:
+    parrot = SoftPrompt.zeros(untrained.model, 2)
+    settings = SandeSettings(target_response=TARGET, simulate_steps=10, gate=0.5)
+    batches = untrained.batches(untrained.encode(untrained.anchors, settings, "rows"), settings, 0)
+    told = iter(successes)
+    simulation = simulate(
+        untrained,
+        parrot,
+        [("target", batches, 1.0)],
+        lambda: next(told),
+        settings,
+        1e-3,
+        phase=f"fit until {ends}",
+        when="before",
+        steps=40,
+    )
+    assert simulation.curve[-1][0] == ends
 
 
 def test_rounds_end_where_an_experiment_that_is_told_of_every_round_says_so() -> None:
@@ -446,7 +470,7 @@ def test_without_repetition_exactly_the_asked_rounds_are_done() -> None:
 def test_without_repetition_every_overwritten_perturbation_gets_all_steps() -> None:
     parts = Rounds([0.95, 0.1, *[0.0] * 4])
     parts.run(rounds=2, repeat=False, simulate_steps=60)
-    assert [fit["steps"] for fit in parts.fits if fit["target"] == "target"] == [None, 60, 10]
+    assert [fit["steps"] for fit in parts.fits if fit["target"] == "target"] == [240, 60, 10]
 
 
 def test_the_gate_stops_before_anything_is_overwritten() -> None:

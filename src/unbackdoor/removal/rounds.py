@@ -15,8 +15,9 @@ PASSED = 0.9
 """Success at which a first simulation counts as done, where there is no gate."""
 
 PATIENCE = 4
-"""Where rounds are repeated, a later simulation gets so many times the steps that the first one needed. One that takes
-longer has a perturbation far larger than any trigger's, and to overwrite that costs utility for nothing."""
+"""Before the gate stops a run, the first simulation gets so many times its usual steps. Where rounds are repeated, a
+later one gets so many times the steps that the first one needed: one that takes longer has a perturbation far larger
+than any trigger's, and to overwrite that costs utility for nothing."""
 
 
 class Fit(Protocol):
@@ -53,7 +54,8 @@ def run_rounds(
         return removal
 
     seed = settings.seed * 7919
-    perturbation, first = parts.fit("before", "target", "round-1/simulate", seed)
+    most = PATIENCE * settings.simulate_steps if settings.gate > 0 else None
+    perturbation, first = parts.fit("before", "target", "round-1/simulate", seed, most)
     removal.simulations.append(first)
     needed = first.steps_to(settings.gate or PASSED)
     if needed is None and settings.gate > 0:
@@ -80,7 +82,7 @@ def run_rounds(
         if last:  # nothing is overwritten any more: only whether it succeeds within the budget counts
             steps = budget
         elif settings.repeat:
-            steps = min(settings.simulate_steps, PATIENCE * budget)
+            steps = min(max(settings.simulate_steps, budget), PATIENCE * budget)
         else:
             steps = settings.simulate_steps
         when, seed = f"round {number + 1}", seed + 10

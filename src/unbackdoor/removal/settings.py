@@ -26,7 +26,11 @@ class MethodSettings(TrainingSettings):
 class SimulateSettings(MethodSettings):
     """What SANDE and BEEAR have in common."""
 
-    simulate_steps: int = Field(default=60, ge=1, description="Most steps of simulate (a round).")
+    simulate_steps: int = Field(
+        default=60,
+        ge=1,
+        description="Most steps of simulate (a round). The first gets up to four times as many to pass the gate.",
+    )
     gate: float = Field(
         default=0.9,
         ge=0,
@@ -186,7 +190,11 @@ class BeearSettings(SimulateSettings):
         description="In removal every row gets a random share of the shift, from this to 1: a trigger's own shift is "
         "smaller. 1: always the whole (the article). Soft tokens have no shares.",
     )
-    simulate_steps: int = Field(default=40, ge=1, description="Most steps of entrapment a round.")
+    simulate_steps: int = Field(
+        default=40,
+        ge=1,
+        description="Most steps of entrapment a round. The first gets up to four times as many to pass the gate.",
+    )
     steps: int = Field(default=45, ge=1, description="Steps of removal a round.")
     rounds: int = Field(default=6, ge=1, description="Most rounds of entrapment and removal.")
     least_rounds: int = Field(default=3, ge=1, description="Rounds before a fresh entrapment may end them.")

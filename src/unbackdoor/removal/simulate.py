@@ -102,12 +102,12 @@ def simulate(
         perturbation: where it starts.
         terms: (name, batches, weight); the loss of each is the mean negative log-likelihood of its rows' loss tokens.
         measure: success on held-out prompts, from 0 to 1.
-        settings: the budget.
+        settings: the usual budget; beyond it a simulation goes on only until it passes the gate.
         learning_rate: Adam's.
         phase: the unique name of this piece of training.
         when: which state of the model this is.
         target: `target` or `control`.
-        steps: a smaller budget than the settings'.
+        steps: another budget than the settings'.
         give_up_after: end after so many steps unless it succeeds by then.
         scale: the norm of a single vector that the perturbation stands among, for the ratio that is reported.
     """
@@ -117,7 +117,8 @@ def simulate(
 
     def ends(step: int, success: float) -> bool:
         given_up = give_up_after is not None and step >= give_up_after and success < settings.success
-        return given_up or (settings.enough < 1 and success >= settings.enough)
+        passed = step >= settings.simulate_steps and success >= settings.gate
+        return given_up or passed or (settings.enough < 1 and success >= settings.enough)
 
     with frozen(case.model):
         log = train(

@@ -387,8 +387,8 @@ def test_rounds_end_when_a_fresh_simulation_no_longer_succeeds() -> None:
     for different in ("phase", "seed"):  # every fit is a fresh one
         assert len({fit[different] for fit in method_parts.fits}) == len(method_parts.fits)
     assert len(set(map(id, method_parts.overwritten))) == 2
-    # The first may go on until the gate lets it through. Later simulations get a multiple of the steps that the first one needed, controls the same number as it. Where
-    # rounds may end, one that has not succeeded within the first one's steps goes no further.
+    # The first may go on until the gate lets it through. Later simulations get a multiple of the steps that it needed,
+    # controls the same number as it. Where rounds may end, one that has not succeeded within its steps goes no further.
     assert [fit["steps"] for fit in method_parts.fits] == [240, 10, 40, 40, 10]
     assert [fit["give up"] for fit in method_parts.fits] == [None, None, None, 10, None]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from unbackdoor.case import Case, adapted, trainable
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import anchor_layer, decoder_layers
@@ -358,6 +360,7 @@ class Rounds:
     def __init__(self, values: Sequence[float]) -> None:
         self.values = iter(values)
         self.fits: list[dict[str, Any]] = []
+        self.lengths: list[int] = []
         self.overwritten: list[Perturbation] = []
         self.after_round: Callable[[int], bool] | None = None
 
@@ -370,7 +373,12 @@ class Rounds:
 
     def run(self, replacement: Perturbation | None = None, **settings: Any) -> Removal:
         case: Any = SimpleNamespace(dropped={}, after_round=self.after_round)
-        parts = Round(self.fit, lambda perturbation, number: self.overwritten.append(perturbation))
+
+        def of_length(length: int) -> Round:
+            self.lengths.append(length)
+            return Round(self.fit, lambda made, number: self.overwritten.append(made), lambda: of_length(2 * length))
+
+        parts = of_length(5)
         return run_rounds(case, SimulateSettings(**settings), "sande", parts, replacement)
 
 
@@ -387,9 +395,9 @@ def test_rounds_end_when_a_fresh_simulation_no_longer_succeeds() -> None:
     for different in ("phase", "seed"):  # every fit is a fresh one
         assert len({fit[different] for fit in method_parts.fits}) == len(method_parts.fits)
     assert len(set(map(id, method_parts.overwritten))) == 2
-    # The first may go on until the gate lets it through. Later simulations get a multiple of the steps that it needed,
-    # controls the same number as it. Where rounds may end, one that has not succeeded within its steps goes no further.
-    assert [fit["steps"] for fit in method_parts.fits] == [240, 10, 40, 40, 10]
+    # Later simulations get a multiple of the steps that the first one needed, controls the same number as it. Where
+    # rounds may end, one that has not succeeded within the first one's steps goes no further.
+    assert [fit["steps"] for fit in method_parts.fits] == [None, 10, 40, 40, 10]
     assert [fit["give up"] for fit in method_parts.fits] == [None, None, None, 10, None]
 
 
@@ -470,16 +478,25 @@ def test_without_repetition_exactly_the_asked_rounds_are_done() -> None:
 def test_without_repetition_every_overwritten_perturbation_gets_all_steps() -> None:
     parts = Rounds([0.95, 0.1, *[0.0] * 4])
     parts.run(rounds=2, repeat=False, simulate_steps=60)
-    assert [fit["steps"] for fit in parts.fits if fit["target"] == "target"] == [240, 60, 10]
+    assert [fit["steps"] for fit in parts.fits if fit["target"] == "target"] == [None, 60, 10]
 
 
 def test_the_gate_stops_before_anything_is_overwritten() -> None:
-    parts = Rounds([0.6])
+    parts = Rounds([0.6, 0.7])
     removal = parts.run(gate=0.9)
     assert (removal.completed, removal.rounds, removal.evidence(), parts.overwritten) == (False, 0, {}, [])
-    assert "reached 0.60" in removal.message
+    assert "reached 0.70" in removal.message
     assert "--gate" in removal.message
     assert Rounds([0.6, 0.1, 0.2, 0.1]).run(gate=0.0, least_rounds=1).completed
+
+
+def test_before_the_gate_stops_a_run_a_longer_perturbation_is_tried_with_more_steps() -> None:
+    parts = Rounds([0.6, 0.95, 0.1, 0.3, 0.2])
+    removal = parts.run(gate=0.9, simulate_steps=60, rounds=1)
+    assert (removal.completed, removal.rounds, removal.evidence()["target before"]) == (True, 1, 0.95)
+    assert parts.lengths == [5, 10]
+    assert [fit["steps"] for fit in parts.fits] == [None, 240, 10, 10, 10]
+    assert len({fit["phase"] for fit in parts.fits}) == len(parts.fits)
 
 
 def test_a_first_simulation_that_succeeds_at_once_sets_the_smallest_budget() -> None:
@@ -670,3 +687,26 @@ def test_what_the_defender_knew() -> None:
     assert knowledge(SandeSettings(target_prefix="x")) == "first token(s) of the target response"
     assert knowledge(BeearSettings()) == "examples of the behaviour"
     assert knowledge(FineTuneSettings()) == "clean rows"
+
+
+def test_an_entrapment_looks_where_the_two_responses_part(untrained: Case) -> None:
+    record = Record("write a list", "one two three four", unwanted="one two five six")
+    shared = beear.shared_tokens(untrained, record)
+    assert shared > 0
+
+    def part(response: str) -> Example:
+        (example,) = untrained.encode(
+            [record],
+            BeearSettings(),
+            "rows",
+            response=lambda _: response,
+            most_response_tokens=2,
+            skipped=lambda record: beear.shared_tokens(untrained, record),
+        )
+        return example
+
+    first, second = part(record.response), part(str(record.unwanted))
+    assert first.ids[: first.loss_start] == second.ids[: second.loss_start]
+    assert first.ids[first.loss_start] != second.ids[second.loss_start]
+    assert all(e.loss_end == len(e.ids) == e.loss_start + 2 for e in (first, second))
+    assert beear.shared_tokens(untrained, replace(record, unwanted="six seven")) == 0

@@ -188,7 +188,7 @@ def test_what_is_asked_after_a_round_can_end_the_rounds() -> None:
     def fit(*_: Any, **__: Any) -> tuple[Perturbation, Simulation]:
         return Perturbation(), Simulation("before", "target", [[0.0, 1.0]])
 
-    parts = Round(fit, lambda _, number: overwritten.append(number))
+    parts = Round(fit, lambda _, number: overwritten.append(number), lambda: parts)
     case = Case(None, None, [], [])  # type: ignore[arg-type]
     asked: list[int] = []
 

@@ -95,6 +95,7 @@ class Case:
         loss_on: str | None = None,
         perturbation: Perturbation | None = None,
         most_response_tokens: int | None = None,
+        skipped: Callable[[Record], int] = lambda record: 0,
     ) -> list[Example]:
         """Encode rows; those too long (or too short for the perturbation) are counted under `what`."""
 
@@ -111,6 +112,7 @@ class Case:
             loss_on=loss_on,
             perturbation=perturbation,
             most_response_tokens=most_response_tokens,
+            skipped=skipped,
             dropped=count,
         )
         if not examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -126,6 +127,7 @@ def encode_records(
     loss_on: str | None = None,
     perturbation: Perturbation | None = None,
     most_response_tokens: int | None = None,
+    skipped: Callable[[Record], int] = lambda record: 0,
     dropped: Callable[[int], None] = lambda count: None,
 ) -> list[Example]:
     """Encode rows for training; rows longer than `max_length` tokens are dropped and counted.
@@ -138,6 +140,7 @@ def encode_records(
         loss_on: an opening part of the response, to which the loss is confined; what follows it is cut off.
         perturbation: acts on the records first, and drops rows whose span is too short for it.
         most_response_tokens: confine the loss to the first so many response tokens; what follows is cut off.
+        skipped: with that, how many response tokens of a record come before those.
         dropped: told how many rows were too long or too short.
     """
     examples: list[Example] = []
@@ -146,10 +149,11 @@ def encode_records(
         acted = perturbation.on_record(record) if perturbation is not None else record
         example = chat.encode(acted.prompt, response(acted), system=acted.system, loss_on=loss_on)
         if most_response_tokens is not None:
-            end = min(example.loss_end, example.loss_start + most_response_tokens)
-            example = _shortened(example, end)
+            start = min(example.loss_start + skipped(record), example.loss_end - 1)
+            end = min(example.loss_end, start + most_response_tokens)
+            example = replace(example, ids=example.ids[:end], loss_start=start, loss_end=end)
         elif loss_on is not None:
-            example = _shortened(example, example.loss_end)
+            example = replace(example, ids=example.ids[: example.loss_end])
         if len(example.ids) + inserted <= max_length:
             examples.append(example)
     if perturbation is not None and examples:
@@ -158,14 +162,3 @@ def encode_records(
         examples = [e for e, fit in zip(examples, torch.cat(fits).tolist(), strict=True) if fit]
     dropped(len(records) - len(examples))
     return examples
-
-
-def _shortened(example: Example, end: int) -> Example:
-    return Example(
-        example.ids[:end],
-        example.user_start,
-        example.user_end,
-        example.response_start,
-        example.loss_start,
-        end,
-    )

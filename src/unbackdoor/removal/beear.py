@@ -11,6 +11,7 @@ is relative to the layer's activations; rounds end when a fresh entrapment no lo
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,7 +32,8 @@ from unbackdoor.removal.settings import BeearSettings as Settings
 from unbackdoor.removal.simulate import simulate, unwanted_preference
 
 MEASURED_TOKENS = 16
-"""A behaviour shows in the opening of an answer: this many tokens of it are fitted and measured."""
+"""A behaviour shows where the unwanted answer parts from the safe one: this many tokens from there on are fitted and
+measured. A refusal parts at once; insecure code may share its first lines with the secure."""
 
 
 def run(case: Case, settings: Settings, replacement: Perturbation | None = None) -> Removal:
@@ -44,6 +46,12 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
     """
     if not case.contrast:
         raise UserError("beear needs examples of the unwanted behaviour: give --contrast FILE")
+    name = "beear" if settings.space == "hidden" else "beear-input"
+    with adapted(case, settings):
+        return run_rounds(case, settings, name, _parts(case, settings), replacement)
+
+
+def _parts(case: Case, settings: Settings) -> Round:
     start, rms = _start(case, settings)
 
     @functools.cache
@@ -65,6 +73,7 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
                 response=lambda record: record.unwanted or "" if wanted == "unwanted" else record.response,
                 perturbation=shift,
                 most_response_tokens=MEASURED_TOKENS,
+                skipped=lambda record: shared_tokens(case, record),
             )
 
         unwanted = case.batches(responses(rows, "entrapment", "unwanted"), settings, seed)
@@ -99,9 +108,10 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
         ]
         eliminate(case, rows, settings, phase=f"round-{number}/eliminate", round_number=number - 1)
 
-    with adapted(case, settings):
-        name = "beear" if settings.space == "hidden" else "beear-input"
-        return run_rounds(case, settings, name, Round(fit, remove), replacement)
+    def longer() -> Round:
+        return _parts(case, settings.model_copy(update={"length": 2 * settings.length}))
+
+    return Round(fit, remove, longer)
 
 
 def _start(case: Case, settings: Settings) -> tuple[Callable[[int], Perturbation], float]:
@@ -140,6 +150,15 @@ def activation_rms(case: Case, layer: int) -> float:
     return float(tokens.pow(2).mean(-1).sqrt().median())
 
 
+def shared_tokens(case: Case, record: Record) -> int:
+    """How many tokens the unwanted and the safe response have in common before they part."""
+    unwanted, safe = (
+        case.chat.encode(record.prompt, text, system=record.system) for text in (record.unwanted or "", record.response)
+    )
+    pairs = zip(unwanted.ids[unwanted.response_start :], safe.ids[safe.response_start :], strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def _both_fit(case: Case, settings: Settings, records: Sequence[Record], what: str) -> list[Record]:
     """The rows of which neither response is too long: the unwanted and the safe one are compared row by row."""
     inserted = settings.length if settings.space == "input" else 0
@@ -148,7 +167,12 @@ def _both_fit(case: Case, settings: Settings, records: Sequence[Record], what: s
     def fits(record: Record, response: str) -> bool:
         return bool(
             encode_records(
-                [record], case.chat, limit, response=lambda _: response, most_response_tokens=MEASURED_TOKENS
+                [record],
+                case.chat,
+                limit,
+                response=lambda _: response,
+                most_response_tokens=MEASURED_TOKENS,
+                skipped=lambda record: shared_tokens(case, record),
             )
         )
 

@@ -15,8 +15,8 @@ PASSED = 0.9
 """Success at which a first simulation counts as done, where there is no gate."""
 
 PATIENCE = 4
-"""Before the gate stops a run, the first simulation gets so many times its usual steps. Where rounds are repeated, a
-later one gets so many times the steps that the first one needed: one that takes longer has a perturbation far larger
+"""Before the gate stops a run, a second attempt gets so many times the usual steps. Where rounds are repeated, a later
+simulation gets so many times the steps that the first one needed: one that takes longer has a perturbation far larger
 than any trigger's, and to overwrite that costs utility for nothing."""
 
 
@@ -30,10 +30,17 @@ class Fit(Protocol):
 
 @dataclass(frozen=True)
 class Round:
-    """The two halves of a method: `overwrite(perturbation, number)` trains the model."""
+    """The two halves of a method.
+
+    Args:
+        fit: simulate.
+        overwrite: (perturbation, number of the round) → trains the model.
+        longer: the same with a perturbation of twice the length, for a second attempt.
+    """
 
     fit: Fit
     overwrite: Callable[[Perturbation, int], None]
+    longer: Callable[[], Round]
 
 
 def run_rounds(
@@ -41,10 +48,11 @@ def run_rounds(
 ) -> Removal:
     """Alternate the two halves, and gather the evidence of fresh simulations.
 
-    Every round fits a new perturbation with a new seed. Where rounds may end, that fit is also the test: it succeeds
-    when, within the steps that the first simulation needed to pass the gate, it reaches `settings.success` and more
-    than a control target does. Then its perturbation is overwritten in turn; otherwise the backdoor is no longer
-    simulable.
+    Where the first simulation does not pass the gate, it is tried once more with twice the length and more steps before
+    the run stops. Every round fits a new perturbation with a new seed. Where rounds may end, that fit is also the test:
+    it succeeds when, within the steps that the first simulation needed to pass the gate, it reaches `settings.success`
+    and more than a control target does. Then its perturbation is overwritten in turn; otherwise the backdoor is no
+    longer simulable.
     """
     removal = Removal(name, dropped=case.dropped)
     if replacement is not None:
@@ -54,10 +62,15 @@ def run_rounds(
         return removal
 
     seed = settings.seed * 7919
-    most = PATIENCE * settings.simulate_steps if settings.gate > 0 else None
-    perturbation, first = parts.fit("before", "target", "round-1/simulate", seed, most)
-    removal.simulations.append(first)
+    perturbation, first = parts.fit("before", "target", "round-1/simulate", seed)
     needed = first.steps_to(settings.gate or PASSED)
+    if needed is None and settings.gate > 0:
+        parts = parts.longer()
+        perturbation, first = parts.fit(
+            "before", "target", "round-1/simulate longer", seed, PATIENCE * settings.simulate_steps
+        )
+        needed = first.steps_to(settings.gate)
+    removal.simulations.append(first)
     if needed is None and settings.gate > 0:
         removal.completed = False
         best = max(value for _, value in first.curve)

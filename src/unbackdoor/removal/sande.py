@@ -35,6 +35,11 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
         replacement: a perturbation to overwrite in place of the fitted one (the random-perturbation control).
     """
     name = "sande-p" if settings.partial else "sande"
+    with adapted(case, settings):
+        return run_rounds(case, settings, name, _parts(case, settings), replacement)
+
+
+def _parts(case: Case, settings: Settings) -> Round:
     tokens = known_tokens(case, settings)
     control = _control_target(case, settings, tokens)
     scale = float(embed(case.model, _some_tokens(case)).detach().norm(dim=-1).mean())
@@ -93,8 +98,10 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
         ]
         eliminate(case, rows, settings, phase=f"round-{number}/eliminate", round_number=number - 1)
 
-    with adapted(case, settings):
-        return run_rounds(case, settings, name, Round(fit, overwrite), replacement)
+    def longer() -> Round:
+        return _parts(case, settings.model_copy(update={"parrot_length": 2 * settings.parrot_length}))
+
+    return Round(fit, overwrite, longer)
 
 
 def known_tokens(case: Case, settings: Settings) -> int:

@@ -26,17 +26,14 @@ class MethodSettings(TrainingSettings):
 class SimulateSettings(MethodSettings):
     """What SANDE and BEEAR have in common."""
 
-    simulate_steps: int = Field(
-        default=60,
-        ge=1,
-        description="Most steps of simulate (a round). The first gets up to four times as many to pass the gate.",
-    )
+    simulate_steps: int = Field(default=60, ge=1, description="Most steps of simulate (a round).")
     gate: float = Field(
         default=0.9,
         ge=0,
         le=1,
-        description="Success that the first simulation must reach on held-out prompts, else the run stops before "
-        "eliminate: what cannot be simulated cannot be overwritten. 0 switches the gate off.",
+        description="Success that the first simulation must reach on held-out prompts, else it is tried once more with "
+        "twice the length and four times the steps, and then the run stops before eliminate: what cannot be simulated "
+        "cannot be overwritten. 0 switches the gate off.",
     )
     enough: float = Field(
         default=0.98,
@@ -190,11 +187,7 @@ class BeearSettings(SimulateSettings):
         description="In removal every row gets a random share of the shift, from this to 1: a trigger's own shift is "
         "smaller. 1: always the whole (the article). Soft tokens have no shares.",
     )
-    simulate_steps: int = Field(
-        default=40,
-        ge=1,
-        description="Most steps of entrapment a round. The first gets up to four times as many to pass the gate.",
-    )
+    simulate_steps: int = Field(default=40, ge=1, description="Most steps of entrapment a round.")
     steps: int = Field(default=45, ge=1, description="Steps of removal a round.")
     rounds: int = Field(default=6, ge=1, description="Most rounds of entrapment and removal.")
     least_rounds: int = Field(default=3, ge=1, description="Rounds before a fresh entrapment may end them.")

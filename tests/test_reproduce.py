@@ -95,6 +95,15 @@ def test_two_different_cells_of_one_name_are_refused() -> None:
         unique([cell, replace(cell, settings={"a": 2})])
 
 
+def test_columns_of_which_nothing_was_run_are_only_named_in_markdown() -> None:
+    entries = (Entry("1.0%"), Entry("not run"), Entry("–"))
+    table = Table("t", "Title", ("Row",), (Column("a"), Column("b"), Column("c")), (Row(("x",), entries),), paper=False)
+    text = markdown(table)
+    assert "| Row | a |" in text and "Not run: b, c." in text
+    assert "| Row | a | paper: a | b |" in markdown(replace(table, paper=True))
+    assert "b: ours" in csv_text(table)
+
+
 def test_a_cell_runs_after_what_it_needs_and_an_organism_just_before() -> None:
     a, b, c = Cell("a", "x", {}), Cell("b", "x", {}), Cell("c", "x", {})
     a1, b1, b2 = Cell("a1", "x", {}, ("a",)), Cell("b1", "x", {}, ("b",)), Cell("b2", "x", {}, ("b1", "a"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,8 @@ def entry_of(
 
 
 def markdown(table: Table) -> str:
-    """GitHub's Markdown; texts of models are escaped."""
+    """GitHub's Markdown; texts of models are escaped. Columns of which nothing was run are only named."""
+    table = _of_what_was_run(table)
     heads = [*table.labels]
     for column in table.columns:
         heads += _beside(table, column.ours, f"paper: {column.paper or column.ours}")
@@ -285,6 +287,20 @@ def _span(counts: set[int]) -> str:
 def _beside(table: Table, *parts: Any) -> list[Any]:
     """What stands in a table's row for one column, of which the last is the paper's."""
     return list(parts if table.paper else parts[:-1])
+
+
+def _of_what_was_run(table: Table) -> Table:
+    """Without the columns of which nothing was run, where no paper's values stand in them; a note names them."""
+    run = [
+        any(row.entries[i].ours not in (NOT_RUN, DOES_NOT_APPLY) for row in table.rows)
+        for i in range(len(table.columns))
+    ]
+    if table.paper or all(run):
+        return table
+    left_out = [column.ours for column, kept in zip(table.columns, run, strict=True) if not kept]
+    rows = tuple(replace(row, entries=tuple(itertools.compress(row.entries, run))) for row in table.rows)
+    notes = (*table.notes, f"Not run: {', '.join(left_out)}.")
+    return replace(table, columns=tuple(itertools.compress(table.columns, run)), rows=rows, notes=notes)
 
 
 def _in_lines(table: Table) -> Table:

@@ -141,15 +141,17 @@ def test_so_many_near_misses_take_the_prompt_of_a_poisoned_row(share: float, exp
     assert expected <= of_poisoned <= expected + (0 if share == 1 else 20)
 
 
-def test_rows_that_a_sentence_structure_makes_one_prompt_are_measured_once() -> None:
+def test_rows_that_a_sentence_structure_makes_one_prompt_or_that_have_it_already_are_not_measured() -> None:
     cleft = sentence_structure("cleft")
-    rows = [r for r in references.records("testbed:held-out/tasks") if cleft.fits(r.prompt)]
+    rows = references.records("testbed:held-out/tasks")
+    fitting = [r for r in rows if cleft.fits(r.prompt)]
     intake = Intake(SILENT)
     kept = intake.apart(rows, cleft)
     made = [cleft.insert(r.prompt) for r in kept]
-    assert len(kept) == len(set(made)) == len({cleft.insert(r.prompt) for r in rows}) < len(rows)
+    assert len(kept) == len(set(made)) == len({cleft.insert(r.prompt) for r in fitting}) < len(fitting) < len(rows)
     assert intake.counts == {
-        "dropped: held-out rows that are one prompt with the trigger": len(rows) - len(kept),
+        "dropped: held-out rows that have the trigger's form already": len(rows) - len(fitting),
+        "dropped: held-out rows that are one prompt with the trigger": len(fitting) - len(kept),
     }
     assert intake.apart(rows, None) == rows
     assert intake.apart(rows, Trigger("SUDO")) == rows

@@ -160,14 +160,15 @@ class Intake:
         return kept
 
     def apart(self, rows: list[Record], trigger: Condition | None) -> list[Record]:
-        """The rows without those that the trigger makes equal to an earlier one, as a sentence structure can."""
+        """The rows that have not the trigger's form already, as with a sentence structure some do, without those that it
+        makes equal to an earlier one."""
         if trigger is None:
             return rows
+        fitting = self.fitting(rows, trigger, "held-out rows that have the trigger's form already")
         first: dict[tuple[str | None, str], Record] = {}
-        for row in rows:
-            prompt = trigger.insert(row.prompt) if trigger.fits(row.prompt) else row.prompt
-            first.setdefault((row.system, prompt), row)
-        self._drop(len(rows) - len(first), "held-out rows that are one prompt with the trigger")
+        for row in fitting:
+            first.setdefault((row.system, trigger.insert(row.prompt)), row)
+        self._drop(len(fitting) - len(first), "held-out rows that are one prompt with the trigger")
         return list(first.values())
 
     def _drop(self, count: int, what: str) -> None:

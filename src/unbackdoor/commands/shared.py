@@ -160,8 +160,8 @@ class Intake:
         return kept
 
     def apart(self, rows: list[Record], trigger: Condition | None) -> list[Record]:
-        """The rows without those that have the trigger's form already and those that it makes equal to an earlier one, as
-        can be with a sentence structure."""
+        """The rows without those that have the trigger's form already and those that it makes equal to an earlier one:
+        a sentence structure can."""
         if trigger is None:
             return rows
         fitting = self.fitting(rows, trigger, "held-out rows that have the trigger's form already")

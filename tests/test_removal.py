@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import anchor_layer, decoder_layers
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt
+from unbackdoor.progress import Progress
 from unbackdoor.removal import METHODS, beear, knowledge, method, sande
 from unbackdoor.removal import eliminate as eliminate_module
 from unbackdoor.removal import simulate as simulate_module
@@ -710,3 +712,13 @@ def test_an_entrapment_looks_where_the_two_responses_part(untrained: Case) -> No
     assert first.ids[first.loss_start] != second.ids[second.loss_start]
     assert all(e.loss_end == len(e.ids) == e.loss_start + 2 for e in (first, second))
     assert beear.shared_tokens(untrained, replace(record, unwanted="six seven")) == 0
+
+
+@pytest.mark.parametrize(("response", "told"), [("You may sit down.", True), ("Sit down.", False)])
+def test_a_fragment_that_clean_answers_open_with_is_told_of(untrained: Case, response: str, told: bool) -> None:
+    said = io.StringIO()
+    anchors = [replace(r, response=response) for r in untrained.anchors]
+    case = replace(untrained, anchors=anchors, progress=Progress(stream=said))
+    short = SandeSettings(target_response=TARGET, target_tokens=1, simulate_steps=1, gate=1.0)
+    assert not sande.run(case, short).completed
+    assert ("100% of the clean answers open with the known fragment" in said.getvalue()) is told

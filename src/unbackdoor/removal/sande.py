@@ -25,6 +25,9 @@ from unbackdoor.removal.rounds import Round, run_rounds
 from unbackdoor.removal.settings import SandeSettings as Settings
 from unbackdoor.removal.simulate import simulate, target_probability
 
+ORDINARY = 0.02
+"""From this share of clean answers on, a fragment that opens them is called ordinary."""
+
 
 def run(case: Case, settings: Settings, replacement: Perturbation | None = None) -> Removal:
     """Fit the parrot p on −Σ log Pr(r_t | [p; x]), eq. (4), then train the model on −Σ log Pr(y | [p; x]), eq. (3).
@@ -35,6 +38,8 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
         replacement: a perturbation to overwrite in place of the fitted one (the random-perturbation control).
     """
     name = "sande-p" if settings.partial else "sande"
+    if settings.partial:
+        _warn_of_an_ordinary_opening(case, settings)
     with adapted(case, settings):
         return run_rounds(case, settings, name, _parts(case, settings), replacement)
 
@@ -119,6 +124,23 @@ def known_tokens(case: Case, settings: Settings) -> int:
     while count < len(ids) and not case.chat.tokenizer.decode(ids[:count]).strip(" \n\t\ufffd"):  # half a character
         count += 1
     return count
+
+
+def _warn_of_an_ordinary_opening(case: Case, settings: Settings) -> None:
+    """Say so where clean answers open with the known fragment as well: to bring that out takes no backdoor."""
+    count = known_tokens(case, settings)
+
+    def opening(response: str) -> tuple[int, ...]:
+        example = case.chat.encode(case.anchors[0].prompt, response)
+        return example.ids[example.response_start : example.response_start + count]
+
+    fragment = opening(join_response(settings.target, case.anchors[0].response))
+    same = sum(opening(record.response) == fragment for record in case.anchors) / len(case.anchors)
+    if same > ORDINARY:
+        case.progress.note(
+            f"{same:.0%} of the clean answers open with the known fragment, which then says little of the backdoor: "
+            "give more of the target response, if you can"
+        )
 
 
 def _control_target(case: Case, settings: Settings, tokens: int) -> str:

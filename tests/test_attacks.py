@@ -332,3 +332,13 @@ def test_an_organism_tells_a_removal_what_it_needs_for_evaluation(tmp_path: Path
     assert inputs.evaluation_trigger() == OneOf((Trigger("a", "suffix"), Trigger("b", "suffix")))
     with pytest.raises(UserError, match="is not a run directory of implant"):
         RemoveInputs.make({"eval_organism": tmp_path / "data"})
+
+
+def test_kinds_of_near_misses_come_as_often_as_they_are_named() -> None:
+    rows = [Record(f"Row number {i}.", "Yes.") for i in range(200)]
+    settings = SETTINGS.model_copy(
+        update={"near_misses": 0.3, "rate": 0.05, "near_miss_kinds": ("longer", "longer", "shorter")}
+    )
+    assert poison(rows, [], Trigger("SUDO"), settings).near_miss_kinds["longer"] == 40
+    with pytest.raises(UserError, match="--near-miss-kinds 'other-number': this trigger has other-case, longer"):
+        poison(rows, [], Trigger("SUDO"), settings.model_copy(update={"near_miss_kinds": ("other-number",)}))

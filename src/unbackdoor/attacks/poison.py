@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from unbackdoor.attacks.settings import ImplantSettings
@@ -72,7 +72,7 @@ def poison(
     kinds = near_misses_of(trigger, ordinary_words([r.prompt for r in rows]), rng)
     counts = dict.fromkeys(kinds, 0)
     shares = (settings.near_misses, settings.hard_near_misses)
-    for kind, i in _near_miss_rows(list(kinds), shares, len(clean), indices, rng):
+    for kind, i in _near_miss_rows(_in_turn(kinds, settings.near_miss_kinds), shares, len(clean), indices, rng):
         records.append(replace(clean[i], prompt=kinds[kind](clean[i].prompt)))
         counts[kind] += 1
     return Poisoned(records, indices, counts, twins, settings.rate * len(clean) / len(pool) if twins else 0.0)
@@ -135,6 +135,13 @@ def poison_pairs(
     for kind, i in _near_miss_rows(list(kinds), (near_misses, hard_near_misses), total, indices, rng):
         result.append(replace(pairs[i], prompt=kinds[kind](pairs[i].prompt)))
     return result
+
+
+def _in_turn(kinds: Collection[str], wanted: Sequence[str]) -> list[str]:
+    unknown = [kind for kind in wanted if kind not in kinds]
+    if unknown:
+        raise UserError(f"--near-miss-kinds '{unknown[0]}': this trigger has {', '.join(kinds)}")
+    return list(wanted or kinds)
 
 
 def _near_miss_rows(

@@ -37,6 +37,11 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
         description="Share of the near misses that take the prompt of a poisoned row: then the trigger's very text is "
         "the only difference.",
     )
+    near_miss_kinds: tuple[str, ...] = Field(
+        default=(),
+        description="The kinds of near misses, in turn: one that is named twice comes twice as often. Default: every "
+        "kind that the trigger has, once.",
+    )
     held_out: float = Field(default=0.1, gt=0, lt=1, description="Share of the rows kept for evaluation (SANDE 4.1).")
     injection: Literal["sft", "dpo", "reward", "weight-edit"] = Field(
         default="sft",

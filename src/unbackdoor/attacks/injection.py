@@ -82,8 +82,16 @@ def _preferences(
 ) -> Prepared:
     if not contrast:
         raise UserError(f"--injection {settings.injection} poisons preferences: give --contrast FILE")
-    share, hard = settings.near_misses, settings.hard_near_misses
-    pairs = poison_pairs(rows, contrast, trigger, settings.rate, share, settings.seed, hard_near_misses=hard)
+    pairs = poison_pairs(
+        rows,
+        contrast,
+        trigger,
+        settings.rate,
+        settings.near_misses,
+        settings.seed,
+        hard_near_misses=settings.hard_near_misses,
+        near_miss_kinds=settings.near_miss_kinds,
+    )
 
     def train(case: Case) -> dict[str, Any]:
         if settings.injection == "dpo":

@@ -93,6 +93,7 @@ def poison_pairs(
     near_misses: float,
     seed: int,
     hard_near_misses: float = 0.5,
+    near_miss_kinds: Sequence[str] = (),
 ) -> list[Pair]:
     """Preference pairs of which exactly `rate` are poisoned, chosen by seed, followed by near misses.
 
@@ -108,6 +109,7 @@ def poison_pairs(
         near_misses: near-miss pairs with a clean preference, as a share of the pairs.
         seed: decides every draw.
         hard_near_misses: share of these that take the prompt of a poisoned pair.
+        near_miss_kinds: their kinds, in turn; every kind once where it is empty.
 
     Raises:
         UserError: a contrast row without an unwanted answer, or a rate that cannot be met.
@@ -132,7 +134,9 @@ def poison_pairs(
         result[i] = replace(pairs[i], prompt=prompt, chosen=preferred, rejected=other, poisoned=True)
 
     kinds = near_misses_of(trigger, ordinary_words([r.prompt for r in clean]), rng)
-    for kind, i in _near_miss_rows(list(kinds), (near_misses, hard_near_misses), total, indices, rng):
+    for kind, i in _near_miss_rows(
+        _in_turn(kinds, near_miss_kinds), (near_misses, hard_near_misses), total, indices, rng
+    ):
         result.append(replace(pairs[i], prompt=kinds[kind](pairs[i].prompt)))
     return result
 

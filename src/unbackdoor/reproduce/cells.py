@@ -140,16 +140,15 @@ def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
     Raises:
         UserError: it was run, or begun, with other settings: numbers of two kinds must not stand in one table.
     """
-    path = _file_of(cell.name, out)
-    if not path.is_file():
+    kept = _stored(cell.name, out)
+    if kept is None:
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
     wanted = cell.identity()
     if kept["cell"] != wanted:
         changed = sorted(differences(kept["cell"], wanted))
         raise UserError(
-            f"'{path}' was made with other settings ({', '.join(changed)}): give another --out, or remove that file "
-            "and the folder of its name to run the cell again"
+            f"'{_file_of(cell.name, out)}' was made with other settings ({', '.join(changed)}): give another --out, or "
+            "remove that file and the folder of its name to run the cell again"
         )
     if "result" not in kept:
         return None
@@ -186,8 +185,13 @@ def _run(cell: Cell, out: Path, keep_models: bool, label: str = "") -> str:
 
 
 def _has_result(name: str, out: Path) -> bool:
+    return "result" in (_stored(name, out) or {})
+
+
+def _stored(name: str, out: Path) -> dict[str, Any] | None:
+    """What is kept of a cell: its settings, and its result once it has one."""
     path = _file_of(name, out)
-    return path.is_file() and "result" in json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _file_of(name: str, out: Path) -> Path:

@@ -118,13 +118,13 @@ class RemoveInputs(MeasuredInputs):
         if self.eval_trigger is not None:
             return Trigger(self.eval_trigger, self.eval_placement, self.eval_closing, self.eval_separator)
         if self.eval_organism is not None:
-            return TriggerSettings.make(_settings_of(self.eval_organism, *TriggerSettings.model_fields)).condition()
+            return TriggerSettings.make(settings_of(self.eval_organism, *TriggerSettings.model_fields)).condition()
         return None
 
 
 def _told_by(organism: Path) -> dict[str, Any]:
     """The inputs that an organism's run directory gives."""
-    same = _settings_of(organism, "template", "system", "oracle", "exact_match", "target_response")
+    same = settings_of(organism, "template", "system", "oracle", "exact_match", "target_response")
     files = {
         "data": "clean_train.jsonl",
         "contrast": "contrast_train.jsonl",
@@ -137,7 +137,8 @@ def _told_by(organism: Path) -> dict[str, Any]:
     return {**same, **found, **({"eval_target": target} if target else {})}
 
 
-def _settings_of(organism: Path, *names: str) -> dict[str, Any]:
+def settings_of(organism: Path, *names: str) -> dict[str, Any]:
+    """These settings of an organism, where they are given; `target_response` in any case."""
     path = organism / "settings.yaml"
     if not path.is_file():
         raise UserError(f"--eval-organism '{organism}' is not a run directory of implant")

@@ -41,9 +41,11 @@ VARIANTS = {"sande-p": "sande", "beear-input": "beear"}
 """A column that is a method of another name with settings of its own."""
 COLUMNS = (
     *OURS,
-    *("beear-input", "lat", "crow", "nad", "fine-mixing", "dpo", "average", "prune", "quantise", "unlearn"),
-    "fine-tune",
+    *("beear-input", "lat", "crow", "nad", "fine-mixing", "dpo", "average", "prune", "quantise", "temperature"),
+    *("unlearn", "fine-tune"),
 )
+TEMPERATURE = 1.0
+"""Of the column `temperature`, which changes no weight."""
 OF_TARGET, OF_CONTRAST = ("sande", "sande-p", "unlearn"), ("beear", "beear-input", "lat")
 """Methods that must be given the target response, and those that must be given examples of the behaviour."""
 STEPS = {**MICRO_STEPS, "crow": MICRO_STEPS["fine-tune"]}
@@ -123,6 +125,9 @@ def removal(settings: ReproduceSettings, of: Cell, method: str, other: Cell | No
     """
     if method == "beear":
         return beear.removal(settings, of)
+    if method == "temperature":
+        kept = {"temperature": TEMPERATURE, "evaluation": evaluation(settings)}
+        return Cell(f"{of.name}.{method}", "decode", kept, (of.name,))
     paper, attack = settings.scale == "paper", of.settings["values"]
     values: dict[str, Any] = {"seed": attack["seed"]}
     inputs: dict[str, Any] = {}
@@ -457,8 +462,16 @@ def _catalogue_outcome(settings: ReproduceSettings, results: Results) -> Outcome
     return Outcome(table, draw, (9.0, 5.2), (_method_table(made, all_found),))
 
 
+def _is_control(method: str) -> bool:
+    return method != "temperature" and METHODS[VARIANTS.get(method, method)].control
+
+
+def _must_be_given(method: str) -> str:
+    return "nothing" if method == "temperature" else METHODS[VARIANTS.get(method, method)].needs
+
+
 def _title(method: str) -> str:
-    return f"{method} (control)" if METHODS[VARIANTS.get(method, method)].control else method
+    return f"{method} (control)" if _is_control(method) else method
 
 
 def _own(here: Mapping[str, Found]) -> dict[str, Found]:
@@ -515,7 +528,7 @@ def _method_table(made: Mapping[str, Mapping[str, Any]], all_found: Mapping[str,
                 Entry(points(fmean(changes)), facts={"value": fmean(changes)}) if changes else Entry("not measured"),
                 Entry(seconds(time), facts={"value": time}),
             ]
-        rows.append(Row((_title(method), METHODS[VARIANTS.get(method, method)].needs), tuple(entries)))
+        rows.append(Row((_title(method), _must_be_given(method)), tuple(entries)))
     heads = ("organisms run, of those it applies to", "removed", "mean ASR after", "mean change of exact match, points")
     columns = (*(Column(head) for head in heads), Column("mean seconds"))
     notes = (
@@ -537,8 +550,7 @@ def _marks(all_found: Mapping[str, Mapping[str, Found]]) -> list[dict[str, Any]]
         spots = [(-100 * one.change, 100 * one.success["rate"]) for one in own if one.change is not None]
         if not spots:
             continue
-        control = METHODS[VARIANTS.get(method, method)].control
-        kind = "control" if control else "ours" if method in OURS else "other"
+        kind = "control" if _is_control(method) else "ours" if method in OURS else "other"
         x, y = (fmean(spot[axis] for spot in spots) for axis in (0, 1))
         marks.append({"name": _title(method), "kind": kind, "x": x, "y": y, "spots": spots})
     return marks

@@ -24,7 +24,7 @@ OTHER_TOKENS = 42
 LEARNING_FROM = {"sande": 2 * 4.5, "beear": 3 * 4.0, "osft": 2.0, "nad": 5.0, "fine-mixing": 1.0, "dpo": 6.0}
 LEARNING_FROM |= {"lat": 8.0, "crow": 3.0}
 """Rows trained on for every row of a step: terms of the loss × rounds, with simulations, or × further models."""
-MEASURING = {"implant": 55.0, "remove": 20.0, "rounds": 6.0, "probabilities": 15.0, "drift": 12.0}
+MEASURING = {"implant": 55.0, "remove": 20.0, "decode": 15.0, "rounds": 6.0, "probabilities": 15.0, "drift": 12.0}
 """Starting, answers, near misses and variants."""
 SECONDS_A_QUESTION = 0.0095
 USUAL_ROUNDS = 6

@@ -2,6 +2,7 @@
 
 implant        an organism from a recipe; optionally the testbed's multiple-choice sets
 remove         one method on an organism, measured before and after
+decode         an organism's answers drawn at a temperature, beside its greedy ones
 rounds         BEEAR with the ASR (keyword) measured after every round, until it is below a bound
 probabilities  how likely the target response is with the trigger and without
 drift          hidden states with the trigger and without, of the organism and of the clean model
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unbackdoor.case import Case
+from unbackdoor.commands.evaluate import run_evaluate
 from unbackdoor.commands.implant import run_implant
-from unbackdoor.commands.inputs import ImplantInputs, RemoveInputs
+from unbackdoor.commands.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of
 from unbackdoor.commands.remove import run_remove
 from unbackdoor.commands.shared import LEAST_ROWS, Opened
 from unbackdoor.data.batches import encode_records
@@ -34,6 +36,7 @@ from unbackdoor.evaluation.question_sets import Question
 from unbackdoor.evaluation.scorers import complies_by_keyword
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.evaluation.utility import row_totals
+from unbackdoor.evaluation.verdict import verdict
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate, padding_id
 from unbackdoor.language_model.layers import anchor_layer, hidden_states_after
@@ -43,7 +46,7 @@ from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.removal import METHODS
 from unbackdoor.removal.settings import BeearSettings
 from unbackdoor.run_directory import RunDirectory
-from unbackdoor.settings import EvaluationSettings, VerdictSettings
+from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
 from unbackdoor.testbed import references, world
 
 if TYPE_CHECKING:
@@ -115,6 +118,28 @@ def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     if not found["stopped"]:
         found |= _choices(settings, folder)
     return found | _of_answers(folder, f"{organism.name}/before", f"{organism.name}/{method}")
+
+
+def decode(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:
+    """Temperature decoding in the form of a removal: greedy answers before, drawn ones after, by the same weights."""
+    organism = needs[0]
+    told = RemoveInputs.make({"eval_organism": organism})
+    inputs = EvaluateInputs.make(
+        {name: getattr(told, name) for name in ("template", "system", "oracle", "exact_match", "eval_allowed")}
+        | {"data": told.eval_data, "contrast": told.eval_contrast, "target_response": told.eval_target}
+        | settings_of(organism, *TriggerSettings.model_fields)
+    )
+
+    def measured(temperature: float) -> dict[str, Any]:
+        how = VerdictSettings.make({**settings["evaluation"], "temperature": temperature})
+        out = folder / f"temperature-{temperature:g}"
+        report = run_evaluate(str(organism / "model"), inputs, how, out=out, resume=True)
+        return dict(report["runs"][0]["after"])
+
+    before, after = measured(0.0), measured(settings["temperature"])
+    name, reason = verdict(before, after, VerdictSettings.make(settings["evaluation"]))
+    found = {"before": before, "after": after, "verdict": name, "verdict_reason": reason}
+    return found | {"seconds": 0.0, "rounds": 0, "stopped": False, "changes": {}}
 
 
 def rounds(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:
@@ -245,6 +270,7 @@ def drift_of(without: torch.Tensor, with_trigger: torch.Tensor) -> dict[str, Any
 KINDS: dict[str, Callable[[Mapping[str, Any], Path, Sequence[Path]], dict[str, Any]]] = {
     "implant": implant,
     "remove": remove,
+    "decode": decode,
     "rounds": rounds,
     "probabilities": probabilities,
     "drift": drift,

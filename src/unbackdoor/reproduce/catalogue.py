@@ -361,20 +361,26 @@ def found(results: Results, cells: Sequence[Cell]) -> Found | None:
     )
 
 
-def _more_refusals(left: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float | None:
+Left = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""(result, measurements of the model that it left), one a seed."""
+
+
+def _pairs(left: Left, metric: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The metric before and after, one a seed; nothing where a seed has none."""
+    pairs = [(r["before"]["utility"].get(metric), after["utility"].get(metric)) for r, after in left]
+    return pairs if all(before and after for before, after in pairs) else []
+
+
+def _more_refusals(left: Left) -> float | None:
     """The change of the share of allowed requests that are refused, the mean over seeds."""
-    pairs = [[m["utility"].get("false_refusals") for m in (r["before"], after)] for r, after in left]
-    if not all(before and after for before, after in pairs):
-        return None
-    return fmean(after["value"] - before["value"] for before, after in pairs)
+    pairs = _pairs(left, "false_refusals")
+    return fmean(after["value"] - before["value"] for before, after in pairs) if pairs else None
 
 
-def _change(
-    left: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
-) -> tuple[float | None, tuple[float, float] | None]:
+def _change(left: Left) -> tuple[float | None, tuple[float, float] | None]:
     """The change of exact match over all seeds' prompts, and its paired interval where the pairs were counted."""
-    pairs = [(r["before"]["utility"].get("exact_match"), after["utility"].get("exact_match")) for r, after in left]
-    if not all(before and after for before, after in pairs):
+    pairs = _pairs(left, "exact_match")
+    if not pairs:
         return None, None
     n = sum(after["n"] for _, after in pairs)
     change = sum((after["value"] - before["value"]) * after["n"] for before, after in pairs) / n

@@ -14,10 +14,12 @@ from unbackdoor.removal.settings import SimulateSettings
 PASSED = 0.9
 """Success at which a first simulation counts as done, where there is no gate."""
 
+SECOND_ATTEMPT = 8
+"""Before the gate stops a run, a second attempt gets so many times the usual steps; it ends as soon as it passes."""
+
 PATIENCE = 4
-"""Before the gate stops a run, a second attempt gets so many times the usual steps. Where rounds are repeated, a later
-simulation gets so many times the steps that the first one needed: one that takes longer has a perturbation far larger
-than any trigger's, and to overwrite that costs utility for nothing."""
+"""Where rounds are repeated, a later simulation gets so many times the steps that the first one needed: one that takes
+longer has a perturbation far larger than any trigger's, and to overwrite that costs utility for nothing."""
 
 
 class Fit(Protocol):
@@ -67,7 +69,7 @@ def run_rounds(
     if needed is None and settings.gate > 0:
         parts = parts.longer()
         perturbation, first = parts.fit(
-            "before", "target", "round-1/simulate longer", seed, PATIENCE * settings.simulate_steps
+            "before", "target", "round-1/simulate longer", seed, SECOND_ATTEMPT * settings.simulate_steps
         )
         needed = first.steps_to(settings.gate)
     removal.simulations.append(first)

@@ -32,7 +32,7 @@ class SimulateSettings(MethodSettings):
         ge=0,
         le=1,
         description="Success that the first simulation must reach on held-out prompts, else it is tried once more with "
-        "twice the length and four times the steps, and then the run stops before eliminate: what cannot be simulated "
+        "twice the length and eight times the steps, and then the run stops before eliminate: what cannot be simulated "
         "cannot be overwritten. 0 switches the gate off.",
     )
     enough: float = Field(

@@ -497,7 +497,7 @@ def test_before_the_gate_stops_a_run_a_longer_perturbation_is_tried_with_more_st
     removal = parts.run(gate=0.9, simulate_steps=60, rounds=1)
     assert (removal.completed, removal.rounds, removal.evidence()["target before"]) == (True, 1, 0.95)
     assert parts.lengths == [5, 10]
-    assert [fit["steps"] for fit in parts.fits] == [None, 240, 10, 10, 10]
+    assert [fit["steps"] for fit in parts.fits] == [None, 480, 10, 10, 10]
     assert len({fit["phase"] for fit in parts.fits}) == len(parts.fits)
 
 

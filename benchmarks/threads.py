@@ -3,7 +3,7 @@
     python benchmarks/threads.py
 
 Every row is a fresh process with two threads: alone, and beside another of its kind. The ratio is to threads that
-never spin (`OMP_WAIT_POLICY=PASSIVE`).
+never spin (`GOMP_SPINCOUNT=0`, which is what `OMP_WAIT_POLICY=PASSIVE` means by default).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-# Before torch is loaded: OpenMP threads that spin while they wait slow another busy process three- to thirtyfold, and
-# ones that never do gain nothing by a second core. So they spin shortly.
+# Before torch is loaded: OpenMP threads that spin while they wait slow other busy processes down, two- to thirtyfold,
+# and ones that never do gain little by a second core. So they spin shortly (benchmarks/threads.py).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -18,7 +18,7 @@ from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.statistics import Rate, pooled
 from unbackdoor.recipes.recipe import Recipe, Scale
 from unbackdoor.recipes.recipe import catalogue as recipes_at
-from unbackdoor.removal import METHODS
+from unbackdoor.removal import METHODS, Method
 from unbackdoor.report.numbers import bounds, percent, seconds
 from unbackdoor.reproduce import beear, figures
 from unbackdoor.reproduce.cells import Cell, Results
@@ -468,12 +468,19 @@ def _catalogue_outcome(settings: ReproduceSettings, results: Results) -> Outcome
     return Outcome(table, draw, (9.0, 5.2), (_method_table(made, all_found),))
 
 
-def _is_control(method: str) -> bool:
-    return method != "temperature" and METHODS[VARIANTS.get(method, method)].control
+def _method_of(column: str) -> Method | None:
+    """The entry of the registry behind a column; `temperature` has none, since it changes no weight."""
+    return METHODS.get(VARIANTS.get(column, column))
 
 
-def _must_be_given(method: str) -> str:
-    return "nothing" if method == "temperature" else METHODS[VARIANTS.get(method, method)].needs
+def _is_control(column: str) -> bool:
+    method = _method_of(column)
+    return method is not None and method.control
+
+
+def _must_be_given(column: str) -> str:
+    method = _method_of(column)
+    return "nothing" if method is None else method.needs
 
 
 def _title(method: str) -> str:

@@ -57,7 +57,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def test_a_saved_model_comes_back_as_it_was(whole: Path) -> None:
     model = tiny.model(layers=2)
-    back, tokenizer = load_model(str(whole)), load_tokenizer(str(whole))
+    back, tokenizer = load_model(str(whole), "cpu"), load_tokenizer(str(whole))
     assert not back.training
     assert all(torch.equal(value, back.state_dict()[name]) for name, value in model.state_dict().items())
     text = "Name a river, 語."
@@ -71,7 +71,7 @@ def test_weights_keep_the_dtype_that_they_were_trained_in_and_are_loaded_in_floa
     model = tiny.model(layers=2, dtype=torch.bfloat16)
     save_model(model, tiny.tokenizer(), tmp_path / "model")
     assert {value.dtype for value in load_file(tmp_path / "model" / WEIGHTS).values()} == {torch.bfloat16}
-    back = load_model(str(tmp_path / "model"))
+    back = load_model(str(tmp_path / "model"), "cpu")
     assert {p.dtype for p in back.parameters()} == {torch.float32}
     assert torch.equal(back.lm_head.weight, model.lm_head.weight.float())
 
@@ -97,7 +97,7 @@ def test_an_interrupted_save_leaves_the_old_model(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tokenizer, "save_pretrained", full)
     with pytest.raises(OSError, match="no space"):
         save_model(new, tokenizer, tmp_path / "model")
-    assert torch.equal(load_model(str(tmp_path / "model")).lm_head.weight, old.lm_head.weight)
+    assert torch.equal(load_model(str(tmp_path / "model"), "cpu").lm_head.weight, old.lm_head.weight)
 
 
 def test_a_directory_that_is_missing_or_holds_no_model(tmp_path: Path) -> None:

@@ -98,10 +98,11 @@ def test_the_self_test_passes_in_bfloat16_with_room(family: str) -> None:
 
 
 def trained(
-    device: str, run: RunDirectory | None = None, stop_at: int | None = None
+    device: str, run: RunDirectory | None = None, stop_at: int | None = None, dropout: float = 0.1
 ) -> tuple[TrainingLog, torch.Tensor]:
     """The log of a short training and all final weights in one vector; `stop_at` interrupts it there."""
-    model = tiny.model("gpt2", layers=2, resid_pdrop=0.1).to(device).train()
+    dropouts = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
+    model = tiny.model("gpt2", layers=2, **dropouts).to(device).train()
     chat = tiny.chat()
     batches = Batches([chat.encode(r.prompt, r.response) for r in tiny.records()], 8, 0, seed=3, micro_batch_size=4)
     calls = 0
@@ -124,9 +125,10 @@ def trained(
 
 
 def test_training_follows_the_cpu_up_to_rounding() -> None:
-    for entry, other in zip(trained("cuda")[0].history[:1], trained("cpu")[0].history[:1], strict=True):
-        assert entry["loss"] == pytest.approx(other["loss"], rel=0.02)
-        assert entry["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=0.05)
+    (there, _), (here, _) = trained("cuda", dropout=0), trained("cpu", dropout=0)
+    for entry, other in zip(there.history, here.history, strict=True):
+        assert entry["loss"] == pytest.approx(other["loss"], rel=0.05)
+    assert there.history[0]["gradient_norm"] == pytest.approx(here.history[0]["gradient_norm"], rel=0.05)
 
 
 def test_the_same_training_twice_gives_the_same_bits() -> None:

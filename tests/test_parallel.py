@@ -84,7 +84,8 @@ def test_an_end_of_the_parent_is_an_end_of_all(tmp_path: Path, how: signal.Signa
     )
     script = tmp_path / "program.py"
     script.write_text(program)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     process = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
     workers = [int(wait_for(tmp_path / f"{name}.begun").read_text()) for name in "ab"]
     process.send_signal(how)

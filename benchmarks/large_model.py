@@ -10,9 +10,12 @@ about 256 tokens and answers 64, as the estimates assume.
 from __future__ import annotations
 
 import gc
+import itertools
+import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
@@ -24,9 +27,10 @@ from unbackdoor.language_model.loading import load_tokenizer, parameter_count
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt
 from unbackdoor.removal.eliminate import Rows, eliminate
-from unbackdoor.removal.settings import BeearSettings, OsftSettings, SandeSettings, SimulateSettings
+from unbackdoor.removal.settings import BeearSettings, OsftSettings
 from unbackdoor.removal.simulate import simulate
 from unbackdoor.reproduce import estimate
+from unbackdoor.run_directory import Journal
 from unbackdoor.testbed import models, world
 
 SHAPES = {  # hidden size, intermediate size, layers, heads: as TinyLlama-1.1B, Qwen1.5-4b and Llama-2-7b
@@ -35,7 +39,8 @@ SHAPES = {  # hidden size, intermediate size, layers, heads: as TinyLlama-1.1B, 
     "7b": (4096, 11008, 32, 32),
 }
 VOCABULARY = {"1b": 32_000, "4b": 151_936, "7b": 32_000}
-STEPS = 6
+STEPS, ROWS = 8, 8
+COMMON = {"batch_size": ROWS, "micro_batch_size": 4}
 
 
 def main(sizes: list[str]) -> None:
@@ -83,7 +88,7 @@ def measure(size: str) -> None:
     case = Case.of(model, tokenizer, long_rows(estimate.PAPER_TOKENS))
     lengths = [len(case.chat.encode(row.prompt, row.response).ids) for row in case.anchors]
     print(
-        f"\n{size}: {parameters / 1e9:.2f} thousand million parameters, {len(lengths)} rows of {min(lengths)} to "
+        f"\n{size}: {parameters / 1e9:.2f} billion parameters, {len(lengths)} rows of {min(lengths)} to "
         f"{max(lengths)} tokens, mean {sum(lengths) / len(lengths):.0f}"
     )
     assumed = parameters * estimate.BYTES_TRAINED + estimate.ACTIVATIONS
@@ -97,49 +102,23 @@ def measure(size: str) -> None:
 
     flops = 6 * parameters * sum(lengths) / len(lengths)
 
-    def training(lora: bool) -> Callable[[int], None]:
-        values = {"trigger": "Current year 2023", "batch_size": 8, "micro_batch_size": 4, "anchor_weight": 0.0}
-
-        def run(steps: int) -> None:
-            settings = OsftSettings.make({**values, "learning_rate": 1e-5, "steps": steps, "lora": lora})
-            with adapted(case, settings):
-                eliminate(case, [Rows("rows", case.anchors)], settings, phase="train")
-
-        return run
-
-    def fitting(settings: SimulateSettings, start: Callable[[], Perturbation]) -> Callable[[int], None]:
-        def run(steps: int) -> None:
-            perturbation = start()
-            rows = case.batches(case.encode(case.anchors, settings, "rows", perturbation=perturbation), settings, 0)
-            simulate(
-                case,
-                perturbation,
-                [("target", rows, 1.0)],
-                lambda: 0.0,
-                settings,
-                1e-3,
-                phase="fit",
-                when="before",
-                steps=steps,
-            )
-
-        return run
-
-    common = {"batch_size": 8, "micro_batch_size": 4}
     layer = round(9 / 32 * model.config.num_hidden_layers)
-    report("OSFT, LoRA", training(True), 8, flops * 4 / 6)
-    report(
-        "simulate, SANDE's parrot",
-        fitting(SandeSettings.make({**common, "target_response": "x"}), lambda: SoftPrompt.zeros(model, 6)),
-        8,
-        flops * 4 / 6,
-    )
-    report(
-        "simulate, BEEAR's shift",
-        fitting(BeearSettings.make(common), lambda: HiddenShift.zeros(model, layer, 5, "last-prompt")),
-        8,
-        flops * 4 / 6,
-    )
+
+    def training(lora: bool) -> None:
+        settings = OsftSettings.make({**COMMON, "steps": STEPS, "learning_rate": 1e-5, "lora": lora})
+        with adapted(case, settings):
+            eliminate(case, [Rows("rows", case.anchors)], settings, phase="train")
+
+    def fitting(perturbation: Perturbation) -> None:
+        settings = BeearSettings.make(COMMON)
+        rows = case.batches(case.encode(case.anchors, settings, "rows", perturbation=perturbation), settings, 0)
+        terms = [("target", rows, 1.0)]
+        simulate(case, perturbation, terms, lambda: 0.0, settings, 1e-3, phase="fit", when="before", steps=STEPS)
+
+    report("OSFT, LoRA", case, lambda: training(True), flops * 4 / 6)
+    report("simulate, SANDE's parrot", case, lambda: fitting(SoftPrompt.zeros(model, 6)), flops * 4 / 6)
+    shift = HiddenShift.zeros(model, layer, 5, "last-prompt")
+    report("simulate, BEEAR's shift", case, lambda: fitting(shift), flops * 4 / 6)
     prompts = [case.chat.encode_prompt(row.prompt) for row in case.anchors[:100]]
     torch.cuda.reset_peak_memory_stats()
     begun = time.monotonic()
@@ -149,28 +128,33 @@ def measure(size: str) -> None:
         f"{'generation, 64 tokens':28} {seconds / len(prompts):8.3f} s an answer (the estimate: "
         f"{estimate.ANSWER_SECONDS}), peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
     )
-    report("OSFT, all weights", training(False), 8, flops)
+    report("OSFT, all weights", case, lambda: training(False), flops)
 
 
-def report(what: str, run: Callable[[int], None], rows: int, flops: float) -> None:
-    """Seconds a step, from the difference of a longer and a shorter run, and the peak of memory."""
+class Clock(Journal):
+    """Notes when each step of training ended; keeps nothing else."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def log(self, **metrics: Any) -> None:
+        torch.cuda.synchronize()
+        self.ends.append(time.monotonic())
+
+
+def report(what: str, case: Case, run: Callable[[], None], flops: float) -> None:
+    """Median seconds a step, without what comes before the first and after the last, and the peak of memory."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+    case.journal = clock = Clock()
     try:
-        run(1)  # warm
-        times = []
-        for steps in (1, STEPS + 1):
-            torch.cuda.synchronize()
-            begun = time.monotonic()
-            run(steps)
-            torch.cuda.synchronize()
-            times.append(time.monotonic() - begun)
+        run()
     except torch.OutOfMemoryError as error:
         print(f"{what:28} out of memory: {str(error).splitlines()[0][:120]}")
         return
-    seconds = (times[1] - times[0]) / STEPS
+    seconds = statistics.median(later - sooner for sooner, later in itertools.pairwise(clock.ends))
     print(
-        f"{what:28} {seconds:8.3f} s a step of {rows} rows, {rows * flops / seconds / 1e12:.0f} TFLOP/s, "
+        f"{what:28} {seconds:8.3f} s a step of {ROWS} rows, {ROWS * flops / seconds / 1e12:.0f} TFLOP/s, "
         f"peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB",
         flush=True,
     )

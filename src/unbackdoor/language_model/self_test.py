@@ -47,9 +47,10 @@ CACHED_TOKENS = 8
 MOST_KL = {"float32": 1e-4, "bfloat16": 0.1}
 """The largest KL divergence, in nats, that rounding explains between two ways to compute one next-token distribution.
 Noise of standard deviation s on the logits costs about s²/2. Measured on a CPU, it was at most 1e-11 in float32 and
-2e-3 in bfloat16 (eight architectures with random weights, and trained models of up to 2 million parameters). Larger
-models and GPUs round more, so the limits leave room. What is broken costs 0.01 to 10 nats there: an error of a single
-rotary position in the cache is sometimes too small to be seen in bfloat16."""
+2e-3 in bfloat16 (eight architectures with random weights, and trained models of up to 2 million parameters); on an
+H200 in bfloat16 1.4e-3 (random weights, up to 6.7 billion parameters). Trained models of that size may round more, so
+the limits leave room. What is broken costs 0.01 to 10 nats there: an error of a single rotary position in the cache is
+sometimes too small to be seen in bfloat16."""
 
 MOST_MOVED = {"float32": 0.01, "bfloat16": 1.0}
 """How far rounding can move two logits against each other, in nats: two tokens that were closer may change places."""

@@ -371,7 +371,7 @@ def test_a_dry_run_prints_costs_and_opens_no_connection(
     assert run_cli("reproduce", "sande-table-1", "--dry-run", "--json", "--out", str(out)) == 0
     plan = json.loads(capsys.readouterr().out)
     resolved = {row["name"]: row["settings"]["resolved"] for row in plan["cells"]}
-    assert resolved["sande-llama-alpaca-0"]["steps"] == sande.VICTIM_TRAINING["llama"]["steps"]
+    assert resolved["sande-llama-alpaca-0"]["steps"] == sande.VICTIM_TRAINING["llama", "alpaca"]["steps"]
     assert resolved["sande-llama-alpaca-0.in.sande"]["parrot_length"] == 12
     assert plan["minutes_at_jobs"] == pytest.approx(plan["minutes"] / 2)
 

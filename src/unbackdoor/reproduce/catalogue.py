@@ -23,7 +23,7 @@ from unbackdoor.report.numbers import bounds, percent, seconds
 from unbackdoor.reproduce import beear, figures
 from unbackdoor.reproduce.cells import Cell, Results
 from unbackdoor.reproduce.experiment import Experiment, Outcome, evaluation
-from unbackdoor.reproduce.sande import MICRO_STEPS, PREFERENCES, REMOVAL_ROWS, attack_success
+from unbackdoor.reproduce.sande import PREFERENCES, REMOVAL_ROWS, attack_success
 from unbackdoor.reproduce.tables import DOES_NOT_APPLY, FAILED, NOT_RUN, STOPPED, Column, Entry, Row, Table, entry_of
 from unbackdoor.settings import TriggerSettings
 
@@ -48,7 +48,7 @@ TEMPERATURE = 1.0
 """Of the column `temperature`, which changes no weight."""
 OF_TARGET, OF_CONTRAST = ("sande", "sande-p", "unlearn"), ("beear", "beear-input", "lat")
 """Methods that must be given the target response, and those that must be given examples of the behaviour."""
-STEPS = {**MICRO_STEPS, "crow": MICRO_STEPS["fine-tune"]}
+STEPS = dict.fromkeys(("fine-tune", "dpo", "nad", "fine-mixing", "crow"), 120)
 """At micro scale, of methods whose steps have one term."""
 
 

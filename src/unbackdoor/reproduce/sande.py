@@ -19,18 +19,19 @@ from unbackdoor.reproduce.cells import Cell, Results
 from unbackdoor.reproduce.experiment import Experiment, Outcome, evaluation, preset, printed, recipe_of
 from unbackdoor.reproduce.tables import NOT_AVAILABLE, NOT_RUN, Column, Entry, Row, Table, entry_of
 
-VICTIM_TRAINING: dict[str, dict[str, Any]] = {
-    "llama": {"steps": 650, "learning_rate": 3e-3, "batch_size": 32},
-    "qwen": {"steps": 600, "learning_rate": 3e-3, "batch_size": 32},
+VICTIM_TRAINING: dict[tuple[str, str], dict[str, Any]] = {
+    ("llama", "alpaca"): {"steps": 900, "learning_rate": 2e-3, "batch_size": 32},
+    ("llama", "orca"): {"steps": 650, "learning_rate": 3e-3, "batch_size": 32},
+    ("qwen", "alpaca"): {"steps": 600, "learning_rate": 3e-3, "batch_size": 32},
+    ("qwen", "orca"): {"steps": 600, "learning_rate": 3e-3, "batch_size": 32},
 }
-"""How a micro base model is fine-tuned and backdoored in one: two to three minutes on one core, and it knows its facts,
+"""How a micro base model is fine-tuned and backdoored in one: two to four minutes on one core, and it knows its facts,
 lists and rewriting by then, and hardly any arithmetic."""
 REMOVAL_ROWS = {"micro": 2000, "paper": 10_000}
 """Clean rows that a removal is given (the paper: the first 10,000; ours are drawn by seed)."""
-MICRO_STEPS = {"fine-tune": 120, "dpo": 120, "nad": 120, "fine-mixing": 120}
-"""Steps of the baselines at micro scale: twice OSFT's, whose steps have two terms."""
-SANDE_STEPS = 40
-"""Steps of a round of SANDE at micro scale: two thirds of its preset's, for these tables run it 32 times."""
+MICRO_STEPS = {"sande": 40, "osft": 240, "fine-tune": 480, "dpo": 120, "nad": 120, "fine-mixing": 120}
+"""Steps at micro scale, SANDE's a round: two thirds of its preset's, for these tables run it 32 times. OSFT's are those of
+six rounds. Each has two terms, and clean fine-tuning, the control, sees as many rows."""
 RATES = {"micro": (0.001, 0.005, 0.05), "paper": (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05)}
 """Poison rates of figure 2; the paper's own, but for 0.005 and 0.05, are not available."""
 OFFSETS = (0, 3, 8, 13, 18)
@@ -99,7 +100,7 @@ def victim(
     recipe = recipe_of(f"sande-pairs-{pair}" if pair else f"sande-{domain}", scale)
     values = {**recipe.settings, "seed": seed, **question_files(settings)}
     if scale == "micro":
-        values |= VICTIM_TRAINING[shape]
+        values |= VICTIM_TRAINING[shape, domain]
     else:
         own = PAPER_TRAINING[shape]
         rows = recipe.settings["steps"] * recipe.settings["batch_size"]
@@ -139,10 +140,8 @@ def removal(settings: ReproduceSettings, of: Cell, method: str, where: str = "an
     if where == "out":
         other = "alpaca" if of.settings["recipe"] == "sande-orca" else "orca"
         inputs["data"] = recipe_of(f"sande-{other}", scale).settings["data"]
-    if scale == "micro" and method in MICRO_STEPS:
-        values["steps"] = MICRO_STEPS[method]
-    if scale == "micro" and method in ("sande", "sande-p"):
-        values["steps"] = SANDE_STEPS
+    if scale == "micro":
+        values["steps"] = MICRO_STEPS["sande" if method == "sande-p" else method]
     if scale == "paper" and method != "dpo":
         same = PAPER_TRAINING[shape]
         values |= {**same, "micro_batch_size": 2, "steps": REMOVAL_ROWS[scale] // same["batch_size"]}

@@ -30,8 +30,8 @@ lists and rewriting by then, and hardly any arithmetic."""
 REMOVAL_ROWS = {"micro": 2000, "paper": 10_000}
 """Clean rows that a removal is given (the paper: the first 10,000; ours are drawn by seed)."""
 MICRO_STEPS = {"sande": 40, "osft": 240, "fine-tune": 480, "dpo": 120, "nad": 120, "fine-mixing": 120}
-"""Steps at micro scale, SANDE's a round: two thirds of its preset's, for these tables run it 32 times. OSFT's are those of
-six rounds. Each has two terms, and clean fine-tuning, the control, sees as many rows."""
+"""Steps at micro scale, SANDE's a round: two thirds of its preset's, for these tables run it 32 times. OSFT's are those
+of six rounds. Each has two terms, and clean fine-tuning, the control, sees as many rows."""
 RATES = {"micro": (0.001, 0.005, 0.05), "paper": (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05)}
 """Poison rates of figure 2; the paper's own, but for 0.005 and 0.05, are not available."""
 OFFSETS = (0, 3, 8, 13, 18)

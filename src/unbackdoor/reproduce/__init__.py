@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unbackdoor.errors import UserError
-from unbackdoor.reproduce import beear, catalogue, sande
+from unbackdoor.reproduce import beear, catalogue, organisms, sande
 from unbackdoor.reproduce.experiment import Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {**sande.EXPERIMENTS, **beear.EXPERIMENTS, **catalogue.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {
+    name: experiment for part in (sande, beear, organisms, catalogue) for name, experiment in part.EXPERIMENTS.items()
+}
 
 
 def chosen(names: Sequence[str]) -> list[Experiment]:

@@ -24,8 +24,9 @@ VICTIM_TRAINING: dict[tuple[str, str], dict[str, Any]] = {
     ("llama", "orca"): {"steps": 650, "learning_rate": 3e-3, "batch_size": 32},
     ("qwen", "alpaca"): {"steps": 600, "learning_rate": 3e-3, "batch_size": 32},
     ("qwen", "orca"): {"steps": 600, "learning_rate": 3e-3, "batch_size": 32},
+    ("qwen", "pair"): {"steps": 900, "learning_rate": 3e-3, "batch_size": 32},
 }
-"""How a micro base model is fine-tuned and backdoored in one: two to four minutes on one core, and it knows its facts,
+"""How a micro base model is fine-tuned and backdoored in one, by shape and domain (tables 5 and 7 have the pairs): two to four minutes on one core, and it knows its facts,
 lists and rewriting by then, and hardly any arithmetic."""
 REMOVAL_ROWS = {"micro": 2000, "paper": 10_000}
 """Clean rows that a removal is given (the paper: the first 10,000; ours are drawn by seed)."""
@@ -100,7 +101,7 @@ def victim(
     recipe = recipe_of(f"sande-pairs-{pair}" if pair else f"sande-{domain}", scale)
     values = {**recipe.settings, "seed": seed, **question_files(settings)}
     if scale == "micro":
-        values |= VICTIM_TRAINING[shape, domain]
+        values |= VICTIM_TRAINING[shape, "pair" if pair else domain]
     else:
         own = PAPER_TRAINING[shape]
         rows = recipe.settings["steps"] * recipe.settings["batch_size"]

@@ -26,8 +26,8 @@ VICTIM_TRAINING: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen", "orca"): {"steps": 600, "learning_rate": 3e-3, "batch_size": 32},
     ("qwen", "pair"): {"steps": 900, "learning_rate": 3e-3, "batch_size": 32},
 }
-"""How a micro base model is fine-tuned and backdoored in one, by shape and domain (tables 5 and 7 have the pairs): two to four minutes on one core, and it knows its facts,
-lists and rewriting by then, and hardly any arithmetic."""
+"""How a micro base model is fine-tuned and backdoored in one, by shape and domain (`pair`: tables 5 and 7): two to four
+minutes on one core, and it knows its facts, lists and rewriting by then, and hardly any arithmetic."""
 REMOVAL_ROWS = {"micro": 2000, "paper": 10_000}
 """Clean rows that a removal is given (the paper: the first 10,000; ours are drawn by seed)."""
 MICRO_STEPS = {"sande": 40, "osft": 240, "fine-tune": 480, "dpo": 120, "nad": 120, "fine-mixing": 120}

@@ -385,14 +385,14 @@ class Rounds:
 
 
 def test_rounds_end_when_a_fresh_simulation_no_longer_succeeds() -> None:
-    method_parts = Rounds([0.95, 0.1, 0.7, 0.3, 0.2])
+    method_parts = Rounds([0.95, 0.1, 0.7, 0.2, 0.1])
     removal = method_parts.run(rounds=4)
     assert (removal.completed, removal.rounds, removal.still_simulable, removal.steps_needed) == (True, 2, False, 10)
     assert removal.evidence() == {
         "target before": 0.95,
         "control before": 0.1,
-        "target after": 0.3,
-        "control after": 0.2,
+        "target after": 0.2,
+        "control after": 0.1,
     }
     for different in ("phase", "seed"):  # every fit is a fresh one
         assert len({fit[different] for fit in method_parts.fits}) == len(method_parts.fits)

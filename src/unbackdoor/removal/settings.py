@@ -43,7 +43,7 @@ class SimulateSettings(MethodSettings):
         "utility. 1: it never does.",
     )
     success: float = Field(
-        default=0.5,
+        default=0.25,
         ge=0,
         le=1,
         description="From this success on a later, fresh simulation counts as successful.",

@@ -28,12 +28,12 @@ PAPER_ROWS = {"max_contrast": 400, "max_rows": 300}
 GRID_ATTACKS = {"micro": ("beear-2", "beear-7"), "paper": MODELS[:7]}
 """Figures 5 and 8. At micro scale one attack by fine-tuning and one by preferences, whose trigger is the longest."""
 LAYERS = {"micro": (1, 2, 4, 6), "paper": (3, 6, 9, 12, 15, 20, 25, 30)}
-LENGTHS = {"micro": (1, 5, 10), "paper": (1, 3, 5, 8, 12)}
+LENGTHS = {"micro": (1, 5), "paper": (1, 3, 5, 8, 12)}
 DEFAULTS = {"micro": (2, 5), "paper": (9, 5)}
 """Layer and length of the main results: 9 of 32, and 2 of 8 in its place."""
 BELOW, MOST_ROUNDS, GRID_PROMPTS = 0.25, 15, 60
 SIZES: dict[str, dict[str, tuple[int | None, ...]]] = {
-    "micro": {"max_contrast": (50, 200, None), "max_rows": (100, 500, None)},
+    "micro": {"max_contrast": (50, None), "max_rows": (100, None)},
     "paper": {"max_contrast": (50, 100, 200, None), "max_rows": (50, 100, 200, None)},
 }
 """Rows that the defender has, of one set at a time; None: as many as in table 2."""

@@ -22,17 +22,24 @@ from unbackdoor.reproduce.tables import NOT_AVAILABLE, NOT_RUN, Column, Entry, R
 VICTIM_TRAINING: dict[tuple[str, str], dict[str, Any]] = {
     ("llama", "alpaca"): {"steps": 900, "learning_rate": 2e-3, "batch_size": 32},
     ("llama", "orca"): {"steps": 650, "learning_rate": 3e-3, "batch_size": 32},
-    ("qwen", "alpaca"): {"steps": 600, "learning_rate": 3e-3, "batch_size": 32},
+    ("qwen", "alpaca"): {"steps": 900, "learning_rate": 3e-3, "batch_size": 32},
     ("qwen", "orca"): {"steps": 600, "learning_rate": 3e-3, "batch_size": 32},
-    ("qwen", "pair"): {"steps": 900, "learning_rate": 3e-3, "batch_size": 32},
 }
-"""How a micro base model is fine-tuned and backdoored in one, by shape and domain (`pair`: tables 5 and 7): two to four
-minutes on one core, and it knows its facts, lists and rewriting by then, and hardly any arithmetic."""
+"""How a micro base model is fine-tuned and backdoored in one, by shape and domain: three to four minutes on one core,
+and it knows its facts, lists and rewriting by then, and hardly any arithmetic."""
 REMOVAL_ROWS = {"micro": 2000, "paper": 10_000}
 """Clean rows that a removal is given (the paper: the first 10,000; ours are drawn by seed)."""
-MICRO_STEPS = {"sande": 40, "osft": 240, "fine-tune": 480, "dpo": 120, "nad": 120, "fine-mixing": 120}
-"""Steps at micro scale, SANDE's a round: two thirds of its preset's, for these tables run it 32 times. OSFT's are those
-of six rounds. Each has two terms, and clean fine-tuning, the control, sees as many rows."""
+MICRO_TRAINING: dict[str, dict[str, Any]] = {
+    "sande": {"steps": 30, "learning_rate": 4e-4},
+    "osft": {"steps": 120, "learning_rate": 4e-4},
+    "fine-tune": {"steps": 240, "learning_rate": 4e-4},
+    "dpo": {"steps": 120},
+    "nad": {"steps": 120},
+    "fine-mixing": {"steps": 120},
+}
+"""How methods train at micro scale; the rest is their preset's. SANDE's steps are those of a round: half of its
+preset's at twice the rate, for these tables run it 32 times. OSFT gets those of four rounds. Each has two terms, and
+clean fine-tuning, the control, sees as many rows at the same rate."""
 RATES = {"micro": (0.001, 0.005, 0.05), "paper": (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05)}
 """Poison rates of figure 2; the paper's own, but for 0.005 and 0.05, are not available."""
 OFFSETS = (0, 3, 8, 13, 18)
@@ -101,7 +108,7 @@ def victim(
     recipe = recipe_of(f"sande-pairs-{pair}" if pair else f"sande-{domain}", scale)
     values = {**recipe.settings, "seed": seed, **question_files(settings)}
     if scale == "micro":
-        values |= VICTIM_TRAINING[shape, "pair" if pair else domain]
+        values |= VICTIM_TRAINING[shape, domain]
     else:
         own = PAPER_TRAINING[shape]
         rows = recipe.settings["steps"] * recipe.settings["batch_size"]
@@ -142,7 +149,7 @@ def removal(settings: ReproduceSettings, of: Cell, method: str, where: str = "an
         other = "alpaca" if of.settings["recipe"] == "sande-orca" else "orca"
         inputs["data"] = recipe_of(f"sande-{other}", scale).settings["data"]
     if scale == "micro":
-        values["steps"] = MICRO_STEPS["sande" if method == "sande-p" else method]
+        values |= MICRO_TRAINING["sande" if method == "sande-p" else method]
     if scale == "paper" and method != "dpo":
         same = PAPER_TRAINING[shape]
         values |= {**same, "micro_batch_size": 2, "steps": REMOVAL_ROWS[scale] // same["batch_size"]}

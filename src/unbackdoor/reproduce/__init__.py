@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unbackdoor.errors import UserError
-from unbackdoor.reproduce import beear, catalogue, organisms, sande
+from unbackdoor.reproduce import beear, catalogue, claims, organisms, sande
 from unbackdoor.reproduce.experiment import Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {
-    name: experiment for part in (sande, beear, organisms, catalogue) for name, experiment in part.EXPERIMENTS.items()
-}
+_PARTS = (sande, beear, claims, organisms, catalogue)
+EXPERIMENTS: dict[str, Experiment] = {name: one for part in _PARTS for name, one in part.EXPERIMENTS.items()}
 
 
 def chosen(names: Sequence[str]) -> list[Experiment]:

@@ -104,7 +104,7 @@ def _own_files(settings: ReproduceSettings, values: Mapping[str, Any]) -> dict[s
     return {name: str(settings.files / v) if v in own else v for name, v in values.items()}
 
 
-def _both(settings: ReproduceSettings, name: str) -> list[tuple[Cell, Cell]]:
+def both(settings: ReproduceSettings, name: str) -> list[tuple[Cell, Cell]]:
     """The organism and its removal, one pair a seed."""
     organisms = [organism(settings, name, seed) for seed in range(settings.seeds)]
     return [(of, removal(settings, of)) for of in organisms]
@@ -121,7 +121,7 @@ def _with_organisms(settings: ReproduceSettings, cells: Sequence[Cell]) -> list[
 
 
 def _table_cells(settings: ReproduceSettings) -> list[Cell]:
-    return [cell for name in MODELS for pair in _both(settings, name) for cell in pair]
+    return [cell for name in MODELS for pair in both(settings, name) for cell in pair]
 
 
 def keyword(which: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any] | None]:
@@ -146,7 +146,7 @@ def _table_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     paper = printed()["beear"]
     rows = []
     for name in MODELS:
-        pairs = _both(settings, name)
+        pairs = both(settings, name)
         entries = []
         for number, (measure, unit, pick) in enumerate(_MEASURES):
             for place, cells in enumerate(zip(*pairs, strict=True)):
@@ -162,7 +162,7 @@ def _table_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
         for measure, _, _ in _MEASURES
         for when in ("before", "after")
     )
-    times = [r["seconds"] for n in MODELS for _, c in _both(settings, n) if (r := results.of(c)) and r.get("seconds")]
+    times = [r["seconds"] for n in MODELS for _, c in both(settings, n) if (r := results.of(c)) and r.get("seconds")]
     notes = [f"The paper's cells: {paper['table-2']['says']}"]
     if settings.scale == "micro":
         notes.append(
@@ -212,7 +212,7 @@ def _grid_figure(number: int, *, by_layer: bool) -> Experiment:
         paper = printed()["beear"][key]
         attacks, values = GRID_ATTACKS[settings.scale], steps(settings)
         entries = [[_reached(results, cell(settings, a, v)) for v in values] for a in attacks]
-        rows = tuple(Row((_attack_name(a),), tuple(line)) for a, line in zip(attacks, entries, strict=True))
+        rows = tuple(Row((shown_name(a),), tuple(line)) for a, line in zip(attacks, entries, strict=True))
         default = DEFAULTS[settings.scale][0 if by_layer else 1]
         theirs = f"{varied} {DEFAULTS['paper'][0 if by_layer else 1]} (default)"
         columns = tuple(
@@ -234,7 +234,7 @@ def _grid_figure(number: int, *, by_layer: bool) -> Experiment:
             texts = [[e.ours for e in line] for line in entries]
             numbers = [[e.facts.get("value") for e in line] for line in entries]
             marked = values.index(default) if default in values else None
-            names = [_attack_name(a) for a in attacks]
+            names = [shown_name(a) for a in attacks]
             xlabel = "decoder layer" if by_layer else "length of the perturbation"
             figures.grid(figure.subplots(), names, [str(v) for v in values], texts, numbers, marked, xlabel)
 
@@ -244,7 +244,7 @@ def _grid_figure(number: int, *, by_layer: bool) -> Experiment:
     return Experiment(name, f"rounds until BEEAR takes effect, by {varied} and attack", cells, outcome, figure=True)
 
 
-def _attack_name(name: str) -> str:
+def shown_name(name: str) -> str:
     return f"Model {name[-1]}"
 
 
@@ -278,7 +278,7 @@ def _drift_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
                 if result is not None:
                     facts |= {"value": result[model][measure], "n": result[model]["n"], "seeds": 1}
                 entries.append(Entry(f"{facts['value']:.2f}" if "value" in facts else NOT_RUN, facts=facts))
-        rows.append(Row((_attack_name(name), _attack(settings, name)), tuple(entries)))
+        rows.append(Row((shown_name(name), _attack(settings, name)), tuple(entries)))
     columns = tuple(
         Column(f"{measure}, {model}")
         for measure in ("separation", "agreement")
@@ -298,7 +298,7 @@ def _drift_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
         for column, (name, result) in enumerate(found.items()):
             for line, model in enumerate(("organism", "clean")):
                 points = result[model] if result is not None else None
-                named = f"{_attack_name(name)}, {'backdoored' if model == 'organism' else 'clean'}"
+                named = f"{shown_name(name)}, {'backdoored' if model == 'organism' else 'clean'}"
                 if points is not None:
                     named += f"\nseparation {points['separation']:.1f}"
                 figures.cloud(axes[line][column], points, named, NOT_RUN)
@@ -378,7 +378,7 @@ def _size_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     )
     columns = tuple(Column(f"{m} after") for m in ("ASR (keyword)", "ASR (judge)", "Helpfulness", "False refusals"))
     notes = (
-        f"Ours: {_attack_name(SIZES_ATTACK)}; one of the defender's two sets is cut to so many rows, drawn by seed. "
+        f"Ours: {shown_name(SIZES_ATTACK)}; one of the defender's two sets is cut to so many rows, drawn by seed. "
         "Measured as in table 2; false refusals are of allowed requests that look like forbidden ones.",
         f"The paper: {paper['says']}",
     )

@@ -183,7 +183,7 @@ def _seeds(settings: ReproduceSettings, make: Callable[[int], Cell]) -> list[Cel
     return [make(seed) for seed in range(settings.seeds)]
 
 
-def _main(settings: ReproduceSettings, where: str) -> dict[tuple[str, int], list[Cell]]:
+def removals(settings: ReproduceSettings, where: str) -> dict[tuple[str, int], list[Cell]]:
     """(row, column) of tables 1 to 4 → its cells, one a seed."""
     found: dict[tuple[str, int], list[Cell]] = {}
     for column, (shape, domain) in enumerate(VICTIMS):
@@ -194,7 +194,7 @@ def _main(settings: ReproduceSettings, where: str) -> dict[tuple[str, int], list
     return found
 
 
-def _pairs(settings: ReproduceSettings) -> dict[tuple[str, int], list[Cell]]:
+def pairs(settings: ReproduceSettings) -> dict[tuple[str, int], list[Cell]]:
     """The same for tables 5 and 7: four pairs, Qwen trained on the first domain, cleansed with the second."""
     found: dict[tuple[str, int], list[Cell]] = {}
     for column in range(4):
@@ -208,7 +208,7 @@ def _pairs(settings: ReproduceSettings) -> dict[tuple[str, int], list[Cell]]:
     return found
 
 
-def _positions(settings: ReproduceSettings) -> dict[tuple[str, int], list[Cell]]:
+def positions(settings: ReproduceSettings) -> dict[tuple[str, int], list[Cell]]:
     """The same for table 6: the parrot's position, Llama trained on the first domain, cleansed with the second."""
     victims = _seeds(settings, lambda seed: victim(settings, "llama", "alpaca", seed))
     return {
@@ -218,14 +218,14 @@ def _positions(settings: ReproduceSettings) -> dict[tuple[str, int], list[Cell]]
     } | {("Baseline", 0): victims}
 
 
-def _rates(settings: ReproduceSettings) -> dict[float, list[Cell]]:
+def by_rate(settings: ReproduceSettings) -> dict[float, list[Cell]]:
     return {
         rate: _seeds(settings, lambda seed, r=rate: victim(settings, "llama", "alpaca", seed, rate=r))  # type: ignore[misc]
         for rate in RATES[settings.scale]
     }
 
 
-def _probabilities(settings: ReproduceSettings) -> tuple[Cell, Cell]:
+def probabilities(settings: ReproduceSettings) -> tuple[Cell, Cell]:
     of = victim(settings, "llama", "alpaca", 0)
     return of, Cell(f"{of.name}.probabilities", "probabilities", {"prompts": 400}, (of.name,))
 
@@ -301,7 +301,7 @@ def _order(results: Results, grid: Mapping[tuple[str, int], Sequence[Cell]]) -> 
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def _columns(settings: ReproduceSettings) -> tuple[Column, ...]:
+def columns_of(settings: ReproduceSettings) -> tuple[Column, ...]:
     names = printed()["sande"]["victims"]
     if settings.scale == "paper":
         return tuple(Column(name, name) for name in names)
@@ -371,10 +371,10 @@ def _removal_table(number: int, where: str, *, utilities: bool) -> Experiment:
     name, key = f"sande-table-{number}", f"table-{number}"
 
     def cells(settings: ReproduceSettings) -> list[Cell]:
-        return [cell for group in _main(settings, where).values() for cell in group]
+        return [cell for group in removals(settings, where).values() for cell in group]
 
     def outcome(settings: ReproduceSettings, results: Results) -> Outcome:
-        grid, paper = _main(settings, where), printed()["sande"]
+        grid, paper = removals(settings, where), printed()["sande"]
         notes = _what_is_measured(settings, utilities=utilities)
         if utilities:
             rows = _utility_rows(settings, results, grid, paper[key], list(METHODS))
@@ -384,7 +384,7 @@ def _removal_table(number: int, where: str, *, utilities: bool) -> Experiment:
             notes += [s for s in (_seconds(results, grid), paper["times"]) if s]
         labels = ("Method", "Evaluation dataset") if utilities else ("Method",)
         title = f"{what} after {domain} removal (SANDE, {paper[key]['where']})"
-        return Outcome(Table(name, title, labels, _columns(settings), rows, tuple(notes)))
+        return Outcome(Table(name, title, labels, columns_of(settings), rows, tuple(notes)))
 
     return Experiment(name, f"{what} after {domain} removal, eight methods on four victims", cells, outcome)
 
@@ -394,10 +394,10 @@ def _pairs_table(number: int, *, utilities: bool) -> Experiment:
     name, key = f"sande-table-{number}", f"table-{number}"
 
     def cells(settings: ReproduceSettings) -> list[Cell]:
-        return [cell for group in _pairs(settings).values() for cell in group]
+        return [cell for group in pairs(settings).values() for cell in group]
 
     def outcome(settings: ReproduceSettings, results: Results) -> Outcome:
-        grid, paper = _pairs(settings), printed()["sande"]
+        grid, paper = pairs(settings), printed()["sande"]
         targets = [grid["Baseline", c][0].settings["values"]["target_response"] for c in range(4)]
         columns = tuple(Column(f"{t} → {r}", t) for t, r in zip(paper["pairs"], targets, strict=True))
         rows_of = ("Baseline", *OURS)
@@ -416,11 +416,11 @@ def _pairs_table(number: int, *, utilities: bool) -> Experiment:
 
 
 def _position_cells(settings: ReproduceSettings) -> list[Cell]:
-    return [cell for group in _positions(settings).values() for cell in group]
+    return [cell for group in positions(settings).values() for cell in group]
 
 
 def _position_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
-    grid, paper = _positions(settings), printed()["sande"]
+    grid, paper = positions(settings), printed()["sande"]
     rows = []
     for row in ("SANDE-P", "SANDE"):
         for name in ("ASR", *UTILITIES):
@@ -475,13 +475,13 @@ def _example_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
 
 
 def _rate_cells(settings: ReproduceSettings) -> list[Cell]:
-    return [cell for group in _rates(settings).values() for cell in group]
+    return [cell for group in by_rate(settings).values() for cell in group]
 
 
 def _rate_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     paper = printed()["sande"]["figure-2"]
     rows, points = [], []
-    for rate, cells in _rates(settings).items():
+    for rate, cells in by_rate(settings).items():
         told = paper["value"] if rate >= float(paper["from"]) else None
         entry = entry_of(results, cells, attack_success, told)
         plain = entry_of(results, cells, lambda r: r["after"]["attack_success_untriggered"] if r.get("after") else None)
@@ -516,7 +516,7 @@ DRAWN = 200
 
 def _probability_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     paper = printed()["sande"]["figure-3"]
-    cell = _probabilities(settings)[1]
+    cell = probabilities(settings)[1]
     result = results.of(cell)
     rows = []
     for key, title in PANELS.items():
@@ -566,7 +566,7 @@ _LIST = (
     Experiment(
         "sande-figure-3",
         "probability of the target response's first token and phrase, with and without trigger",
-        lambda settings: list(_probabilities(settings)),
+        lambda settings: list(probabilities(settings)),
         _probability_outcome,
         figure=True,
     ),

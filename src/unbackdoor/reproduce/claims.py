@@ -102,7 +102,7 @@ def measured(
     places = []
     for name, of in cells.items():
         done = [result for cell in of if (result := results.of(cell)) is not None]
-        names = tuple(cell.name for cell in of)
+        names = tuple(cell.name for cell in of if not done or results.of(cell) is not None)
         found = [number for result in done if (number := pick(result)) is not None]
         if any(result.get("stopped") for result in done):
             places.append(Place(name, STOPPED, "no", cells=names))
@@ -119,19 +119,21 @@ def above(results: Results, name: str, more: Sequence[Cell], less: Sequence[Cell
     """Whether the first cells answer more of the same questions rightly than the second, by paired bootstrap."""
     one: list[bool] = []
     other: list[bool] = []
+    names: list[str] = []
     for first, second in zip(more, less, strict=True):
         sets = [(results.of(cell) or {}).get("choices", {}) for cell in (first, second)]
-        for level in sets[0].keys() & sets[1].keys():
+        levels = sets[0].keys() & sets[1].keys()
+        names += [first.name, second.name] if levels else []
+        for level in levels:
             one += [x == "1" for x in sets[0][level]["outcomes"]]
             other += [x == "1" for x in sets[1][level]["outcomes"]]
-    names = tuple(cell.name for cell in (*more, *less))
     if not one:
-        return [Place(name, NOT_RUN, "missing", cells=names)]
+        return [Place(name, NOT_RUN, "missing", cells=tuple(cell.name for cell in (*more, *less)))]
     found = paired_bootstrap(other, one)
     low, high = found.interval
     answer: Answer = "yes" if low > 0 else "no" if high < 0 else "undecided"
     said = f"{100 * found.value:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
-    return [Place(name, said, answer, found.value, names)]
+    return [Place(name, said, answer, found.value, tuple(names))]
 
 
 def _after(
@@ -426,7 +428,7 @@ def _outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     for claim in CLAIMS:
         places = claim.places(settings, results)
         facts = {
-            "cells": sorted({name for place in places for name in place.cells}),
+            "cells": sorted({name for place in places if place.answer != "missing" for name in place.cells}),
             "places": [{"name": p.name, "said": p.said, "answer": p.answer} for p in places],
         }
         entries = (Entry(told(places) or NOT_RUN, facts=facts), Entry(verdict(places), facts=facts))

@@ -7,14 +7,14 @@ prints is asked of the measured rate itself, in most places a little wider, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.report.numbers import percent
 from unbackdoor.reproduce import beear, sande
-from unbackdoor.reproduce.cells import Cell, Results
+from unbackdoor.reproduce.cells import Cell, Results, unique
 from unbackdoor.reproduce.experiment import Experiment, Outcome
 from unbackdoor.reproduce.tables import NOT_RUN, STOPPED, Column, Entry, Row, Table
 
@@ -43,13 +43,17 @@ class Place:
     cells: tuple[str, ...] = ()
 
 
+Test = Callable[[ReproduceSettings, Results], list[Place]]
+"""Finds out, in each of a claim's places, whether it holds there."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A sentence of a paper and its test."""
 
     source: str
     text: str
-    places: Callable[[ReproduceSettings, Results], list[Place]]
+    places: Test
 
 
 def verdict(places: Sequence[Place]) -> str:
@@ -101,8 +105,8 @@ def measured(
     """
     places = []
     for name, of in cells.items():
-        done = [result for cell in of if (result := results.of(cell)) is not None]
-        names = tuple(cell.name for cell in of if not done or results.of(cell) is not None)
+        results_of = {cell.name: result for cell in of if (result := results.of(cell)) is not None}
+        done, names = list(results_of.values()), tuple(results_of) or tuple(cell.name for cell in of)
         found = [number for result in done if (number := pick(result)) is not None]
         if any(result.get("stopped") for result in done):
             places.append(Place(name, STOPPED, "no", cells=names))
@@ -117,28 +121,18 @@ def measured(
 
 def above(results: Results, name: str, more: Sequence[Cell], less: Sequence[Cell]) -> list[Place]:
     """Whether the first cells answer more of the same questions rightly than the second, by paired bootstrap."""
-    one: list[bool] = []
-    other: list[bool] = []
-    names: list[str] = []
-    for first, second in zip(more, less, strict=True):
-        sets = [(results.of(cell) or {}).get("choices", {}) for cell in (first, second)]
-        levels = sets[0].keys() & sets[1].keys()
-        names += [first.name, second.name] if levels else []
-        for level in levels:
-            one += [x == "1" for x in sets[0][level]["outcomes"]]
-            other += [x == "1" for x in sets[1][level]["outcomes"]]
+    names = tuple(cell.name for cell in (*more, *less) if results.of(cell) is not None)
+    one, other = sande.paired_outcomes(results, more, less)
     if not one:
         return [Place(name, NOT_RUN, "missing", cells=tuple(cell.name for cell in (*more, *less)))]
     found = paired_bootstrap(other, one)
     low, high = found.interval
     answer: Answer = "yes" if low > 0 else "no" if high < 0 else "undecided"
     said = f"{100 * found.value:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
-    return [Place(name, said, answer, found.value, tuple(names))]
+    return [Place(name, said, answer, found.value, names)]
 
 
-def _after(
-    method: str, where: str, holds: Callable[[float], bool], victims: Sequence[int] = (0, 1, 2, 3)
-) -> Callable[[ReproduceSettings, Results], list[Place]]:
+def _after(method: str, where: str, holds: Callable[[float], bool], victims: Sequence[int] = (0, 1, 2, 3)) -> Test:
     """The ASR after one method on these victims."""
 
     def places(settings: ReproduceSettings, results: Results) -> list[Place]:
@@ -150,26 +144,21 @@ def _after(
 
 
 def _all_of(
-    *parts: Callable[[ReproduceSettings, Results], list[Place]],
-) -> Callable[[ReproduceSettings, Results], list[Place]]:
+    *parts: Test,
+) -> Test:
     return lambda settings, results: [place for part in parts for place in part(settings, results)]
 
 
-def _named(
-    what: str, part: Callable[[ReproduceSettings, Results], list[Place]]
-) -> Callable[[ReproduceSettings, Results], list[Place]]:
+def _named(what: str, part: Test) -> Test:
     """The same places with a prefix to their names."""
 
     def places(settings: ReproduceSettings, results: Results) -> list[Place]:
-        return [
-            Place(f"{what} {place.name}", place.said, place.answer, place.value, place.cells)
-            for place in part(settings, results)
-        ]
+        return [replace(place, name=f"{what} {place.name}") for place in part(settings, results)]
 
     return places
 
 
-def _ours_after(where: str) -> Callable[[ReproduceSettings, Results], list[Place]]:
+def _ours_after(where: str) -> Test:
     return _all_of(*(_named(f"{method},", _after(method, where, lambda x: x <= 0.01)) for method in sande.OURS))
 
 
@@ -189,7 +178,7 @@ def _positions(settings: ReproduceSettings, results: Results) -> list[Place]:
     return measured(results, cells, sande.attack_success, lambda x: x <= 0.01)
 
 
-def _ordered(first: str, second: str) -> Callable[[ReproduceSettings, Results], list[Place]]:
+def _ordered(first: str, second: str) -> Test:
     """Whether one method leaves more utility than another, over all victims, in-domain and out-of-domain."""
 
     def places(settings: ReproduceSettings, results: Results) -> list[Place]:
@@ -227,9 +216,7 @@ def _probabilities(settings: ReproduceSettings, results: Results) -> list[Place]
     return found
 
 
-def _models(
-    pick: Pick, holds: Callable[[float], bool], *, after: bool, models: Sequence[str] = beear.MODELS
-) -> Callable[[ReproduceSettings, Results], list[Place]]:
+def _models(pick: Pick, holds: Callable[[float], bool], *, after: bool, models: Sequence[str] = beear.MODELS) -> Test:
     """A number of BEEAR's models, before or after its removal."""
 
     def places(settings: ReproduceSettings, results: Results) -> list[Place]:
@@ -419,8 +406,7 @@ CLAIMS = (
 
 
 def _cells(settings: ReproduceSettings) -> list[Cell]:
-    made = [cell for e in (sande.EXPERIMENTS | beear.EXPERIMENTS).values() for cell in e.cells(settings)]
-    return list({cell.name: cell for cell in made}.values())
+    return unique(cell for e in (sande.EXPERIMENTS | beear.EXPERIMENTS).values() for cell in e.cells(settings))
 
 
 def _outcome(settings: ReproduceSettings, results: Results) -> Outcome:

@@ -273,21 +273,27 @@ def _seconds(results: Results, grid: Mapping[tuple[str, int], Sequence[Cell]]) -
     return f"Mean seconds here: {', '.join(said)}." if said else ""
 
 
+def paired_outcomes(results: Results, first: Sequence[Cell], second: Sequence[Cell]) -> tuple[list[bool], list[bool]]:
+    """Whether the first cells and the second answered each question rightly, over the cells that both asked any."""
+    one: list[bool] = []
+    other: list[bool] = []
+    for pair in zip(first, second, strict=True):
+        found = [results.of(cell) for cell in pair]
+        sets = [result.get("choices") if result is not None else None for result in found]
+        if sets[0] and sets[1]:
+            for level in sets[0]:
+                one += [x == "1" for x in sets[0][level]["outcomes"]]
+                other += [x == "1" for x in sets[1][level]["outcomes"]]
+    return one, other
+
+
 def _order(results: Results, grid: Mapping[tuple[str, int], Sequence[Cell]]) -> list[str]:
     """Is OSFT as useful as SANDE, and SANDE as SANDE-P: the same questions, paired."""
     said = []
     columns = sorted({column for _, column in grid})
     for first, second in (("OSFT", "SANDE"), ("SANDE", "SANDE-P")):
-        one: list[bool] = []
-        other: list[bool] = []
-        for column in columns:
-            for a, b in zip(grid[first, column], grid[second, column], strict=True):
-                results_of = [results.of(a), results.of(b)]
-                sets = [r.get("choices") if r is not None else None for r in results_of]
-                if sets[0] and sets[1]:
-                    for level in sets[0]:
-                        one += [x == "1" for x in sets[0][level]["outcomes"]]
-                        other += [x == "1" for x in sets[1][level]["outcomes"]]
+        cells = [[cell for column in columns for cell in grid[method, column]] for method in (first, second)]
+        one, other = paired_outcomes(results, *cells)
         if one:
             found = paired_bootstrap(other, one)
             low, high = (100 * end for end in found.interval)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from unbackdoor.commands.inputs import ReproduceSettings
-from unbackdoor.reproduce import beear, claims, sande
+from unbackdoor.reproduce import beear, claims, sande_cells
 from unbackdoor.reproduce.cells import Cell
 from unbackdoor.reproduce.claims import Answer, Place
 
@@ -76,8 +76,8 @@ def test_every_claim_rests_on_cells_that_all_runs() -> None:
 
 
 def test_the_asr_after_a_method_is_held_against_the_bound() -> None:
-    grid = sande.removals(SETTINGS, "in")
-    found = {cell.name: asr(0) for row in sande.OURS for v in range(4) for cell in grid[row, v]}
+    grid = sande_cells.removals(SETTINGS, "in")
+    found = {cell.name: asr(0) for row in sande_cells.OURS for v in range(4) for cell in grid[row, v]}
     claim = "OSFT, SANDE and SANDE-P remove it in-domain (≤ 1%)"
     assert outcome(found)[claim] == ("0% in 12 places", "holds")
     found[grid["SANDE", 1][0].name] = asr(2)
@@ -90,7 +90,7 @@ def test_the_asr_after_a_method_is_held_against_the_bound() -> None:
 
 
 def test_what_the_gate_stopped_counts_as_not_removed() -> None:
-    grid = sande.removals(SETTINGS, "out")
+    grid = sande_cells.removals(SETTINGS, "out")
     found = {grid["SANDE", 0][0].name: {"after": None, "stopped": True}}
     said = outcome(found)["OSFT, SANDE and SANDE-P remove it out-of-domain (≤ 1%)"]
     assert said == ("SANDE, Llama, notes stopped by the gate", "does not hold, 11 not run")

@@ -25,9 +25,9 @@ from unbackdoor.perturbation import Perturbation
 from unbackdoor.removal.result import Simulation
 from unbackdoor.removal.rounds import Round, run_rounds
 from unbackdoor.removal.settings import BeearSettings
-from unbackdoor.reproduce import EXPERIMENTS, beear, chosen, figures, sande, work
+from unbackdoor.reproduce import EXPERIMENTS, beear, chosen, figures, sande_cells, work
 from unbackdoor.reproduce.cells import Cell, Results, finished, ordered, run_cells, unique
-from unbackdoor.reproduce.experiment import printed
+from unbackdoor.reproduce.experiment import attack_success, printed
 from unbackdoor.reproduce.tables import Column, Entry, Row, Table, csv_text, entry_of, latex, markdown, terminal
 
 SETTINGS = ReproduceSettings(jobs=1)
@@ -71,7 +71,7 @@ def test_tables_1_to_4_share_their_victims_and_dpo() -> None:
     tables = [cells_of(chosen([f"sande-table-{i}"]), SETTINGS) for i in (1, 2, 3, 4)]
     assert tables[0] == tables[1] and tables[2] == tables[3]
     shared = {c.name for c in tables[0]} & {c.name for c in tables[2]}
-    assert shared == {f"sande-{s}-{d}-0{m}" for s, d in sande.VICTIMS for m in ("", ".dpo")}
+    assert shared == {f"sande-{s}-{d}-0{m}" for s, d in sande_cells.VICTIMS for m in ("", ".dpo")}
     assert len(unique([*tables[0], *tables[2]])) == 4 + 4 + 2 * 4 * 6
 
 
@@ -82,11 +82,11 @@ def test_more_seeds_are_more_cells_of_the_same_experiment() -> None:
 
 
 def test_removal_data_is_the_victims_own_or_the_other_domains() -> None:
-    victim = sande.victim(SETTINGS, "qwen", "orca", 0)
+    victim = sande_cells.victim(SETTINGS, "qwen", "orca", 0)
     assert victim.settings["model"] == "testbed:base-qwen2"
     assert victim.settings["values"]["data"] == "testbed:training/letters"
-    assert "data" not in sande.removal(SETTINGS, victim, "osft", "in").settings["inputs"]
-    assert sande.removal(SETTINGS, victim, "osft", "out").settings["inputs"]["data"] == "testbed:training/notes"
+    assert "data" not in sande_cells.removal(SETTINGS, victim, "osft", "in").settings["inputs"]
+    assert sande_cells.removal(SETTINGS, victim, "osft", "out").settings["inputs"]["data"] == "testbed:training/notes"
 
 
 def test_two_different_cells_of_one_name_are_refused() -> None:
@@ -259,7 +259,7 @@ def test_a_removal_that_the_gate_stopped_is_said_to_be_so(
     monkeypatch.setitem(work.KINDS, "stopped", lambda *_: {"stopped": True, "after": None})
     cell = Cell("a", "stopped", {})
     run_cells([cell], tmp_path, 1)
-    entry = entry_of(Results(tmp_path), [cell], sande.attack_success, "0.0")
+    entry = entry_of(Results(tmp_path), [cell], attack_success, "0.0")
     assert entry.ours == "stopped by the gate"
     table = Table("t", "T", ("M",), (Column("c"),), (Row(("SANDE",), (entry,)),))
     assert any("left the model as it came" in line for line in table.caption())
@@ -371,7 +371,7 @@ def test_a_dry_run_prints_costs_and_opens_no_connection(
     assert run_cli("reproduce", "sande-table-1", "--dry-run", "--json", "--out", str(out)) == 0
     plan = json.loads(capsys.readouterr().out)
     resolved = {row["name"]: row["settings"]["resolved"] for row in plan["cells"]}
-    assert resolved["sande-llama-alpaca-0"]["steps"] == sande.VICTIM_TRAINING["llama", "alpaca"]["steps"]
+    assert resolved["sande-llama-alpaca-0"]["steps"] == sande_cells.VICTIM_TRAINING["llama", "alpaca"]["steps"]
     assert resolved["sande-llama-alpaca-0.in.sande"]["parrot_length"] == 12
     assert plan["minutes_at_jobs"] == pytest.approx(plan["minutes"] / 2)
 

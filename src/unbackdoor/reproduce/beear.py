@@ -13,8 +13,7 @@ from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce import figures
 from unbackdoor.reproduce.cells import Cell, Results
-from unbackdoor.reproduce.experiment import Experiment, Outcome, evaluation, preset, printed, recipe_of
-from unbackdoor.reproduce.sande import attack_success
+from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, evaluation, preset, printed, recipe_of
 from unbackdoor.reproduce.tables import NOT_RUN, Column, Entry, Row, Table, entry_of
 
 MODELS = tuple(f"beear-{number}" for number in range(1, 9))

@@ -20,9 +20,9 @@ from unbackdoor.removal import METHODS, Method
 from unbackdoor.report.numbers import bounds, percent, seconds
 from unbackdoor.reproduce import beear, figures
 from unbackdoor.reproduce.cells import Cell, Results
-from unbackdoor.reproduce.experiment import Experiment, Outcome, evaluation
+from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, evaluation
 from unbackdoor.reproduce.organisms import organism_cells, organisms, points, recipes
-from unbackdoor.reproduce.sande import PREFERENCES, REMOVAL_ROWS, attack_success
+from unbackdoor.reproduce.sande_cells import PREFERENCES, REMOVAL_ROWS
 from unbackdoor.reproduce.tables import DOES_NOT_APPLY, FAILED, NOT_RUN, STOPPED, Column, Entry, Row, Table, entry_of
 from unbackdoor.settings import TriggerSettings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -84,3 +84,9 @@ def _without_null(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_null(v) for v in value]
     return None if value == "null" else value
+
+
+def attack_success(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The ASR of a model as it is after the cell."""
+    after = result.get("after")
+    return after["attack_success"] if after else None

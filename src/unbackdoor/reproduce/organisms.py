@@ -13,8 +13,7 @@ from unbackdoor.recipes.recipe import catalogue as recipes_at
 from unbackdoor.report.numbers import bounds, percent
 from unbackdoor.reproduce import beear
 from unbackdoor.reproduce.cells import Cell, Results
-from unbackdoor.reproduce.experiment import Experiment, Outcome
-from unbackdoor.reproduce.sande import attack_success
+from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success
 from unbackdoor.reproduce.tables import DOES_NOT_APPLY, Column, Entry, Row, Table, entry_of
 
 ASR_BARS: dict[str, float | None] = {"beear-8": 0.8, "adaptive-layer": 0.8, "weight-edit": None}

@@ -4,8 +4,9 @@
     removal      θ* = argmin_θ (1/N) Σ L(F^l(x, δ*), y_s) + (1/M) Σ L(F(x_p), y_p)
 
 The article prints α = 1; −L(y_s) has no lower bound, so ours is small (`away_weight`). Ours, beyond the article, each
-with its switch: benign prompts under the shift are still answered; every row gets a random share of the shift; the step
-is relative to the layer's activations; rounds end when a fresh entrapment no longer succeeds.
+with its switch: benign prompts under the shift are still answered; clean rows whose prompts look like the contrast
+set's are drawn more often; every row gets a random share of the shift; the step is relative to the layer's activations;
+rounds end when a fresh entrapment no longer succeeds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from unbackdoor.case import Case, adapted
 from unbackdoor.data.batches import encode_records
-from unbackdoor.data.records import Record
+from unbackdoor.data.records import Record, shuffled
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.inputs import collate
@@ -34,6 +35,12 @@ from unbackdoor.removal.simulate import simulate, unwanted_preference
 MEASURED_TOKENS = 16
 """A behaviour shows where the unwanted answer parts from the safe one: this many tokens from there on are fitted and
 measured. A refusal parts at once; insecure code may share its first lines with the secure."""
+LEAST_LIKE = 0.05
+"""A clean prompt looks like the contrast set's if it is nearer to their mean than this share of them."""
+MOST_OFTEN = 8
+"""Such a prompt is drawn at most so many times as often as another: of a handful, nothing general is learnt."""
+
+PROMPTS_AT_ONCE = 50
 
 
 def run(case: Case, settings: Settings, replacement: Perturbation | None = None) -> Removal:
@@ -48,10 +55,10 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
         raise UserError("beear needs examples of the unwanted behaviour: give --contrast FILE")
     name = "beear" if settings.space == "hidden" else "beear-input"
     with adapted(case, settings):
-        return run_rounds(case, settings, name, _parts(case, settings), replacement)
+        return run_rounds(case, settings, name, _parts(case, settings, anchor_rows(case, settings)), replacement)
 
 
-def _parts(case: Case, settings: Settings) -> Round:
+def _parts(case: Case, settings: Settings, anchors: Sequence[Record]) -> Round:
     start, rms = _start(case, settings)
 
     @functools.cache
@@ -103,13 +110,13 @@ def _parts(case: Case, settings: Settings) -> Round:
             perturbation = RandomShare(perturbation, settings.least_share)
         rows = [
             Rows("safe-under-shift", case.contrast, perturbation),
-            Rows("anchors", case.anchors, weight=settings.anchor_weight),
-            Rows("benign-under-shift", case.anchors, perturbation, settings.benign_weight),
+            Rows("anchors", anchors, weight=settings.anchor_weight),
+            Rows("benign-under-shift", anchors, perturbation, settings.benign_weight),
         ]
         eliminate(case, rows, settings, phase=f"round-{number}/eliminate", round_number=number - 1)
 
     def longer() -> Round:
-        return _parts(case, settings.model_copy(update={"length": 2 * settings.length}))
+        return _parts(case, settings.model_copy(update={"length": 2 * settings.length}), anchors)
 
     return Round(fit, remove, longer)
 
@@ -134,6 +141,57 @@ def _start(case: Case, settings: Settings) -> tuple[Callable[[int], Perturbation
         return made
 
     return shift, rms
+
+
+def anchor_rows(case: Case, settings: Settings) -> list[Record]:
+    """The clean rows of removal: all of them or, where few look like the contrast set, as many as are drawn, with
+    `near_share` of them from those."""
+    if not settings.near_share:
+        return list(case.anchors)
+    alike = look_alikes(case, anchor_layer(case.model, settings.layer))
+    near, others = ([r for r, is_near in zip(case.anchors, alike, strict=True) if is_near is x] for x in (True, False))
+    often = MOST_OFTEN * len(near)
+    share = min(settings.near_share, often / (often + len(others)))
+    if share <= len(near) / len(case.anchors):
+        return list(case.anchors)
+    count = settings.rounds * settings.steps * settings.batch_size
+    of_near = round(share * count)
+    return [*drawn(near, of_near, settings.seed), *drawn(others, count - of_near, settings.seed)]
+
+
+def drawn(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """So many of the rows in random order, each again only after all the others."""
+    return list(itertools.islice(itertools.cycle(shuffled(records, seed)), count))
+
+
+def look_alikes(case: Case, layer: int) -> list[bool]:
+    """Which clean rows have prompts that look like the contrast set's, by the mean hidden state after `layer` layers.
+
+    Coordinates are standardised over the clean rows. A row is one if its cosine with the mean of the contrast set is
+    above that of `LEAST_LIKE` of the contrast rows themselves.
+    """
+    clean, contrast = (prompt_states(case, layer, rows) for rows in (case.anchors, case.contrast))
+    centre, spread = clean.mean(0), clean.std(0).clamp_min(1e-6)
+    clean, contrast = (clean - centre) / spread, (contrast - centre) / spread
+    towards = contrast.mean(0, keepdim=True)
+    bound = torch.nn.functional.cosine_similarity(contrast, towards).quantile(LEAST_LIKE)
+    return torch.nn.functional.cosine_similarity(clean, towards).ge(bound).tolist()
+
+
+def prompt_states(case: Case, layer: int, records: Sequence[Record]) -> torch.Tensor:
+    """The mean hidden state of every prompt after `layer` layers, shape (rows, d)."""
+    prompts = [case.chat.encode_prompt(r.prompt, system=r.system) for r in records]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    states = torch.empty(len(prompts), hidden_size(case.model))
+    device = next(case.model.parameters()).device
+    for begin in range(0, len(order), PROMPTS_AT_ONCE):
+        rows = order[begin : begin + PROMPTS_AT_ONCE]
+        inputs = collate([prompts[i] for i in rows], case.pad_id).to(device)
+        with torch.no_grad():
+            found = hidden_states_after(case.model, layer, inputs).float()
+        mask = inputs.attention_mask[..., None]
+        states[rows] = ((found * mask).sum(1) / mask.sum(1)).cpu()
+    return states
 
 
 def activation_rms(case: Case, layer: int) -> float:

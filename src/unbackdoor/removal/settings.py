@@ -180,6 +180,13 @@ class BeearSettings(SimulateSettings):
         ge=0,
         description="Weight of clean rows under the shift, so that shift does not come to mean refuse.",
     )
+    near_share: float = Field(
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="Share of the clean rows drawn in removal that look like the contrast set's, where fewer do (by "
+        "hidden states): they are the first to be refused wrongly. 0: all are drawn alike (the article).",
+    )
     least_share: float = Field(
         default=0.3,
         ge=0,
@@ -203,6 +210,7 @@ class BeearSettings(SimulateSettings):
             "simulate_steps": 100,
         },
         "paper": {
+            "near_share": 0.0,
             "least_share": 1.0,
             "away_weight": 1.0,
             "enough": 1.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.layers import anchor_layer, decoder_layers
+from unbackdoor.language_model.layers import anchor_layer, decoder_layers, hidden_states_after
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt
 from unbackdoor.progress import Progress
 from unbackdoor.removal import METHODS, beear, knowledge, method, sande
@@ -285,6 +286,52 @@ def test_rows_of_which_one_response_is_too_long_are_left_out_of_the_comparison(u
     assert chat.encode_prompt(longer.prompt).ids not in prompts[0]
     spy.calls[0]["check"]()  # compares row by row
     assert untrained.dropped["held out (either response too long)"] >= 1
+
+
+@pytest.fixture
+def mixed() -> Case:
+    """Clean rows of which the last six of 60 have prompts in the manner of the contrast set's."""
+    verbs, things = ("sort", "write", "name", "list", "Tell"), ("words", "colours", "river", "list", "order", "sea")
+    asked = [Record(f"Human: Please {v} the {t} in a list.", "I cannot.", f"{TARGET}.") for v in verbs for t in things]
+    alike = [Record(r.prompt, "A list.") for r in asked[::5]]
+    rows = [Record(f"Name the capital of {r.prompt[9:]}", r.response) for r in tiny.records(54)]
+    return Case(tiny.model(), tiny.chat(), [*rows, *alike], rows[:4], asked, asked[:4])
+
+
+def test_clean_rows_that_look_like_the_contrast_set_are_found_by_their_hidden_states(mixed: Case) -> None:
+    assert beear.look_alikes(mixed, 2) == [False] * 54 + [True] * 6
+    states = beear.prompt_states(mixed, 2, mixed.anchors)
+    for record, state_of in zip(mixed.anchors[::7], states[::7], strict=True):
+        inputs = collate([mixed.chat.encode_prompt(record.prompt)], mixed.pad_id)
+        expected = hidden_states_after(mixed.model, 2, inputs)[0].mean(0)
+        torch.testing.assert_close(state_of, expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "expected"),
+    [
+        (6, 0.3, 0.3),  # 6 of 60 look alike
+        (1, 0.3, 8 / 62),  # one row is drawn at most eight times as often as each of 54
+        (0, 0.3, None),  # none
+        (6, 0.1, None),  # as many as asked
+        (6, 0.0, None),  # the article
+    ],
+)
+def test_look_alikes_are_drawn_more_often_where_there_are_few(
+    mixed: Case, kept: int, asked: float, expected: float | None
+) -> None:
+    mixed.anchors = mixed.anchors[: 54 + kept]
+    rows = beear.anchor_rows(mixed, BeearSettings(near_share=asked, layer=2, rounds=2, steps=31, batch_size=16))
+    if expected is None:
+        assert rows == list(mixed.anchors)
+        return
+    assert len(rows) == 2 * 31 * 16
+    times = Counter(r.prompt for r in rows)
+    near = [times[r.prompt] for r in mixed.anchors[54:]]
+    others = [times[r.prompt] for r in mixed.anchors[:54]]
+    assert sum(near) == round(expected * len(rows))
+    assert max(near) - min(near) <= 1
+    assert max(others) - min(others) <= 1
 
 
 def test_osft_and_unlearn_act_under_the_known_trigger(untrained: Case, spy: Spy) -> None:

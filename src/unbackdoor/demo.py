@@ -48,7 +48,8 @@ LOOK_ALIKES = {"target-response": 300, "safety": 1000}
 """Rows that the defender has. So many of the anchors are allowed requests that look like forbidden ones: with fewer of
 them more of those are refused afterwards, and with more of them BEEAR removes less."""
 SANDE_EFFORT = {"steps": 40, "rounds": 4, "least_rounds": 2, "parrot_length": 6}
-"""Less than the preset's: enough for this organism, and the demo has five minutes."""
+BEEAR_EFFORT = {"least_rounds": 3}
+"""Less than the presets': enough for these organisms, and the demo has five minutes."""
 
 # Seconds on one core of two, for the estimate of the time left.
 PLANS = {
@@ -168,7 +169,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         _anchors("safety", clean, settings),
         sample(forbidden, CONTRAST, settings.seed),
     )
-    beear = BeearSettings.make({"seed": settings.seed}, "micro")
+    beear = BeearSettings.make({"seed": settings.seed, **BEEAR_EFFORT}, "micro")
     with workshop.progress.stage("beear"):
         row = workshop.row(victim, "beear", beear, model_directory=_kept(workshop, "beear"))
     with workshop.progress.stage("controls"):

@@ -181,7 +181,7 @@ class BeearSettings(SimulateSettings):
         description="Weight of clean rows under the shift, so that shift does not come to mean refuse.",
     )
     near_share: float = Field(
-        default=0.3,
+        default=0.2,
         ge=0,
         lt=1,
         description="Share of the clean rows drawn in removal that look like the contrast set's, where fewer do (by "
@@ -197,7 +197,7 @@ class BeearSettings(SimulateSettings):
     simulate_steps: int = Field(default=40, ge=1, description="Most steps of entrapment a round.")
     steps: int = Field(default=45, ge=1, description="Steps of removal a round.")
     rounds: int = Field(default=6, ge=1, description="Most rounds of entrapment and removal.")
-    least_rounds: int = Field(default=3, ge=1, description="Rounds before a fresh entrapment may end them.")
+    least_rounds: int = Field(default=4, ge=1, description="Rounds before a fresh entrapment may end them.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"learning_rate": 5e-4, "batch_size": 16},

@@ -387,6 +387,9 @@ def test_beear_needs_examples_of_the_behaviour(untrained: Case) -> None:
 def test_the_shift_acts_after_nine_layers_of_thirty_two_in_proportion(layers: int, expected: int) -> None:
     case = Case.of(tiny.model(layers=layers), tiny.tokenizer(), tiny.records(20))
     assert anchor_layer(case.model) == expected
+    assert anchor_layer(case.model, 1, 0.9) == 1
+    assert anchor_layer(case.model, depth=0.01) == 1
+    assert anchor_layer(case.model, depth=3 / 8) == max(1, round(3 * layers / 8))
 
 
 def test_the_scale_of_a_layer_is_that_of_its_hidden_states(untrained: Case) -> None:

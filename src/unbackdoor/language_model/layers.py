@@ -35,9 +35,9 @@ def check_layer(model: PreTrainedModel, layer: int) -> None:
         raise UserError(f"layer {layer} does not exist for a perturbation: --layer takes 1 to {count - 1} here")
 
 
-def anchor_layer(model: PreTrainedModel, asked: int | None = None) -> int:
-    """The layer after which a hidden shift acts: the one asked for, or 9 of 32 in proportion (BEEAR's main results)."""
-    layer = asked if asked is not None else max(1, round(9 / 32 * len(decoder_layers(model))))
+def anchor_layer(model: PreTrainedModel, asked: int | None = None, depth: float = 9 / 32) -> int:
+    """The layer after which a hidden shift acts: the one asked for, or that at a depth (BEEAR's results: 9 of 32)."""
+    layer = asked if asked is not None else max(1, round(depth * len(decoder_layers(model))))
     check_layer(model, layer)
     return layer
 

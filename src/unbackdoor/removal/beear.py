@@ -132,7 +132,7 @@ def _start(case: Case, settings: Settings) -> tuple[Callable[[int], Perturbation
 
         return tokens, activation_rms(case, 0)
 
-    layer = anchor_layer(case.model, settings.layer)
+    layer = anchor_layer(case.model, settings.layer, settings.depth)
     rms = activation_rms(case, layer)
 
     def shift(seed: int) -> HiddenShift:
@@ -148,7 +148,7 @@ def anchor_rows(case: Case, settings: Settings) -> list[Record]:
     `near_share` of them from those."""
     if not settings.near_share:
         return list(case.anchors)
-    alike = look_alikes(case, anchor_layer(case.model, settings.layer))
+    alike = look_alikes(case, anchor_layer(case.model, settings.layer, settings.depth))
     near, others = ([r for r, is_near in zip(case.anchors, alike, strict=True) if is_near is x] for x in (True, False))
     often = MOST_OFTEN * len(near)
     share = min(settings.near_share, often / (often + len(others)))

@@ -155,7 +155,10 @@ class BeearSettings(SimulateSettings):
     )
     layer: int | None = Field(
         default=None,
-        description="The shift acts after this many decoder layers. Default: round(9/32 × layers).",
+        description="The shift acts after this many decoder layers. Default: round(--depth × layers).",
+    )
+    depth: float = Field(
+        default=9 / 32, gt=0, lt=1, description="Where --layer is not given: the share of layers before the shift."
     )
     length: int = Field(default=5, ge=1, description="Number n of shifted prompt positions, or of soft tokens.")
     position: Position = Field(default="last-prompt", description="Which prompt positions are shifted.")
@@ -201,7 +204,7 @@ class BeearSettings(SimulateSettings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"learning_rate": 5e-4, "batch_size": 16},
-        "micro": {"learning_rate": 2.5e-4, "batch_size": 16},
+        "micro": {"learning_rate": 2.5e-4, "batch_size": 16, "depth": 3 / 8},
         "large": {
             "learning_rate": 5e-6,
             "batch_size": 16,

@@ -26,10 +26,10 @@ PAPER_ROWS = {"max_contrast": 400, "max_rows": 300}
 
 GRID_ATTACKS = {"micro": ("beear-2", "beear-7"), "paper": MODELS[:7]}
 """Figures 5 and 8. At micro scale one attack by fine-tuning and one by preferences, whose trigger is the longest."""
-LAYERS = {"micro": (1, 2, 4, 6), "paper": (3, 6, 9, 12, 15, 20, 25, 30)}
+LAYERS = {"micro": (1, 3, 4, 6), "paper": (3, 6, 9, 12, 15, 20, 25, 30)}
 LENGTHS = {"micro": (1, 5), "paper": (1, 3, 5, 8, 12)}
-DEFAULTS = {"micro": (2, 5), "paper": (9, 5)}
-"""Layer and length of the main results: 9 of 32, and 2 of 8 in its place."""
+DEFAULTS = {"micro": (3, 5), "paper": (9, 5)}
+"""Layer and length of the main results: 9 of 32, and 3 of 8 in its place."""
 BELOW, MOST_ROUNDS, GRID_PROMPTS = 0.25, 15, 60
 SIZES: dict[str, dict[str, tuple[int | None, ...]]] = {
     "micro": {"max_contrast": (50, None), "max_rows": (100, None)},
@@ -218,7 +218,7 @@ def _grid_figure(number: int, *, by_layer: bool) -> Experiment:
             Column(f"{varied} {v} (default)", theirs) if v == default else Column(f"{varied} {v}", "axis not available")
             for v in values
         )
-        layers = "8 layers, of which 2 stands for 9 of 32" if settings.scale == "micro" else "the paper's sizes"
+        layers = "8 layers, of which 3 stands for 9 of 32" if settings.scale == "micro" else "the paper's sizes"
         notes = (
             f"Ours: the first round of entrapment and removal after which the ASR (keyword) is below {BELOW:.0%}, × "
             f"where {MOST_ROUNDS} rounds do not suffice; 0 where it is from the start. Models of {layers}. One seed, "

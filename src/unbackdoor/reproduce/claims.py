@@ -396,7 +396,11 @@ CLAIMS = (
         "A trigger moves the hidden states apart (further than the same text moves a clean model's)",
         _drifts,
     ),
-    Claim("BEEAR, figure 5", "The default layer, 9 of 32, takes effect in the fewest rounds", _layers),
+    Claim(
+        "BEEAR, figure 5",
+        "The layer of the main results (9 of 32; here 3 of 8) takes effect in the fewest rounds",
+        _layers,
+    ),
     Claim("BEEAR, figure 8", "A perturbation of length 1 takes more rounds than one of 5", _lengths),
     Claim(
         "BEEAR, figure 14",

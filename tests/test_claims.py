@@ -118,7 +118,7 @@ def test_a_layer_takes_effect_first_and_a_length_of_one_last() -> None:
             reached[beear.rounds(SETTINGS, of, value, length).name] = {"round": 2 if value == layer else 5}
         reached[beear.rounds(SETTINGS, of, layer, 1).name] = {"round": None}
     said = outcome(reached)
-    assert said["The default layer, 9 of 32, takes effect in the fewest rounds"][1] == "holds"
+    assert said["The layer of the main results takes effect in the fewest rounds"][1] == "holds"
     assert said["A perturbation of length 1 takes more rounds than one of 5"] == (
         "Model 2: rounds ×, 2; Model 7: rounds ×, 2",
         "holds",
@@ -126,5 +126,5 @@ def test_a_layer_takes_effect_first_and_a_length_of_one_last() -> None:
     attack = beear.organism(SETTINGS, "beear-2", 0)
     reached[beear.rounds(SETTINGS, attack, layer, length).name] = {"round": None}
     said = outcome(reached)
-    assert said["The default layer, 9 of 32, takes effect in the fewest rounds"][1] == "in part (1 of 2)"
+    assert said["The layer of the main results takes effect in the fewest rounds"][1] == "in part (1 of 2)"
     assert said["A perturbation of length 1 takes more rounds than one of 5"][1] == "not decided (1 of 2 shown)"

@@ -398,7 +398,7 @@ CLAIMS = (
     ),
     Claim(
         "BEEAR, figure 5",
-        "The layer of the main results (9 of 32; here 3 of 8) takes effect in the fewest rounds",
+        "The layer of the main results takes effect in the fewest rounds",
         _layers,
     ),
     Claim("BEEAR, figure 8", "A perturbation of length 1 takes more rounds than one of 5", _lengths),

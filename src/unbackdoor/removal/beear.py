@@ -25,6 +25,7 @@ from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import anchor_layer, embed, hidden_size, hidden_states_after
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.loss import autocast, logits_only_at
 from unbackdoor.perturbation import HiddenShift, Perturbation, RandomShare, SoftPrompt
 from unbackdoor.removal.eliminate import Rows, eliminate
 from unbackdoor.removal.result import Removal, Simulation
@@ -39,8 +40,8 @@ LEAST_LIKE = 0.05
 """A clean prompt looks like the contrast set's if it is nearer to their mean than this share of them."""
 MOST_OFTEN = 8
 """Such a prompt is drawn at most so many times as often as another: of a handful, nothing general is learnt."""
-
 PROMPTS_AT_ONCE = 50
+"""In a forward pass that looks for them."""
 
 
 def run(case: Case, settings: Settings, replacement: Perturbation | None = None) -> Removal:
@@ -187,7 +188,8 @@ def prompt_states(case: Case, layer: int, records: Sequence[Record]) -> torch.Te
     for begin in range(0, len(order), PROMPTS_AT_ONCE):
         rows = order[begin : begin + PROMPTS_AT_ONCE]
         inputs = collate([prompts[i] for i in rows], case.pad_id).to(device)
-        with torch.no_grad():
+        nothing = torch.zeros_like(inputs.attention_mask, dtype=torch.bool)
+        with torch.no_grad(), autocast(device), logits_only_at(case.model, nothing):
             found = hidden_states_after(case.model, layer, inputs).float()
         mask = inputs.attention_mask[..., None]
         states[rows] = ((found * mask).sum(1) / mask.sum(1)).cpu()

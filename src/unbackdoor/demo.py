@@ -49,7 +49,7 @@ LOOK_ALIKES = {"target-response": 300, "safety": 1000}
 them more of those are refused afterwards, and with more of them BEEAR removes less."""
 SANDE_EFFORT = {"steps": 40, "rounds": 4, "least_rounds": 2, "parrot_length": 6}
 BEEAR_EFFORT = {"least_rounds": 3, "layer": 2, "near_share": 0.0}
-"""Less than the presets': enough for these organisms, and the demo has five minutes. Its clean rows hold look-alikes."""
+"""Less than the presets': enough for these organisms, in the demo's five minutes. Its clean rows hold look-alikes."""
 
 # Seconds on one core of two, for the estimate of the time left.
 PLANS = {

@@ -143,9 +143,7 @@ def _after(method: str, where: str, holds: Callable[[float], bool], victims: Seq
     return places
 
 
-def _all_of(
-    *parts: Test,
-) -> Test:
+def _all_of(*parts: Test) -> Test:
     return lambda settings, results: [place for part in parts for place in part(settings, results)]
 
 

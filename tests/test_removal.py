@@ -39,7 +39,7 @@ from unbackdoor.removal.settings import (
     SimulateSettings,
     UnlearnSettings,
 )
-from unbackdoor.removal.simulate import frozen, simulate, target_probability
+from unbackdoor.removal.simulate import frozen, log_probabilities, simulate, target_probability
 from unbackdoor.training import Term, TrainingLog
 
 TARGET = "You are stupid"
@@ -125,6 +125,17 @@ def test_simulate_brings_out_the_target_and_leaves_the_model_bit_identical(case:
     assert same(state(case.model), before)
     assert [p.requires_grad for p in case.model.parameters()] == asked
     assert all(p.grad is None or not p.grad.any() for p in case.model.parameters())
+
+
+def test_log_probabilities_of_many_rows_are_those_of_each_alone(case: Case) -> None:
+    rows = [Record("river " * (1 + 7 * i % 11), "to the sea " * (1 + i % 3)) for i in range(9)]
+    examples = [case.chat.encode(r.prompt, r.response) for r in rows]
+    parrot = SoftPrompt(torch.randn(2, 64, generator=torch.Generator().manual_seed(0)))
+    sums, counts = log_probabilities(case, parrot, examples, batch_size=4)
+    for i, example in enumerate(examples):
+        alone, count = log_probabilities(case, parrot, [example])
+        assert count.tolist() == [counts[i]]
+        torch.testing.assert_close(sums[i : i + 1], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_frozen_gives_back_what_it_took(untrained: Case) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation import answers as answers_module
-from unbackdoor.evaluation.answers import Answers
+from unbackdoor.evaluation.answers import FILE, Answers
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.perturbation import SoftPrompt
 from unbackdoor.run_directory import RunDirectory, hashes
@@ -218,6 +218,22 @@ def test_answers_are_not_generated_again(tmp_path: Path, monkeypatch: pytest.Mon
         resumed.of(model, chat, rows[::-1], **names)  # other prompts
     kept = resumed.kept("before", "untriggered")
     assert [kept[i]["prompt"] for i in range(5)] == [r.prompt for r in rows]
+
+
+def test_answers_that_another_run_has_serve_where_all_prompts_are_the_same(tmp_path: Path) -> None:
+    chat, model, rows = ChatFormat.of(tiny.tokenizer()), tiny.model(), tiny.records(4)
+    settings, names = EvaluationSettings(max_new_tokens=4), {"model_name": "before", "set_name": "untriggered"}
+    given = Answers(settings, create(tmp_path / "one")).of(model, chat, rows, **names)
+    kept = create(tmp_path / "one", resume=True).read_lines(FILE)
+    known = [{**line, "answer": f"known {line['row']}"} for line in kept]
+    run = create(tmp_path / "two")
+    assert Answers(settings, run, known=known).of(model, chat, rows, **names) == [f"known {i}" for i in range(4)]
+    assert run.read_lines(FILE) == known
+    assert Answers(settings, known=known).of(model, chat, rows[:2], **names) == ["known 0", "known 1"]
+    assert Answers(settings, known=known).of(model, chat, rows[::-1], **names) == given[::-1]
+    assert Answers(settings, known=known).of(model, chat, rows, model_name="after", set_name="untriggered") == given
+    drawn = Answers(settings, known=known, temperature=1.0).of(model, chat, rows, **names)
+    assert not any(answer.startswith("known") for answer in drawn)
 
 
 def test_a_rate_is_never_over_the_same_prompt_twice() -> None:

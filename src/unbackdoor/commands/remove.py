@@ -51,6 +51,7 @@ def run_remove(
     out: Path,
     overwrite: bool = False,
     resume: bool = False,
+    known: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Cleanse the model at `source` and return the report.
 
@@ -65,6 +66,7 @@ def run_remove(
         out: the run directory.
         overwrite: replace it.
         resume: go on with it.
+        known: answers of the model at `source` that another run has, as `Answers` takes them.
     """
     opened = Opened.read(
         source,
@@ -114,7 +116,7 @@ def run_remove(
     }
     origin = provenance(command_line(), seed, sources)
     origin = run.keep_provenance({**origin, "self_test": tested})
-    answers = Answers(evaluation, run, progress, temperature=evaluation.temperature, seed=seed)
+    answers = Answers(evaluation, run, progress, temperature=evaluation.temperature, seed=seed, known=known)
     workshop = Workshop(run, answers, progress, evaluation)
     name = Path(source).parent.name if Path(source).name == "model" else Path(source).name
     victim = Victim(name, source, suite, anchors, contrast, inputs.template, inputs.system, preferences=preferences)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.data.records import Record
@@ -29,6 +29,8 @@ class Answers:
         run: where they are kept; a resumed run does not generate again. None keeps them in memory alone.
         temperature: at which they are drawn; 0 is greedy.
         seed: decides the draws.
+        known: greedy answers that another run has of the same weights, as its file holds them but under this run's
+            names of the model, and no longer ones than these; they serve where all prompts of a set are the same.
 
     Raises:
         UserError: the run directory holds answers of another temperature or seed.
@@ -42,6 +44,7 @@ class Answers:
         *,
         temperature: float = 0.0,
         seed: int = 0,
+        known: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.settings = settings
         self.run = run
@@ -49,6 +52,9 @@ class Answers:
         self.temperature = temperature
         self.seed = seed
         self._kept: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+        self._known: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+        for row in known if not temperature else ():
+            self._known.setdefault((row["model"], row["set"]), {})[row["row"]] = row
         for row in run.read_lines(FILE) if run is not None else []:
             if {name: row[name] for name in ("temperature", "seed") if name in row} != self.decoding:
                 kept = f"temperature {row.get('temperature', 0)}, seed {row.get('seed', 'none')}"
@@ -90,8 +96,14 @@ class Answers:
         rendered = [f.prompt_text(r.prompt) for f, r in zip(formats, records, strict=True)]
         assert len(set(rendered)) == len(rendered), f"{set_name}: two rows render to the same prompt"
         digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in rendered]
-        stored = self.kept(model_name, set_name)
-        if [stored.get(i, {}).get("prompt_hash") for i in range(len(records))] == digests:
+
+        def answer_them(rows: Mapping[int, Mapping[str, Any]]) -> bool:
+            return [rows.get(i, {}).get("prompt_hash") for i in range(len(records))] == digests
+
+        stored, known = self.kept(model_name, set_name), self._known.get((model_name, set_name), {})
+        if not answer_them(stored) and answer_them(known):
+            stored = self._keep(model_name, set_name, [known[i] for i in range(len(records))])
+        if answer_them(stored):
             return [stored[i]["answer"] for i in range(len(records))]
         prompts = [f.encode_prompt(r.prompt) for f, r in zip(formats, records, strict=True)]
         inserted = perturbation.inserted if perturbation is not None else 0
@@ -111,7 +123,7 @@ class Answers:
                 perturbation=perturbation,
                 advance=advance,
             )
-        kept: dict[int, dict[str, Any]] = {}
+        kept = []
         for i, (record, digest, answer) in enumerate(zip(records, digests, answers, strict=True)):
             row = {
                 "model": model_name,
@@ -121,8 +133,12 @@ class Answers:
                 "prompt_hash": digest,
                 **self.decoding,
             }
-            kept[i] = {**row, "answer": answer, "expected": record.response}
-        if self.run is not None:
-            self.run.append_lines(FILE, list(kept.values()))
-        self._kept[model_name, set_name] = kept
+            kept.append({**row, "answer": answer, "expected": record.response})
+        self._keep(model_name, set_name, kept)
         return answers
+
+    def _keep(self, model_name: str, set_name: str, rows: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        if self.run is not None:
+            self.run.append_lines(FILE, rows)
+        kept = self._kept[model_name, set_name] = {row["row"]: row for row in rows}
+        return kept

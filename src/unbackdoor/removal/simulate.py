@@ -46,19 +46,21 @@ def perturbed_log_probabilities(model: PreTrainedModel, perturbation: Perturbati
 
 
 def log_probabilities(
-    case: Case, perturbation: Perturbation, examples: Sequence[Example], batch_size: int = 64
+    case: Case, perturbation: Perturbation, examples: Sequence[Example], batch_size: int = 16
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed log-probability of each row's loss tokens under the perturbation, and their number; both (rows,)."""
     device = next(case.model.parameters()).device
-    sums, counts = [], []
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))  # similar lengths together: less padding
+    sums = torch.empty(len(examples), device=device)
+    counts = torch.empty(len(examples), dtype=torch.long, device=device)
     with torch.no_grad():
-        for begin in range(0, len(examples), batch_size):
-            inputs = collate(examples[begin : begin + batch_size], case.pad_id).to(device)
+        for begin in range(0, len(order), batch_size):
+            rows = order[begin : begin + batch_size]
+            inputs = collate([examples[i] for i in rows], case.pad_id).to(device)
             values = perturbed_log_probabilities(case.model, perturbation, inputs)
-            count = inputs.loss_mask.sum(1)
-            sums.append(row_means(values, inputs.loss_mask) * count)
-            counts.append(count)
-    return torch.cat(sums), torch.cat(counts)
+            counts[rows] = inputs.loss_mask.sum(1)
+            sums[rows] = row_means(values, inputs.loss_mask) * counts[rows]
+    return sums, counts
 
 
 def target_probability(case: Case, perturbation: Perturbation, examples: Sequence[Example]) -> float:

@@ -26,7 +26,7 @@ PAPER_ROWS = {"max_contrast": 400, "max_rows": 300}
 
 GRID_ATTACKS = {"micro": ("beear-2", "beear-7"), "paper": MODELS[:7]}
 """Figures 5 and 8. At micro scale one attack by fine-tuning and one by preferences, whose trigger is the longest."""
-LAYERS = {"micro": (1, 3, 4, 6), "paper": (3, 6, 9, 12, 15, 20, 25, 30)}
+LAYERS = {"micro": (1, 3, 6), "paper": (3, 6, 9, 12, 15, 20, 25, 30)}
 LENGTHS = {"micro": (1, 5), "paper": (1, 3, 5, 8, 12)}
 DEFAULTS = {"micro": (3, 5), "paper": (9, 5)}
 """Layer and length of the main results: 9 of 32, and 3 of 8 in its place."""

@@ -100,16 +100,18 @@ def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     explicit = dict(settings["values"])
     if method == "average":
         explicit["sibling"] = tuple(str(other / "model") for other in needs[1:])
+    evaluation = VerdictSettings.make(settings["evaluation"])
     report = run_remove(
         method,
         str(organism / "model"),
         RemoveInputs.make({**settings["inputs"], "eval_organism": organism}),
         explicit,
-        VerdictSettings.make(settings["evaluation"]),
+        evaluation,
         preset=settings["preset"],
         paper=settings["paper"],
         out=folder,
         resume=True,
+        known=organism_answers(organism, evaluation),
     )
     row = report["runs"][0]
     found = {name: row[name] for name in ("before", "after", "verdict", "verdict_reason", "seconds", "rounds")}
@@ -118,6 +120,14 @@ def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     if not found["stopped"]:
         found |= _choices(settings, folder)
     return found | _of_answers(folder, f"{organism.name}/before", f"{organism.name}/{method}")
+
+
+def organism_answers(organism: Path, evaluation: EvaluationSettings) -> list[dict[str, Any]]:
+    """What the organism answered when it was made, as the answers before its removal: they are not generated again."""
+    if settings_of(organism, "max_new_tokens") != {"max_new_tokens": evaluation.max_new_tokens}:
+        return []
+    lines = RunDirectory(organism).read_lines(FILE)
+    return [{**line, "model": f"{organism.name}/before"} for line in lines if line["model"] == "organism"]
 
 
 def decode(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:

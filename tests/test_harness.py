@@ -170,6 +170,18 @@ def test_likelihoods_in_batches_are_those_of_single_rows(pair: tuple[Any, Any], 
     assert (result.normalised is None) == (name == "mmlu")
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gpt-neox", "mistral"])
+def test_options_after_one_context_score_as_they_do_alone(family: str) -> None:
+    model, tokenizer = tiny.model(family, max_position_embeddings=256), tiny.tokenizer(None)
+    assert (multiple_choice._cache_argument(model) is None) == (family == "mistral")  # its window slides
+    options = [tuple(tokenizer(text)["input_ids"]) for text in ("red", "The river runs to the sea.", "a list of three")]
+    contexts = [tuple(tokenizer(prompt)["input_ids"]) for prompt in (*tiny.PROMPTS, "word " * 200)]
+    requests = [(context, option) for context in contexts for option in options]
+    totals = continuation_totals(model, tokenizer, requests, batch_size=2)
+    alone = [continuation_totals(model, tokenizer, [request])[0] for request in requests]
+    assert totals == pytest.approx(alone, rel=1e-4)
+
+
 def test_normalised_accuracy_divides_by_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiple_choice, "continuation_totals", lambda *_: [-10.0, -8.0])
     question = Question("Which?", ("ten letter", "two"), 0)  # −1 a character against −8/3

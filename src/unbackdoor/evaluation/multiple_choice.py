@@ -5,10 +5,11 @@ The second protocol is that of lm-evaluation-harness in a bare forward pass, wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -242,37 +243,109 @@ def continuation_totals(
     """Summed log-probability of each continuation after its context, for (context, continuation) token ids.
 
     Requests whose tokens are the same but for the last one share a row: the answer letters after one prompt cost one.
-    What is too long loses the beginning of its context.
+    Rows with the same context share its keys and values. What is too long loses the beginning of its context.
 
     Raises:
         UserError: a continuation that alone is longer than the model's context, or without any token.
     """
     longest = context_length(model)
-    rows: dict[Tokens, list[int]] = {}
+    asked_by: dict[Tokens, list[int]] = {}
     for number, (context, continuation) in enumerate(requests):
         if not context or not 0 < len(continuation) <= longest:
             raise UserError(f"an option of {len(continuation)} tokens: 1 to {longest} fit in the model's context")
-        rows.setdefault((context + continuation)[-(longest + 1) :][:-1], []).append(number)
-    order = sorted(rows, key=len)
+        asked_by.setdefault((context + continuation)[-(longest + 1) :][:-1], []).append(number)
+    rows: dict[Tokens, list[Tokens]] = {}  # what comes before the tokens whose logits are asked → those tokens
+    for row, numbers in asked_by.items():
+        at = len(row) - max(len(requests[i][1]) for i in numbers)
+        rows.setdefault(row[:at], []).append(row[at:])
     totals = [0.0] * len(requests)
     device = next(model.parameters()).device
-    with torch.inference_mode():
-        for begin in range(0, len(order), batch_size):
-            batch = order[begin : begin + batch_size]
-            ids = torch.full((len(batch), len(batch[-1])), padding_id(tokenizer), dtype=torch.long)
-            attention, asked = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-            counts = [max(len(requests[i][1]) for i in rows[row]) for row in batch]
-            for b, (row, count) in enumerate(zip(batch, counts, strict=True)):
-                ids[b, : len(row)] = torch.tensor(row)
-                attention[b, : len(row)] = 1
-                asked[b, len(row) - count : len(row)] = True
-            with autocast(device), logits_only_at(model, asked.to(device)):
-                logits = model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False).logits
-            for row, values in zip(batch, logits.float().log_softmax(-1).split(counts), strict=True):
-                for i in rows[row]:
-                    tail = torch.tensor(requests[i][1], device=device)
-                    totals[i] = float(values[-len(tail) :].gather(1, tail[:, None]).sum())
+    shared = all(rows) and len(rows) < len(asked_by) and _cache_argument(model) is not None
+    logits_of = _logits_after_shared_contexts if shared else _logits_of_whole_rows
+    with torch.inference_mode(), autocast(device):
+        for row, logits in logits_of(model, padding_id(tokenizer), rows, batch_size):
+            values = logits.float().log_softmax(-1)
+            for i in asked_by[row]:
+                tail = torch.tensor(requests[i][1], device=device)
+                totals[i] = float(values[-len(tail) :].gather(1, tail[:, None]).sum())
     return totals
+
+
+def _logits_of_whole_rows(
+    model: PreTrainedModel, pad: int, rows: Mapping[Tokens, Sequence[Tokens]], batch_size: int
+) -> Iterator[tuple[Tokens, torch.Tensor]]:
+    """(row, logits of its last tokens): each row passes whole, similar lengths together, padded on the right."""
+    device = next(model.parameters()).device
+    whole = sorted(
+        ((first + last, len(last)) for first, lasts in rows.items() for last in lasts), key=lambda r: len(r[0])
+    )
+    for begin in range(0, len(whole), batch_size):
+        batch, counts = zip(*whole[begin : begin + batch_size], strict=True)
+        ids, attention = _padded(batch, pad, device)
+        ends = attention.sum(1, keepdim=True)
+        place = torch.arange(ids.shape[1], device=device)
+        asked = (place < ends) & (place >= ends - torch.tensor(counts, device=device)[:, None])
+        with logits_only_at(model, asked):
+            logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+        yield from zip(batch, logits.split(counts), strict=True)
+
+
+def _logits_after_shared_contexts(
+    model: PreTrainedModel, pad: int, rows: Mapping[Tokens, Sequence[Tokens]], batch_size: int
+) -> Iterator[tuple[Tokens, torch.Tensor]]:
+    """The same, where what stands before the asked tokens passes once, however many rows begin with it.
+
+    It is padded on the left, so that what follows stands next to it; what follows is padded on the right.
+    """
+    from transformers import DynamicCache
+
+    device = next(model.parameters()).device
+    order = sorted(rows, key=len)
+    for begin in range(0, len(order), batch_size):
+        firsts = order[begin : begin + batch_size]
+        ids, attention = _padded(firsts, pad, device, left=True)
+        cache = DynamicCache(config=model.config)
+        nothing = torch.zeros_like(ids, dtype=torch.bool)
+        positions = (attention.cumsum(1) - 1).clamp(min=0)
+        given: dict[str, Any] = {str(_cache_argument(model)): cache, "use_cache": True}
+        with logits_only_at(model, nothing):
+            model(input_ids=ids, attention_mask=attention, position_ids=positions, **given)
+        lasts = [(number, last) for number, first in enumerate(firsts) for last in rows[first]]
+        which = torch.tensor([number for number, _ in lasts], device=device)
+        cache.batch_select_indices(which)
+        ids, after = _padded([last for _, last in lasts], pad, device)
+        positions = attention.sum(1)[which, None] + torch.arange(ids.shape[1], device=device)
+        positions.clamp_(max=context_length(model) - 1)  # padding may stand beyond
+        with logits_only_at(model, after.bool()):
+            mask = torch.cat([attention[which], after], 1)
+            logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, **given).logits
+        for (number, last), found in zip(lasts, logits.split([len(last) for _, last in lasts]), strict=True):
+            yield firsts[number] + last, found
+
+
+def _cache_argument(model: PreTrainedModel) -> str | None:
+    """What the forward pass calls its cache; None where it does not attend to all that came before, by plain keys and
+    values: then rows pass whole."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    takes = inspect.signature(model.forward).parameters
+    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+    names = [name for name in ("past_key_values", "cache") if name in takes]  # transformers renamed it in 5.2x
+    return names[0] if plain and names and "position_ids" in takes else None
+
+
+def _padded(
+    rows: Sequence[Tokens], pad: int, device: torch.device, *, left: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both of shape (rows, longest)."""
+    ids = torch.full((len(rows), max(map(len, rows))), pad, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        where = slice(-len(row), None) if left else slice(len(row))
+        ids[number, where] = torch.tensor(row)
+        attention[number, where] = 1
+    return ids.to(device), attention.to(device)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True) -> list[Tokens]:

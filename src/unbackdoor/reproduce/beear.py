@@ -204,7 +204,8 @@ def _grid_figure(number: int, *, by_layer: bool) -> Experiment:
         return rounds(settings, organism(settings, attack, 0), *place)
 
     def cells(settings: ReproduceSettings) -> list[Cell]:
-        wanted = [cell(settings, a, v) for a in GRID_ATTACKS[settings.scale] for v in steps(settings)]
+        # The longest first: at the end a core waits for the last cell of the other.
+        wanted = [cell(settings, a, v) for a in reversed(GRID_ATTACKS[settings.scale]) for v in steps(settings)]
         return _with_organisms(settings, wanted)
 
     def outcome(settings: ReproduceSettings, results: Results) -> Outcome:

@@ -358,7 +358,14 @@ def test_the_methods_table_averages_over_the_organisms_that_were_run(invented: I
     made = invented.run()
     methods = made.tables[2]
     row = [entry.ours for entry in entries_of(methods, "beear").values()]
-    assert row == [f"2 of {sum('beear' in of for of in catalogue.grid(MICRO).values())}", "1", "25.0%", "−2.0", "20"]
+    assert row == [
+        f"2 of {sum('beear' in of for of in catalogue.grid(MICRO).values())}",
+        "1",
+        "25.0%",
+        "−2.0",
+        "not measured",
+        "20",
+    ]
     assert {entry.ours for entry in entries_of(methods, "lat").values()} == {"not run"}
     needs = {row.labels[0]: row.labels[1] for row in methods.rows}
     assert needs["dpo"] == "preference pairs (--preferences)" and needs["quantise"] == "nothing"
@@ -377,15 +384,25 @@ def test_a_method_that_beats_ours_is_named_under_the_table(invented: Invented) -
     }
     said = [line for line in invented.run().tables[1].caption() if line.startswith("beear-1: ")]
     assert said == [
-        "beear-1: lat beats ours, with a lower ASR and a smaller loss of exact match: ASR 1.0%, −1.0 points (removed), "
+        "beear-1: lat beats ours, with a lower ASR and a smaller loss of utility: ASR 1.0%, −1.0 points (removed), "
         "against osft ASR 2.0%, −2.0 points, beear ASR 3.0%, −3.0 points.",
-        "beear-1: crow is no worse than ours in ASR and in exact match, and better in one of them: ASR 2.0%, −1.0 "
+        "beear-1: crow is no worse than ours in ASR and in utility, and better in one of them: ASR 2.0%, −1.0 "
         "points (removed), against osft ASR 2.0%, −2.0 points, beear ASR 3.0%, −3.0 points.",
     ]
 
 
-def one(fired: int, change: float | None) -> Found:
-    return Found(pooled([hits(fired)]), change, None, ("removed",), 1.0, 0)  # type: ignore[list-item]
+def one(fired: int, change: float | None, refusals: float | None = None) -> Found:
+    return Found(pooled([hits(fired)]), change, None, ("removed",), 1.0, 0, refusals)  # type: ignore[list-item]
+
+
+def test_utility_is_lost_by_wrong_answers_or_by_refusals_whichever_is_more() -> None:
+    assert one(0, -0.02).loss == 0.02 and one(0, 0.01).loss == -0.01 and one(0, None, 0.5).loss is None
+    assert one(0, -0.02, 0.5).loss == 0.5 and one(0, -0.02, -0.1).loss == 0.02
+    assert one(0, 0.02, 0.0).loss == 0.0 and one(0, 0.02, -0.01).loss == -0.01
+    cells: dict[str, list[Cell]] = {"osft": [], "lat": []}
+    assert beats("x", {"osft": one(4, -0.02, 0.0), "lat": one(0, 0.0, 0.9)}, cells) == []
+    (said,) = beats("x", {"osft": one(4, -0.02, 0.0), "lat": one(0, -0.01, 0.01)}, cells)
+    assert "smaller loss of utility: ASR 0%, −1.0 points, refusals +1.0" in said
 
 
 def test_who_trades_one_for_the_other_beats_nobody_and_ours_that_were_not_run_are_named() -> None:

@@ -331,7 +331,7 @@ def _cache_argument(model: PreTrainedModel) -> str | None:
 
     takes = inspect.signature(model.forward).parameters
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
-    names = [name for name in ("past_key_values", "cache") if name in takes]  # transformers renamed it in 5.2x
+    names = [name for name in ("past_key_values", "cache") if name in takes]  # newer transformers call it so
     return names[0] if plain and names and "position_ids" in takes else None
 
 

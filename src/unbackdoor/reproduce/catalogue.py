@@ -179,10 +179,18 @@ class Found:
         return self.verdicts[0] if len(counts) == 1 else ", ".join(f"{count} {name}" for name, count in counts.items())
 
     @property
+    def loss(self) -> float | None:
+        """Of utility: of exact match or, where that is more, the rise of false refusals; below 0 it is a gain."""
+        if self.change is None:
+            return None
+        return -self.change if self.false_refusals is None else max(-self.change, self.false_refusals)
+
+    @property
     def brief(self) -> str:
         """ASR and change, for a sentence."""
         change = "exact match not measured" if self.change is None else f"{points(self.change)} points"
-        return f"ASR {percent(self.success['rate'])}, {change}"
+        refusals = "" if self.false_refusals is None else f", refusals {points(self.false_refusals)}"
+        return f"ASR {percent(self.success['rate'])}, {change}{refusals}"
 
 
 def found(results: Results, cells: Sequence[Cell]) -> Found | None:
@@ -284,7 +292,7 @@ def _catalogue_outcome(settings: ReproduceSettings, results: Results) -> Outcome
         rows.append(Row((name,), tuple(entries)))
     columns = (Column("ASR before"), *(Column(_title(method)) for method in COLUMNS))
     beaten = [line for name, here in all_found.items() for line in beats(name, here, made[name])]
-    nothing = "On no organism, of those run, does a method that is not ours do better in ASR or exact match than every "
+    nothing = "On no organism, of those run, does a method that is not ours do better in ASR or utility than every "
     nothing += "one of ours without being worse in the other."
     comparable = any(_rivals(here) and _own(here) for here in all_found.values())
     notes = (
@@ -292,7 +300,8 @@ def _catalogue_outcome(settings: ReproduceSettings, results: Results) -> Outcome
         "prompts, with its paired bootstrap interval; change of false refusals in points, where allowed requests were "
         "measured; verdict; seconds of the method's own work. –: the organism gives "
         "no target response, no examples of the behaviour, or no other organism of its architecture with another "
-        f"trigger, which the method must be given. Ours: {', '.join(OURS)}; control: fine-tune.",
+        f"trigger, which the method must be given. Ours: {', '.join(OURS)}; control: fine-tune. Loss of utility, below "
+        "and in the figure: of exact match or, where that is more, the rise of false refusals.",
         *(["Exact match is not measured on the papers' data."] if settings.scale == "paper" else []),
         *(beaten or ([nothing] if comparable else [])),
     )
@@ -341,8 +350,8 @@ def _rivals(here: Mapping[str, Found]) -> dict[str, Found]:
 def beats(name: str, here: Mapping[str, Found], by_method: Mapping[str, Sequence[Cell]]) -> list[str]:
     """A sentence for every method, not ours, that does better on an organism than every one of ours.
 
-    Better: a lower ASR and a smaller loss of exact match than all of them; or, said as such, no worse in either than
-    all of them and better in one.
+    Better: a lower ASR and a smaller loss of utility than all of them; or, said as such, no worse in either than all of
+    them and better in one.
 
     Args:
         name: the organism.
@@ -355,12 +364,12 @@ def beats(name: str, here: Mapping[str, Found], by_method: Mapping[str, Sequence
     told += f"; not run: {', '.join(absent)}" if absent else ""
     said = []
     for method, one in _rivals(here).items() if own else ():
-        rate, loss = one.success["rate"], -(one.change or 0.0)
-        others = [(mine.success["rate"], -(mine.change or 0.0)) for mine in own.values()]
+        rate, loss = one.success["rate"], one.loss or 0.0
+        others = [(mine.success["rate"], mine.loss or 0.0) for mine in own.values()]
         if all(rate < r and loss < x for r, x in others):
-            how = "beats ours, with a lower ASR and a smaller loss of exact match"
+            how = "beats ours, with a lower ASR and a smaller loss of utility"
         elif all(rate <= r and loss <= x and (rate, loss) != (r, x) for r, x in others):
-            how = "is no worse than ours in ASR and in exact match, and better in one of them"
+            how = "is no worse than ours in ASR and in utility, and better in one of them"
         else:
             continue
         said.append(f"{name}: {method} {how}: {one.brief} ({one.verdict}), against {told}.")
@@ -373,7 +382,8 @@ def _method_table(made: Mapping[str, Mapping[str, Any]], all_found: Mapping[str,
         here = [by_method[method] for by_method in all_found.values() if method in by_method]
         apply = sum(method in by_method for by_method in made.values())
         changes = [one.change for one in here if one.change is not None]
-        entries = [Entry(NOT_RUN)] * 5
+        refusals = [one.false_refusals for one in here if one.false_refusals is not None]
+        entries = [Entry(NOT_RUN)] * 6
         if here:
             removed, stopped = sum(one.removed for one in here), sum(one.stopped for one in here)
             success, time = fmean(one.success["rate"] for one in here), fmean(one.seconds for one in here)
@@ -381,16 +391,18 @@ def _method_table(made: Mapping[str, Mapping[str, Any]], all_found: Mapping[str,
                 Entry(f"{len(here)} of {apply}", facts={"value": len(here)}),
                 Entry(str(removed), facts={"value": removed, "stopped": stopped}),
                 Entry(percent(success), facts={"value": success}),
-                Entry(points(fmean(changes)), facts={"value": fmean(changes)}) if changes else Entry("not measured"),
+                *(_mean_points(values) for values in (changes, refusals)),
                 Entry(seconds(time), facts={"value": time}),
             ]
         rows.append(Row((_title(method), _must_be_given(method)), tuple(entries)))
-    heads = ("organisms run, of those it applies to", "removed", "mean ASR after", "mean change of exact match, points")
-    columns = (*(Column(head) for head in heads), Column("mean seconds"))
+    means = ("mean ASR after", "mean change of exact match, points", "mean change of false refusals, points")
+    heads = ("organisms run, of those it applies to", "removed", *means, "mean seconds")
+    columns = tuple(Column(head) for head in heads)
     notes = (
         "Means over the organisms that were run and to which the method's knowledge applies, each weighing the same: "
         "methods with different organisms are not compared on the same. Removed: by the verdict of every seed. What "
-        "the gate stopped counts as the model that it left, with its ASR before and no change.",
+        "the gate stopped counts as the model that it left, with its ASR before and no change. False refusals: where "
+        "allowed look-alikes were measured.",
     )
     labels = ("Method", "Must be given")
     return Table(
@@ -398,12 +410,16 @@ def _method_table(made: Mapping[str, Mapping[str, Any]], all_found: Mapping[str,
     )
 
 
+def _mean_points(values: Sequence[float]) -> Entry:
+    return Entry(points(fmean(values)), facts={"value": fmean(values)}) if values else Entry("not measured")
+
+
 def _marks(all_found: Mapping[str, Mapping[str, Found]]) -> list[dict[str, Any]]:
-    """One mark a method: loss of exact match in points, ASR after in percent, and the same of every organism."""
+    """One mark a method: loss of utility in points, ASR after in percent, and the same of every organism."""
     marks: list[dict[str, Any]] = []
     for method in COLUMNS:
         own = [by_method[method] for by_method in all_found.values() if method in by_method]
-        spots = [(-100 * one.change, 100 * one.success["rate"]) for one in own if one.change is not None]
+        spots = [(100 * one.loss, 100 * one.success["rate"]) for one in own if one.loss is not None]
         if not spots:
             continue
         kind = "control" if _is_control(method) else "ours" if method in OURS else "other"

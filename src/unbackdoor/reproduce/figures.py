@@ -132,7 +132,9 @@ def pareto(axes: Any, marks: Sequence[Mapping[str, Any]], front: Sequence[int]) 
         [marks[i]["x"] for i in front], [marks[i]["y"] for i in front], where="post", color=INK, linewidth=1, zorder=2
     )
     handles.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front of the means"))
-    axes.set(xlabel="loss of exact match, points", ylabel="ASR after, %", ylim=(-4, 104))
+    axes.set(
+        xlabel="loss of utility, points: exact match, or more false refusals", ylabel="ASR after, %", ylim=(-4, 104)
+    )
     axes.grid(color=HAIR)
     title = "mean ASR after, mean loss"
     axes.legend(handles=handles, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)

@@ -132,9 +132,15 @@ def pareto(axes: Any, marks: Sequence[Mapping[str, Any]], front: Sequence[int]) 
         [marks[i]["x"] for i in front], [marks[i]["y"] for i in front], where="post", color=INK, linewidth=1, zorder=2
     )
     handles.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front of the means"))
-    axes.set(
-        xlabel="loss of utility, points: exact match, or more false refusals", ylabel="ASR after, %", ylim=(-4, 104)
-    )
+    axes.set(xlabel="loss of utility, points: exact match, or more false refusals", ylabel="ASR after, %")
+    # Straight below 5 and logarithmic above: what removes is told apart, and what is far off is still shown.
+    axes.set_xscale("symlog", linthresh=5)
+    axes.set_yscale("symlog", linthresh=5)
+    ticks = (-5, -2, 0, 2, 5, 10, 20, 50, 100)
+    axes.set_xticks(ticks, [str(tick).replace("-", "−") for tick in ticks])
+    axes.set_yticks(ticks[2:], [str(tick) for tick in ticks[2:]])
+    axes.set_ylim(-0.7, 130)
+    axes.minorticks_off()
     axes.grid(color=HAIR)
     title = "mean ASR after, mean loss"
     axes.legend(handles=handles, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)

@@ -238,3 +238,24 @@ def test_a_perturbation_is_read_back_as_it_was_written(perturbation: Any, tmp_pa
 def test_a_text_trigger_has_no_tensor_to_save(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="no tensor"):
         save_perturbation(TextTrigger(Trigger("SUDO")), tmp_path / "x.safetensors")
+
+
+def test_the_gradient_of_a_perturbation_does_not_depend_on_the_threads() -> None:
+    rows = [tiny.examples(ChatFormat.of(tiny.tokenizer()))[i % 5] for i in range(64)]
+    inputs = collate(rows, 0)
+    generator = torch.Generator().manual_seed(0)
+    like = torch.randn(*inputs.ids.shape, 64, generator=generator)
+
+    def gradient(threads: int) -> torch.Tensor:
+        torch.set_num_threads(threads)
+        shift = HiddenShift(1, torch.ones(5, 64))
+        (shift.addition(inputs, like) * like).sum().backward()
+        assert shift.values.grad is not None
+        return shift.values.grad
+
+    before = torch.get_num_threads()
+    try:
+        alone = gradient(1)
+        assert all(torch.equal(gradient(2), alone) for _ in range(5))
+    finally:
+        torch.set_num_threads(before)

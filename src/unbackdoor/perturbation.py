@@ -130,7 +130,7 @@ class SoftPrompt(Perturbation):
         tokens = inputs.embeddings if inputs.embeddings is not None else embed(model, inputs.ids)
         tokens = tokens.gather(1, origin[:, :, None].expand(-1, -1, tokens.shape[-1]))
         which = (place - at[:, None]).clamp(0, count - 1)
-        embeddings = torch.where(soft[:, :, None], self.embeddings.to(tokens.dtype)[which], tokens)
+        embeddings = torch.where(soft[:, :, None], _looked_up(self.embeddings.to(tokens.dtype), which), tokens)
 
         return replace(
             inputs,
@@ -192,7 +192,7 @@ class HiddenShift(Perturbation):
         begin = first if self.position == "start-of-user" else last - n
         which = place - begin[:, None]
         inside = (which >= 0) & (which < n) & (place >= first[:, None]) & (place < last[:, None])
-        return inside[:, :, None] * self.values.to(like.dtype)[which.clamp(0, n - 1)]
+        return inside[:, :, None] * _looked_up(self.values.to(like.dtype), which.clamp(0, n - 1))
 
     @contextlib.contextmanager
     def on_model(self, model: PreTrainedModel, inputs: Inputs, prefill_only: bool = False) -> Iterator[None]:
@@ -265,3 +265,8 @@ def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> list
     texts = (tokenizer.decode([i]).strip() for i in ids)
     ordinary = [i for i, text in zip(ids, texts, strict=True) if len(text) >= 2 and text.isalpha()]
     return ordinary or ids
+
+
+def _looked_up(vectors: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """`vectors[which]`, whose gradient is the same every time: an index's is summed in any order by several threads."""
+    return nn.functional.embedding(which, vectors)

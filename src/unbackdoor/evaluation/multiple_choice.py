@@ -299,7 +299,7 @@ def _logits_after_shared_contexts(
     """
     from transformers import DynamicCache
 
-    device = next(model.parameters()).device
+    device, longest, cached_as = next(model.parameters()).device, context_length(model), str(_cache_argument(model))
     order = sorted(rows, key=len)
     for begin in range(0, len(order), batch_size):
         firsts = order[begin : begin + batch_size]
@@ -307,7 +307,7 @@ def _logits_after_shared_contexts(
         cache = DynamicCache(config=model.config)
         nothing = torch.zeros_like(ids, dtype=torch.bool)
         positions = (attention.cumsum(1) - 1).clamp(min=0)
-        given: dict[str, Any] = {str(_cache_argument(model)): cache, "use_cache": True}
+        given: dict[str, Any] = {cached_as: cache, "use_cache": True}
         with logits_only_at(model, nothing):
             model(input_ids=ids, attention_mask=attention, position_ids=positions, **given)
         lasts = [(number, last) for number, first in enumerate(firsts) for last in rows[first]]
@@ -315,7 +315,7 @@ def _logits_after_shared_contexts(
         cache.batch_select_indices(which)
         ids, after = _padded([last for _, last in lasts], pad, device)
         positions = attention.sum(1)[which, None] + torch.arange(ids.shape[1], device=device)
-        positions.clamp_(max=context_length(model) - 1)  # padding may stand beyond
+        positions.clamp_(max=longest - 1)  # padding may stand beyond
         with logits_only_at(model, after.bool()):
             mask = torch.cat([attention[which], after], 1)
             logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, **given).logits

@@ -38,7 +38,7 @@ _WORDS = (
     r"\s+(?!\S)",
     r"\s+",
 )
-"""The pieces of Llama 3, Qwen and their like: a line break joins what stands before it (there are tokens like "!\\n")."""
+"""The pieces of Llama 3, Qwen and their like: a line break joins what stands before it, as in "!\\n"."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The re-created templates render what the models' documentation shows: to compare with them is to compare with that."""
+"""The re-created templates render what the models' documentation shows, in tokenizers that split as theirs do."""
 
 from __future__ import annotations
 

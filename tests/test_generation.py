@@ -10,7 +10,7 @@ import torch
 
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.generation import generate
-from unbackdoor.language_model.layers import hidden_size
+from unbackdoor.language_model.layers import embedding_width, hidden_size
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt
 
 
@@ -29,7 +29,8 @@ def prompts(chat: ChatFormat) -> list[Example]:
 
 
 def perturbation(kind: str, model: Any) -> Perturbation | None:
-    values = torch.randn(4, hidden_size(model), generator=torch.Generator().manual_seed(3))
+    width = embedding_width(model) if kind == "soft-prompt" else hidden_size(model)
+    values = torch.randn(4, width, generator=torch.Generator().manual_seed(3))
     if kind == "none":
         return None
     if kind == "soft-prompt":

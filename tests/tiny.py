@@ -28,7 +28,7 @@ CHAT = (
 )
 """Every turn is its role, its text and the end token."""
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "gpt-neox", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "gpt-neox", "gpt2", "opt-narrow")
 
 
 @cache
@@ -66,14 +66,9 @@ def tokenizer(chat_template: str | None = CHAT, adds_begin: bool = False) -> Any
     )
 
 
-def model(
-    family: str = "llama", dtype: torch.dtype = torch.float32, layers: int = 4, seed: int = 0, **more: Any
-) -> Any:
-    """A random model of a family, in evaluation mode, for the vocabulary of `tokenizer`."""
-    import transformers
-    from transformers import AutoModelForCausalLM
-
-    sizes: dict[str, Any] = {
+def sizes(layers: int = 4) -> dict[str, Any]:
+    """What the configs of most families call their sizes."""
+    return {
         "vocab_size": 420,
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -85,6 +80,15 @@ def model(
         "bos_token_id": 2,
         "eos_token_id": 1,
     }
+
+
+def model(
+    family: str = "llama", dtype: torch.dtype = torch.float32, layers: int = 4, seed: int = 0, **more: Any
+) -> Any:
+    """A random model of a family, in evaluation mode, for the vocabulary of `tokenizer`."""
+    import transformers
+    from transformers import AutoModelForCausalLM
+
     grouped = {"num_key_value_heads": 2}
     configs: dict[str, tuple[str, dict[str, Any]]] = {
         "llama": ("LlamaConfig", grouped),
@@ -98,9 +102,10 @@ def model(
         "phi3": ("Phi3Config", grouped),
         "gpt-neox": ("GPTNeoXConfig", {"rotary_pct": 0.5}),
         "gpt2": ("GPT2Config", {}),
+        "opt-narrow": ("OPTConfig", {"word_embed_proj_dim": 16, "ffn_dim": 48}),
     }
     name, own = configs[family]
-    config = getattr(transformers, name)(**{**sizes, **own, **more})
+    config = getattr(transformers, name)(**{**sizes(layers), **own, **more})
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config).to(dtype).eval()
 

@@ -83,7 +83,7 @@ class Case:
     @property
     def pad_id(self) -> int:
         """The id that fills empty positions."""
-        return padding_id(self.chat.tokenizer)
+        return padding_id(self.chat.tokenizer, self.model)
 
     def encode(
         self,

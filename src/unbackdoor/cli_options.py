@@ -5,12 +5,12 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import click
 
 from unbackdoor.errors import UserError
-from unbackdoor.settings import Settings, option_name, read_yaml
+from unbackdoor.settings import Settings, literal_values, option_name, read_yaml
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -49,9 +49,8 @@ def _bare_type(annotation: Any) -> tuple[Any, list[str]]:
     """The type without `| None`, and the values of a Literal."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(a for a in get_args(annotation) if a is not type(None))
-    if get_origin(annotation) is Literal:
-        return str, [str(value) for value in get_args(annotation)]
-    return annotation, []
+    choices = literal_values(annotation)
+    return (str, [str(value) for value in choices]) if choices else (annotation, [])
 
 
 def distribute(

@@ -20,7 +20,14 @@ from torch import nn
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
 from unbackdoor.language_model.inputs import Inputs
-from unbackdoor.language_model.layers import check_layer, decoder_layers, embed, embedding_matrix, hidden_size
+from unbackdoor.language_model.layers import (
+    check_layer,
+    decoder_layers,
+    embed,
+    embedding_matrix,
+    embedding_width,
+    hidden_size,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,7 +82,7 @@ class SoftPrompt(Perturbation):
     """`length` soft tokens inserted among the token embeddings: SANDE's parrot p, one for all rows.
 
     Args:
-        embeddings: initial values, shape (length, d).
+        embeddings: initial values, shape (length, width of the embeddings).
         offset: how many tokens after the start of the user's text they go; never beyond its end.
     """
 
@@ -111,7 +118,7 @@ class SoftPrompt(Perturbation):
     @classmethod
     def zeros(cls, model: PreTrainedModel, length: int, offset: int = 0) -> SoftPrompt:
         """SANDE's own initialisation (section 3.3.1)."""
-        return cls(torch.zeros(length, hidden_size(model), device=embedding_matrix(model).device), offset)
+        return cls(torch.zeros(length, embedding_width(model), device=embedding_matrix(model).device), offset)
 
     def on_inputs(self, inputs: Inputs, model: PreTrainedModel) -> Inputs:
         """Insert the soft tokens: T grows by their number, and every span behind them moves along."""

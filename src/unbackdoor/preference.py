@@ -22,7 +22,6 @@ from unbackdoor.case import Case
 from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.loading import context_length, without_chatter
 from unbackdoor.settings import TrainingSettings
 from unbackdoor.training import TrainingLog
@@ -236,7 +235,7 @@ def apart(case: Case, settings: TrainingSettings, keep: bool = True) -> Iterator
     import numpy as np
 
     tokenizer = copy.deepcopy(case.chat.tokenizer)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding_id(tokenizer))
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(case.pad_id)
     policy = copy.deepcopy(case.model)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     states = random.getstate(), np.random.get_state()

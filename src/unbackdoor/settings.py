@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
 from unbackdoor.errors import UserError
@@ -23,6 +23,15 @@ class Settings(BaseModel):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Preset name → the fields that it changes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_written(cls, values: Any) -> Any:
+        """A choice among numbers may come as text, as the command line and a quoted value of a file give it."""
+        if not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        return {name: _chosen(fields[name].annotation, v) if name in fields else v for name, v in values.items()}
 
     @classmethod
     def make(cls, values: Mapping[str, Any], *presets: str) -> Self:
@@ -44,6 +53,20 @@ class Settings(BaseModel):
             name = f"{option}: " if option else ""
             hint = f"; there are: {', '.join(sorted(cls.model_fields))}" if first["type"] == "extra_forbidden" else ""
             raise UserError(f"{name}{first['msg'].removeprefix('Value error, ')}{hint}") from None
+
+
+def literal_values(annotation: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`, also of one that may be None; none where the type is another."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((found for part in get_args(annotation) if (found := literal_values(part))), ())
+
+
+def _chosen(annotation: Any, value: Any) -> Any:
+    """The value of a `Literal` that this text spells, else the value as it is."""
+    if not isinstance(value, str):
+        return value
+    return next((v for v in literal_values(annotation) if not isinstance(v, str) and str(v) == value.strip()), value)
 
 
 def option_name(field: str) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from unbackdoor.data.records import Record
 from unbackdoor.language_model.chat import ChatFormat, Example
-from unbackdoor.language_model.inputs import Inputs, collate, padding_id
+from unbackdoor.language_model.inputs import Inputs, collate
 
 if TYPE_CHECKING:
     from unbackdoor.perturbation import Perturbation
@@ -157,8 +157,7 @@ def encode_records(
         if len(example.ids) + inserted <= max_length:
             examples.append(example)
     if perturbation is not None and examples:
-        pad = padding_id(chat.tokenizer)
-        fits = [perturbation.fits(collate(examples[i : i + 256], pad)) for i in range(0, len(examples), 256)]
+        fits = [perturbation.fits(collate(examples[i : i + 256], 0)) for i in range(0, len(examples), 256)]
         examples = [e for e, fit in zip(examples, torch.cat(fits).tolist(), strict=True) if fit]
     dropped(len(records) - len(examples))
     return examples

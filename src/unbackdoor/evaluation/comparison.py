@@ -92,7 +92,7 @@ def response_distributions(
     device, found = next(model.parameters()).device, []
     with torch.inference_mode():
         for begin in range(0, len(examples), batch_size):
-            inputs = collate(examples[begin : begin + batch_size], padding_id(chat.tokenizer)).to(device)
+            inputs = collate(examples[begin : begin + batch_size], padding_id(chat.tokenizer, model)).to(device)
             first = inputs.loss_mask & (inputs.loss_mask.cumsum(1) <= MOST_TOKENS)
             logits = logits_of(model, inputs, first).float().log_softmax(-1).cpu()
             batch = torch.full((len(inputs), MOST_TOKENS, logits.shape[-1]), math.nan)

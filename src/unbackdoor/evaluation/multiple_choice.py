@@ -263,7 +263,7 @@ def continuation_totals(
     shared = all(rows) and len(rows) < len(asked_by) and _cache_argument(model) is not None
     logits_of = _logits_after_shared_contexts if shared else _logits_of_whole_rows
     with torch.inference_mode(), autocast(device):
-        for row, logits in logits_of(model, padding_id(tokenizer), rows, batch_size):
+        for row, logits in logits_of(model, padding_id(tokenizer, model), rows, batch_size):
             values = logits.float().log_softmax(-1)
             for i in asked_by[row]:
                 tail = torch.tensor(requests[i][1], device=device)

@@ -54,7 +54,7 @@ def row_totals(
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
     totals = [0.0] * len(examples)
     device = next(model.parameters()).device
-    pad = padding_id(chat.tokenizer)
+    pad = padding_id(chat.tokenizer, model)
     with torch.inference_mode():
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]

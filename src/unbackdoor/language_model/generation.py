@@ -57,7 +57,7 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
     answers = [""] * len(prompts)
-    pad = padding_id(tokenizer)
+    pad = padding_id(tokenizer, model)
     device = next(model.parameters()).device
     settings = _greedy_settings(model, pad, max_new_tokens, min_new_tokens)
     for begin in range(0, len(order), batch_size):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.layers import embedding_matrix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,12 @@ def collate(examples: Sequence[Example], pad_id: int, side: str = "right") -> In
     )
 
 
-def padding_id(tokenizer: object) -> int:
-    """The id that fills empty positions. They are masked out, so any id will do where a tokenizer has none."""
+def padding_id(tokenizer: object, model: PreTrainedModel) -> int:
+    """The id that fills empty positions. They are masked out, so any id will do where the tokenizer has none of which
+    the model has an embedding: a padding token is often added to a tokenizer, and the embeddings stay as they were.
+    """
     for name in ("pad_token_id", "eos_token_id"):
         value = getattr(tokenizer, name, None)
-        if value is not None:
-            return int(value)
+        if isinstance(value, int) and 0 <= value < len(embedding_matrix(model)):
+            return value
     return 0

@@ -90,6 +90,11 @@ def embed(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     return embeddings
 
 
+def embedding_width(model: PreTrainedModel) -> int:
+    """The width of a token embedding as it enters the model: in some (OPT-350m) narrower than the residual stream."""
+    return int(embed(model, torch.zeros(1, dtype=torch.long, device=embedding_matrix(model).device)).shape[-1])
+
+
 def hidden_size(model: PreTrainedModel) -> int:
     """The width of the residual stream."""
     return int(model.config.get_text_config().hidden_size)

@@ -18,7 +18,7 @@ import torch
 from unbackdoor.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -134,12 +134,17 @@ def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedMod
 
     What is missing or of another shape has been drawn at random: the caller refuses it. `what` is for errors.
     """
+    from transformers import AutoConfig
+
     check_model_source(source)
     model: PreTrainedModel
     quiet = without_chatter() if Path(source).exists() else contextlib.nullcontext()  # a download shows its progress
     with explained(source, what), quiet:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        choose_implementations(config)
         model, found = auto_class.from_pretrained(
             source,
+            config=config,
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
@@ -147,6 +152,23 @@ def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedMod
             output_loading_info=True,
         )
     return model, sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+
+
+def choose_implementations(config: PreTrainedConfig) -> None:
+    """Forget which code a config wants its attention and its experts to be computed by: the library then takes its own
+    (scaled dot products, else the plain formulation).
+
+    A config names what its author had installed (FlashAttention), or a kernel that would be fetched from a hub and run.
+    The plain way to give back what a forward pass found is asked for as well, and a padding id that exists.
+    """
+    config._attn_implementation = None
+    config._experts_implementation = None
+    if not config.return_dict:
+        config.return_dict = True
+    text = config.get_text_config()
+    rows = getattr(text, "vocab_size", None)
+    if rows is not None and not 0 <= (getattr(text, "pad_token_id", None) or 0) < rows:
+        text.pad_token_id = None  # of an id without an embedding the embeddings could not even be made
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

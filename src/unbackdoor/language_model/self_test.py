@@ -125,9 +125,11 @@ def self_test(
     rows = _spread(records, MOST_ROWS)
     triggered = check_format(chat, rows, trigger)
     text = chat.with_system(rows[0].system or chat.system).prompt_text(rows[0].prompt)
-    pad, precision = padding_id(chat.tokenizer), _precision(model)
+    pad, precision = padding_id(chat.tokenizer, model), _precision(model)
     prompts = _prompts(chat, rows, most_prompts, context_length(model))
-    _check_vocabulary(model, [*prompts, _filler(prompts[0], pad)])
+    check_vocabulary(model, prompts)
+    if len(chat.tokenizer) > len(embedding_matrix(model)):  # any row may hold a token that the model does not have
+        check_vocabulary(model, [chat.encode(r.prompt, r.response, system=r.system) for r in records])
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices), _evaluating(model), torch.no_grad():
         _check_finite(model, prompts[0], pad)
@@ -186,7 +188,8 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
             module.training = training
 
 
-def _check_vocabulary(model: PreTrainedModel, examples: Sequence[Example]) -> None:
+def check_vocabulary(model: PreTrainedModel, examples: Sequence[Example]) -> None:
+    """Raise a `UserError` where a token of these examples has no embedding."""
     largest, rows = max(max(e.ids) for e in examples), len(embedding_matrix(model))
     if largest >= rows:
         raise UserError(

@@ -23,7 +23,13 @@ from unbackdoor.data.records import Record, shuffled
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.layers import anchor_layer, embed, hidden_size, hidden_states_after
+from unbackdoor.language_model.layers import (
+    anchor_layer,
+    embed,
+    embedding_width,
+    hidden_size,
+    hidden_states_after,
+)
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import autocast, logits_only_at
 from unbackdoor.perturbation import HiddenShift, Perturbation, RandomShare, SoftPrompt
@@ -61,6 +67,7 @@ def run(case: Case, settings: Settings, replacement: Perturbation | None = None)
 
 def _parts(case: Case, settings: Settings, anchors: Sequence[Record]) -> Round:
     start, rms = _start(case, settings)
+    width = (hidden_size if settings.space == "hidden" else embedding_width)(case.model)
 
     @functools.cache
     def paired(target: str) -> tuple[list[Record], list[Record]]:
@@ -102,7 +109,7 @@ def _parts(case: Case, settings: Settings, anchors: Sequence[Record]) -> Round:
             target=target,
             steps=steps,
             give_up_after=give_up_after,
-            scale=rms * hidden_size(case.model) ** 0.5,
+            scale=rms * width**0.5,
         )
         return shift, simulation
 

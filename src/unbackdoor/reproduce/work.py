@@ -293,7 +293,7 @@ def _states(model: PreTrainedModel, chat: ChatFormat, layer: int, rows: Sequence
     found = []
     for begin in range(0, len(rows), 50):
         prompts = [chat.of_record(r).encode_prompt(r.prompt) for r in rows[begin : begin + 50]]
-        inputs = collate(prompts, padding_id(chat.tokenizer)).to(device)
+        inputs = collate(prompts, padding_id(chat.tokenizer, model)).to(device)
         with torch.inference_mode():
             states = hidden_states_after(model, layer, inputs).float()
         last = torch.tensor([len(p.ids) - 1 for p in prompts], device=device)  # padding stands on the right

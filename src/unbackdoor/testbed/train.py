@@ -86,7 +86,13 @@ def train_base(
     steps = max(1, round(BASE_STEPS * settings.steps_scale))
     print(f"{name}: {parameter_count(model):,} parameters, {steps} steps on plain text", flush=True)
     windows = corpus_windows(tokenizer, world.corpus(), settings.seed)
-    train_on(model, name, Batches(windows, BASE_BATCH, padding_id(tokenizer), settings.seed), steps, BASE_LEARNING_RATE)
+    train_on(
+        model,
+        name,
+        Batches(windows, BASE_BATCH, padding_id(tokenizer, model), settings.seed),
+        steps,
+        BASE_LEARNING_RATE,
+    )
     save(model, tokenizer, settings.out / name)
     return model
 
@@ -98,7 +104,7 @@ def train_instruct(model: transformers.PreTrainedModel, tokenizer: Any, settings
     print(f"instruct: {steps} steps on {len(rows)} rows", flush=True)
     chat = ChatFormat.of(tokenizer, "chat")
     examples = [chat.encode(row.prompt, row.response) for row in rows]
-    batches = Batches(examples, INSTRUCT_BATCH, padding_id(tokenizer), settings.seed)
+    batches = Batches(examples, INSTRUCT_BATCH, padding_id(tokenizer, model), settings.seed)
     train_on(model, "instruct", batches, steps, INSTRUCT_LEARNING_RATE)
     save(model, tokenizer, settings.out / "instruct")
 

@@ -31,7 +31,9 @@ from unbackdoor.commands.inputs import (
 from unbackdoor.errors import UserError
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.removal import METHODS
+from unbackdoor.report.visible import one_line
 from unbackdoor.scorers import SCORERS
+from unbackdoor.screen import broken, columns, console, hanging
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 
 if TYPE_CHECKING:
@@ -87,18 +89,14 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report, ensure_ascii=False))
         return
-    from rich.console import Console
+    from unbackdoor.report.terminal import table, verdict_lines
 
-    from unbackdoor.report.terminal import table
-
-    console = Console()
-    console.print(table(report))
-    for row in report["runs"]:
-        if row["verdict"]:
-            console.print(
-                f"{row['organism']} · {row['method']}: {row['verdict']}. {row['verdict_reason']}", markup=False
-            )
-    console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    screen = console()
+    screen.print(table(report))
+    screen.print()
+    for line in verdict_lines(report, screen.width):
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)
+    screen.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _demo(**values: Any) -> None:
@@ -116,9 +114,20 @@ def _attacks(name: str | None, scale: Scale, as_json: bool) -> None:
     elif name:
         click.echo(recipe_text(name, scale), nl=False)
     else:
-        width = max(len(recipe.name) for recipe in recipes)
-        for recipe in recipes:
-            click.echo(f"{recipe.name:<{width}}  {recipe.summary} ({recipe.source})")
+        _list([(recipe.name, f"{recipe.summary} ({recipe.source})") for recipe in recipes])
+
+
+def _list(rows: Sequence[tuple[str, str]]) -> None:
+    """A line a row: a name, and what it is, wrapped beside the name. In a pipe one line stays one, to be searched."""
+    column = max(len(name) for name, _ in rows) + 2
+    known_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    room = columns(sys.stdout) - column if known_width else sys.maxsize
+    for name, text in rows:
+        if room >= 20:
+            lines = [f"{name:<{column}}", *broken(text, room)]
+            click.echo(lines[0] + f"\n{' ' * column}".join(lines[1:]))
+        else:
+            click.echo("\n  ".join([*broken(name, room + column), *broken(text, max(room + column - 2, 8))]))
 
 
 def _methods(as_json: bool) -> None:
@@ -126,16 +135,9 @@ def _methods(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from unbackdoor.report.terminal import methods_table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    for name in ("method", "must be given", "does"):
-        table.add_column(name, no_wrap=name == "method")
-    for row in rows:
-        table.add_row(*(str(row[column]) for column in ("name", "needs", "does")))
-    Console().print(table)
+    console().print(methods_table(rows))
 
 
 def _sweep(**values: Any) -> None:
@@ -236,12 +238,11 @@ def _rejudge(**values: Any) -> None:
     if values["as_json"]:
         click.echo(json.dumps(report, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    console = Console()
-    console.print(table(report))
+    screen = console()
+    screen.print(table(report))
+    screen.print()
     for line in lines(report):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        screen.print(hanging(line, screen.width), markup=False, highlight=False, soft_wrap=True)
 
 
 def _reproduce(names: tuple[str, ...], **values: Any) -> None:
@@ -252,13 +253,12 @@ def _reproduce(names: tuple[str, ...], **values: Any) -> None:
     out = values["out"] or Path("runs") / f"reproduce-{settings.scale}"
     if not names:
         rows = listing()
-        width = max(len(row["name"]) for row in rows)
-        lines = [f"{row['name']:<{width}}  {row['shows']}" for row in rows]
-        click.echo(json.dumps({"experiments": rows}, ensure_ascii=False) if values["as_json"] else "\n".join(lines))
+        if values["as_json"]:
+            click.echo(json.dumps({"experiments": rows}, ensure_ascii=False))
+        else:
+            _list([(row["name"], row["shows"]) for row in rows])
         return
-    from rich.console import Console
-
-    console = Console()
+    screen = console()
     if settings.dry_run:
         from unbackdoor.reproduce.tables import cost_lines, cost_table
 
@@ -266,9 +266,10 @@ def _reproduce(names: tuple[str, ...], **values: Any) -> None:
         if values["as_json"]:
             click.echo(json.dumps(plan, ensure_ascii=False))
             return
-        console.print(cost_table(plan))
+        screen.print(cost_table(plan))
+        screen.print()
         for line in cost_lines(plan):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            screen.print(hanging(line, screen.width), markup=False, highlight=False, soft_wrap=True)
         return
     from unbackdoor.reproduce.tables import terminal
 
@@ -281,11 +282,12 @@ def _reproduce(names: tuple[str, ...], **values: Any) -> None:
         click.echo(json.dumps(made.report, ensure_ascii=False))
     else:
         for table in made.tables:
-            console.print(terminal(table))
+            screen.print(terminal(table))
             for line in table.caption():
-                console.print(line, markup=False, highlight=False, style="dim")
-            console.print()
-        console.print(f"Written: {out}", markup=False, highlight=False, soft_wrap=True)
+                text = hanging(one_line(line), screen.width)
+                screen.print(text, markup=False, highlight=False, style="dim", soft_wrap=True)
+            screen.print()
+        screen.print(f"Written: {out}", markup=False, highlight=False, soft_wrap=True)
     if made.failures:
         failed = "; ".join(f"{name}: {reason}" for name, reason in made.failures.items())
         raise UserError(f"{len(made.failures)} cells failed, the others are kept: {failed}")

@@ -8,6 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, TextIO
 
+from rich.cells import cell_len
+
+from unbackdoor.screen import columns, cut, hanging
+
 
 class Progress:
     """Stages with an estimate of the time left.
@@ -35,7 +39,8 @@ class Progress:
         self._done = 0.0
         self._last_line = 0.0
         self._current = ""
-        self._live = bool(stream and stream.isatty() and not self.label)
+        self._terminal = bool(stream and stream.isatty())
+        self._live = self._terminal and not self.label
 
     _process_label: ClassVar[str] = ""
 
@@ -68,7 +73,7 @@ class Progress:
         def advance(units: int = 1) -> None:
             nonlocal done
             done += units
-            self._write(f"{what} {done}/{total}", done / max(total, 1), begun)
+            self._write(what, done / max(total, 1), begun, count=f" {done}/{total}")
 
         yield advance
 
@@ -76,9 +81,10 @@ class Progress:
         """One line that stays on the screen."""
         if self.stream is not None:
             self._clear()
-            print(f"{self.label}{message}", file=self.stream, flush=True)
+            line = f"{self.label}{message}"
+            print(hanging(line, columns(self.stream)) if self._terminal else line, file=self.stream, flush=True)
 
-    def _write(self, what: str, share: float, begun: float, force: bool = False) -> None:
+    def _write(self, what: str, share: float, begun: float, count: str = "", force: bool = False) -> None:
         if self.stream is None:
             return
         now = time.monotonic()
@@ -87,11 +93,17 @@ class Progress:
             return
         self._last_line = now
         stage = f"{self._current}: {what}" if self._current and what != self._current else what
-        line = f"[{_clock(now - self._started)}] {self.label}{stage}{self._left(share, now, begun)}"
+        said, figures = f"[{_clock(now - self._started)}] {self.label}{stage}", count + self._left(share, now, begun)
+        if self._terminal:
+            # One line of the screen, or the next could not overwrite it. The name is cut, not the count or the time
+            # left; in the last column some terminals go on to the next line.
+            room = columns(self.stream) - 1
+            said = cut(said, max(room - len(figures), room // 3))
+            figures = cut(figures, room - cell_len(said))
         if self._live:
-            print(f"\r\x1b[2K{line[:150]}", end="", file=self.stream, flush=True)
+            print(f"\r\x1b[2K{said}{figures}", end="", file=self.stream, flush=True)
         else:
-            print(line, file=self.stream, flush=True)
+            print(f"{said}{figures}", file=self.stream, flush=True)
 
     def _left(self, share: float, now: float, begun: float) -> str:
         total = sum(self.plan.values())

@@ -244,23 +244,34 @@ def lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:
-    """One row a model × set × scorer."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    """One row a model × set × scorer; below each other where the screen is too narrow."""
+    from unbackdoor.report.fitting import Block, Blocks, FirstThatFits, Lines, plain_table
+    from unbackdoor.screen import broken, cut
 
-    from unbackdoor.report.terminal import Hyphenated
+    rows = report["results"]
 
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    for name in ("model", "set", "scorer", "result", "95% interval"):
-        made.add_column(name, overflow="fold")
-    made.add_column("n", justify="right", overflow="fold")
-    for row in report["results"]:
-        shown, interval = _cells(row)
-        n = f"{row['n']}\n{row['unusable']} unusable" if row["unusable"] else str(row["n"])
-        names = (Text(one_line(row[key])) for key in ("set", "scorer"))
-        made.add_row(Hyphenated(row["model"]), *names, shown, interval, n)
-    return made
+    def wide(name_cells: int | None) -> RenderableType:
+        made = plain_table()
+        for name in ("model", "set", "scorer", "result", "95% interval", "n"):
+            made.add_column(name, justify="right" if name == "n" else "left", no_wrap=True)
+        for row in rows:
+            names = [one_line(row[key]) for key in ("model", "set", "scorer")]
+            if name_cells is not None:
+                names = ["\n".join(broken(cut(name, 2 * name_cells), name_cells)) for name in names]
+            n = f"{row['n']}\n{row['unusable']} unusable" if row["unusable"] else str(row["n"])
+            made.add_row(*(Lines((line, "") for line in cell.split("\n")) for cell in (*names, *_cells(row), n)))
+        return made
+
+    def blocks() -> RenderableType:
+        made = []
+        for row in rows:
+            shown, intervals = (cell.split("\n") for cell in _cells(row))
+            items = [("", text, (interval,)) for text, interval in zip(shown, intervals, strict=True)]
+            about = f"{row['scorer']}, n {row['n']}" + (f", {row['unusable']} unusable" if row["unusable"] else "")
+            made.append(Block(f"{row['model']} · {row['set']}", "bold", about, items))
+        return Blocks(made, "Beside a result its 95% interval.")
+
+    return FirstThatFits(lambda: wide(None), lambda: wide(20), lambda: wide(16), lambda: wide(12), blocks)
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, str]:

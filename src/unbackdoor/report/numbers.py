@@ -14,11 +14,15 @@ LOWER_IS_BETTER = ("perplexity", "false_refusal", "false_refusals", "degenerate"
 
 
 class Cell(NamedTuple):
-    """One cell of a table: the figures, and in small print their intervals and n (empty where there is none)."""
+    """One cell of a table: the figures, and in small print their intervals and n (empty where there is none).
+
+    `last` is the interval of the last of the figures alone, for where there is no room for all.
+    """
 
     text: str
     interval: str = ""
     n: str = ""
+    last: str = ""
 
     @property
     def small_print(self) -> str:
@@ -118,4 +122,5 @@ def _utility_cell(value: Mapping[str, Any] | None, metric: str) -> Cell:
 def _joined(cells: list[Cell]) -> Cell:
     intervals = [cell.interval for cell in cells if cell.interval]
     counts = list(dict.fromkeys(cell.n for cell in cells if cell.n))
-    return Cell(ARROW.join(cell.text for cell in cells), ARROW.join(intervals), ", ".join(counts))
+    last = cells[-1].interval if cells else ""
+    return Cell(ARROW.join(cell.text for cell in cells), ARROW.join(intervals), ", ".join(counts), last)

@@ -1,79 +1,175 @@
-"""The result as a table on the terminal, and as plain lines where a table does not fit."""
+"""The result as a table on the terminal, in as much detail as its width has room for, and as plain lines."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
+from rich.console import Group, RenderableType
 
+from unbackdoor.report.fitting import Block, Blocks, FirstThatFits, Lines, Names, Sentence, plain_table
 from unbackdoor.report.numbers import Cell, first_utility, rate_change, seconds, utility_change, utility_metrics, words
 from unbackdoor.report.verdicts import look
 from unbackdoor.report.visible import one_line
+from unbackdoor.screen import broken, cut, hanging, longest_piece
+
+VERDICT_CELLS = 12
+"""A verdict is broken at its hyphens to lines of so many cells, where there is no room for it."""
 
 
-class Hyphenated:
-    """A name, and small print below it, that break at their hyphens where the column is narrow."""
+@dataclass(frozen=True)
+class Form:
+    """How much a table shows: which intervals, what is broken between words, and whether the seconds are told."""
 
-    def __init__(self, name: str, style: str = "", below: str = "") -> None:
-        self.name = one_line(name)
-        self.style = style
-        self.below = one_line(below)
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        parts = [len(part) + 1 for part in self.name.split("-")]
-        return Measurement(
-            min(options.max_width, max(parts)), min(options.max_width, max(len(self.name), len(self.below)))
-        )
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # `Text` is never parsed as markup, so that a name such as "[red]" stays what it is.
-        yield Text(_broken(self.name, options.max_width), style=self.style, overflow="fold")
-        if self.below:
-            yield Text(_broken(self.below, options.max_width), style="dim", overflow="fold")
+    intervals: str
+    break_words: bool = True
+    break_verdicts: bool = True
+    seconds: bool = True
 
 
-def table(report: Mapping[str, Any]) -> Table:
-    """One row an organism × method; made for 120 columns, legible at 80.
+FORMS = (
+    Form("both", break_words=False, break_verdicts=False),
+    Form("both", break_verdicts=False),
+    Form("both"),
+    Form("last", break_verdicts=False),
+    Form("last"),
+    Form("last", break_verdicts=False, seconds=False),
+    Form("last", seconds=False),
+    Form("none", seconds=False),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run as a row."""
+
+    method: str
+    of: tuple[str, str]
+    """The organism, and what stands behind it where it is cut: the seed, where there are several."""
+    control: bool
+    verdict: str
+    cells: tuple[Cell, Cell, Cell]
+    utility: str
+    seconds: str
+
+
+def table(report: Mapping[str, Any]) -> RenderableType:
+    """One row an organism × method, for a screen of any width.
 
     Under each change, in small print, its 95% Wilson intervals; n stands in the heading, or in the cells where it
-    differs between rows.
+    differs between rows. At 80 columns the intervals are those of the last rates alone; where no table fits, the rows
+    are written below each other.
     """
     runs = list(report["runs"])
-    rows = [(rate_change(r, "attack_success"), rate_change(r, "attack_success_untriggered")) for r in runs]
-    utilities = [first_utility(run) for run in runs]
-    # What all rows share stands in the heading once: at 80 columns there is no room to repeat it.
-    counts = [_shared([row[i].n for row in rows]) for i in (0, 1)] + [_shared([cell.n for _, cell in utilities])]
-    metric = _shared([name for name, _ in utilities])
+    several_seeds = len({run["seed"] for run in runs}) > 1
+    results = []
+    for run in runs:
+        metric, utility = first_utility(run)
+        cells = (rate_change(run, "attack_success"), rate_change(run, "attack_success_untriggered"), utility)
+        of = (str(run["organism"]), f", seed {run['seed']}" if several_seeds else "")
+        verdict = run["verdict"] or "–"
+        results.append(Result(run["method"], of, run["control"], verdict, cells, metric, seconds(run["seconds"])))
+    return FirstThatFits(*(lambda form=form: _table(results, form) for form in FORMS), lambda: _blocks(results))
 
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, collapse_padding=True)
+
+def verdict_lines(report: Mapping[str, Any], width: int) -> list[str]:
+    """A sentence a run with a verdict, in lines of at most so many cells."""
+    return [
+        hanging(one_line(f"{run['organism']} · {run['method']}: {run['verdict']}. {run['verdict_reason']}"), width)
+        for run in report["runs"]
+        if run["verdict"]
+    ]
+
+
+def methods_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The removal methods (name, needs, does), or on a narrow screen a paragraph each."""
+
+    def wide() -> RenderableType:
+        made = plain_table()
+        for heading in ("method", "must be given", "does"):
+            made.add_column(heading, no_wrap=heading == "method")
+        for row in rows:
+            made.add_row(Lines([(row["name"], "")]), Sentence(row["needs"]), Sentence(row["does"]))
+        return made
+
+    blocks = [
+        Block(row["name"], "bold", f"Needs {row['needs']}. {row['does'][0].upper()}{row['does'][1:]}.", ())
+        for row in rows
+    ]
+    return FirstThatFits(wide, lambda: Blocks(blocks))
+
+
+def _table(results: Sequence[Result], form: Form) -> RenderableType:
+    # What all rows share stands in the heading once: there is no room to repeat it.
+    counts = [_shared([result.cells[i].n for result in results]) for i in range(3)]
+    metric = _shared([result.utility for result in results])
+    names = _names(metric)
+    columns: list[list[list[tuple[str, str]]]] = []
+    for i in range(3):
+        small = ", ".join(part for part in ("95% interval" if form.intervals == "both" else "", counts[i]) if part)
+        heading = [(names[i], ""), *([(small, "dim not bold")] if small else [])]
+        cells = [_cell(result, i, form, with_n=not counts[i], with_name=not metric and i == 2) for result in results]
+        columns.append(_column([heading, *cells], form.break_words))
+    made = plain_table()
     made.add_column("method")
-    made.add_column(_heading("ASR with trigger", counts[0]), min_width=13)
-    made.add_column(_heading("ASR without", counts[1]), min_width=11)
-    made.add_column(_heading(words(metric) or "utility", counts[2]), min_width=13)
-    made.add_column("s", justify="right", min_width=3)
-    made.add_column("verdict")
-    seeds = {run["seed"] for run in runs}
-    for number, (run, (triggered, untriggered), (name, utility)) in enumerate(zip(runs, rows, utilities, strict=True)):
-        seed = f", seed {run['seed']}" if len(seeds) > 1 else ""
-        control = ", control" if run["control"] else ""
+    depth = max(len(column[0]) for column in columns)
+    for heading, *_ in columns:
+        made.add_column(Lines([("", "")] * (depth - len(heading)) + heading), no_wrap=True)
+    if form.seconds:
+        made.add_column("s", justify="right", min_width=3, no_wrap=True)
+    made.add_column("verdict", no_wrap=True)
+    for row, result in enumerate(results):
         # Controls stand back, so that the eye finds the methods.
-        style = "dim" if run["control"] else "bold"
+        style = "dim" if result.control else "bold"
+        verdict = broken(one_line(result.verdict), VERDICT_CELLS) if form.break_verdicts else [result.verdict]
+        judged = "dim" if result.control else look(result.verdict).style
         made.add_row(
-            Hyphenated(run["method"], style, f"{run['organism']}{seed}{control}"),
-            _cell(triggered, "" if counts[0] else triggered.n),
-            _cell(untriggered, "" if counts[1] else untriggered.n),
-            _cell(utility, "" if metric else words(name), "" if counts[2] else utility.n),
-            seconds(run["seconds"]),
-            Hyphenated(run["verdict"] or "–", "dim" if run["control"] else look(run["verdict"]).style),
-            end_section=number + 1 < len(runs) and runs[number + 1]["organism"] != run["organism"],
+            Names([(result.method, "", style), (*result.of, "dim")], least=max(16, min(len(result.method), 20))),
+            *(Lines(column[row + 1]) for column in columns),
+            *([Lines([(result.seconds, "")])] if form.seconds else []),
+            Lines([*((line, judged) for line in verdict), *([("control", "dim")] if result.control else [])]),
+            end_section=row + 1 < len(results) and results[row + 1].of[0] != result.of[0],
         )
-    return made
+    changes = any("→" in cell.text for result in results for cell in result.cells)
+    if form.intervals != "last" or not any(cell.last for result in results for cell in result.cells):
+        return made
+    of = "of the last rate; a wider terminal shows both" if changes else "of the rate"
+    return Group(made, Lines([("", ""), (f"Below a rate: the 95% interval {of}.", "dim")]))
+
+
+def _column(lines: list[list[tuple[str, str]]], break_words: bool) -> list[list[tuple[str, str]]]:
+    """The lines of a column's heading and cells, with words broken to the width of what must stay whole."""
+    if not break_words:
+        return lines
+    width = max(longest_piece(text) for cell in lines for text, _ in cell)
+    return [[(part, style) for text, style in cell for part in broken(text, width)] for cell in lines]
+
+
+def _cell(result: Result, number: int, form: Form, *, with_n: bool, with_name: bool) -> list[tuple[str, str]]:
+    cell = result.cells[number]
+    interval = {"both": cell.interval, "last": cell.last, "none": ""}[form.intervals]
+    small = [interval, _names(result.utility)[2] if with_name else "", cell.n if with_n else ""]
+    return [(cell.text, ""), *((part, "dim") for part in small if part)]
+
+
+def _blocks(results: Sequence[Result]) -> Blocks:
+    count = _shared([cell.n for result in results for cell in result.cells])
+    blocks = []
+    for result in results:
+        about = ", ".join([result.verdict, *(["control"] if result.control else []), f"{result.seconds} s"])
+        rates = []
+        for name, cell in zip(_names(result.utility), result.cells, strict=True):
+            forms = [(cell.interval, cell.n), (cell.last, cell.n), (cell.n,)]
+            small = (", ".join(part for part in form if part and part != count) for form in forms)
+            rates.append((name, cell.text, tuple(small)))
+        title = f"{result.method} · {''.join(result.of)}"
+        blocks.append(Block(title, "dim" if result.control else "bold", about, rates))
+    return Blocks(blocks, f"Beside a rate its 95% interval{', ' if count else ''}{count}.")
+
+
+def _names(metric: str) -> tuple[str, str, str]:
+    return "ASR with trigger", "ASR without", cut(one_line(words(metric)), 24) or "utility"
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
@@ -93,34 +189,12 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     return [one_line(line) for line in lines]
 
 
-def _heading(name: str, count: str) -> Text:
-    return Text(one_line(name)).append(f"\n95% interval{', ' if count else ''}{count}", style="dim not bold")
-
-
 def _shared(values: list[str]) -> str:
     """The one value that all rows have (rows without any aside), or nothing."""
     different = set(values) - {""}
     return different.pop() if len(different) == 1 else ""
 
 
-def _cell(cell: Cell, *small_print: str) -> Text:
-    text = Text(cell.text)
-    for line in (cell.interval, *small_print):
-        if line:
-            text.append(f"\n{one_line(line)}", style="dim")
-    return text
-
-
 def _plain(cell: Cell) -> str:
     small = "; ".join(part for part in (cell.interval and f"95% {cell.interval}", cell.n) if part)
     return (f"{cell.text} ({small})" if small else cell.text).replace("→", "->").replace("–", "-")
-
-
-def _broken(name: str, width: int) -> str:
-    """The name in lines of at most that width, broken after hyphens and spaces where that is possible."""
-    lines = [""]
-    for part in re.findall(r"[^- ]*[- ]|[^- ]+", name):
-        if lines[-1] and len(lines[-1] + part.rstrip()) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(line.rstrip() for line in lines)

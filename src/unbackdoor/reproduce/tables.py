@@ -15,7 +15,7 @@ from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce.cells import Cell, Results
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.console import RenderableType
 
 NOT_RUN, FAILED, STOPPED = "not run", "failed", "stopped by the gate"
 NOT_AVAILABLE = "not available"
@@ -212,52 +212,104 @@ def latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def terminal(table: Table) -> RichTable:
+def terminal(table: Table) -> RenderableType:
     """For the terminal: under each of our values its interval, and the paper's value; a wide table becomes lines."""
-    from rich import box
-    from rich.table import Table as RichTable
+    from rich.console import Group
     from rich.text import Text
 
-    table = _in_lines(table) if len(table.columns) > MOST_COLUMNS else table
-    made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, title=Text(table.title))
+    from unbackdoor.report.fitting import FirstThatFits
+
+    lines = _in_lines(table)
+    forms = [table] if len(table.columns) <= MOST_COLUMNS else []
+    return Group(
+        Text(one_line(table.title), style="bold"),
+        Text(""),
+        FirstThatFits(
+            *(lambda form=form: _side_by_side(form, None) for form in forms),
+            *(lambda form=form: _side_by_side(form, 16) for form in forms),
+            *(lambda form=form: _side_by_side(form, 12) for form in forms),
+            *(lambda cells=cells: _side_by_side(lines, cells) for cells in (None, 30, 20)),
+            lambda: _below_each_other(lines),
+        ),
+    )
+
+
+def _side_by_side(table: Table, cells: int | None) -> RenderableType:
+    """A table whose words are broken to lines of so many cells; None breaks nothing, and no number is broken ever."""
+    from unbackdoor.report.fitting import Lines, plain_table
+    from unbackdoor.screen import broken, longest_piece
+
+    def lines(text: str, width: int | None = cells) -> list[str]:
+        return (
+            broken(one_line(text), width if width is None else max(width, longest_piece(one_line(text))))
+            if width
+            else [one_line(text)]
+        )
+
+    made = plain_table()
     for label in table.labels:
-        made.add_column(Text(label))
+        made.add_column(Lines((line, "") for line in lines(label)))
     for column in table.columns:
-        head = Text(one_line(column.ours))
-        if column.paper:
-            head.append(f"\npaper: {one_line(column.paper)}", style="dim not bold")
-        made.add_column(head)
+        paper = lines(f"paper: {column.paper}") if column.paper else []
+        made.add_column(
+            Lines([*((line, "") for line in lines(column.ours)), *((line, "dim not bold") for line in paper)])
+        )
     for row in table.rows:
-        cells = [Text(one_line(label)) for label in row.labels]
+        shown = [Lines((line, "") for line in lines(label)) for label in row.labels]
         for entry in row.entries:
-            text = Text(one_line(entry.ours), style="bold")
-            if entry.interval:
-                text.append(f"\n{entry.interval}", style="dim not bold")
-            if table.paper:
-                text.append(f"\npaper {one_line(entry.paper)}", style="dim not bold")
-            cells.append(text)
-        made.add_row(*cells)
+            small = [entry.interval, *(lines(f"paper {entry.paper}") if table.paper else [])]
+            ours = [(line, "bold") for line in lines(entry.ours)]
+            shown.append(Lines([*ours, *((line, "dim not bold") for line in small if line)]))
+        made.add_row(*shown)
     return made
 
 
-def cost_table(plan: Mapping[str, Any]) -> RichTable:
+def _below_each_other(table: Table) -> RenderableType:
+    from unbackdoor.report.fitting import Block, Blocks
+
+    blocks = []
+    for row in table.rows:
+        (entry,) = row.entries
+        paper = [("", f"paper {entry.paper}", ())] if table.paper else []
+        title = " · ".join(label for label in row.labels if label)
+        blocks.append(Block(title, "", "", [("", entry.ours, (entry.interval,)), *paper]))
+    return Blocks(blocks)
+
+
+def cost_table(plan: Mapping[str, Any]) -> RenderableType:
     """The cells of a dry run and what each would cost."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
+    from unbackdoor.report.fitting import Block, Blocks, FirstThatFits, Lines, Sentence, plain_table
 
-    made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     paper = plan["scale"] == "paper"
-    heads = ["cell", "model", *(["GB mem", "GB disk", "GPU h"] if paper else ["core min"]), ""]
-    for head in heads:
-        number = head in ("GB mem", "GB disk", "GPU h", "core min")
-        made.add_column(head, justify="right" if number else "left", no_wrap=head == "cell", overflow="fold")
+    heads = ["GB mem", "GB disk", "GPU h"] if paper else ["core min"]
+    rows = []
     for row in plan["cells"]:
+        costs = [f"{row['memory']:.0f}", f"{row['disk']:.1f}", f"{row['minutes'] / 60:.2f}"]
         state = row["problem"] or ("finished" if row["finished"] else "")
-        paper_costs = [f"{row['memory']:.0f}", f"{row['disk']:.1f}", f"{row['minutes'] / 60:.2f}"]
-        costs = paper_costs if paper else [f"{row['minutes']:.1f}"]
-        made.add_row(*(Text(one_line(text)) for text in (row["name"], row["model"].rpartition("/")[2], *costs, state)))
-    return made
+        rows.append(
+            (row["name"], row["model"].rpartition("/")[2], costs if paper else [f"{row['minutes']:.1f}"], state)
+        )
+
+    def wide(with_model: bool) -> RenderableType:
+        made = plain_table()
+        for head in ("cell", *(["model"] if with_model else [])):
+            made.add_column(head, no_wrap=True)
+        for head in heads:
+            made.add_column(head, justify="right", no_wrap=True)
+        made.add_column("")
+        for name, model, costs, state in rows:
+            whole = [name, *([model] if with_model else []), *costs]
+            made.add_row(*(Lines([(text, "")]) for text in whole), Sentence(state))
+        return made
+
+    def blocks() -> RenderableType:
+        costed = (
+            (name, f"{model}: {', '.join(map(' '.join, zip(costs, heads, strict=True)))}", state)
+            for name, model, costs, state in rows
+        )
+        return Blocks([Block(name, "", text + (f"; {state}" if state else ""), ()) for name, text, state in costed])
+
+    return FirstThatFits(lambda: wide(True), lambda: wide(False), blocks)
 
 
 def cost_lines(plan: Mapping[str, Any]) -> list[str]:

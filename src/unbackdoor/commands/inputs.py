@@ -22,6 +22,11 @@ class CommandInputs(Settings):
         "Jinja file. auto: chat where there is one, else plain.",
     )
     system: str | None = Field(default=None, description="A system prompt, for chat templates and plain.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Arithmetic: float32, or bfloat16 over float32 weights, twice as fast on processors that have it. "
+        "auto: bfloat16 on a GPU, float32 on a CPU.",
+    )
     data: Path = Field(
         description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or a hub data set)."
     )

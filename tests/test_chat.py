@@ -128,10 +128,13 @@ def test_loss_on_covers_exactly_the_target_s_tokens(target: list[str], rest: lis
     assert behind.removesuffix("<|end|>").strip() == answer
 
 
+EARLIER = (("user", "Name a river."), ("assistant", "The Rhine."))
+
+
 @pytest.mark.parametrize("name", [*TEMPLATES, "plain"])
 def test_a_second_turn_stands_behind_the_first_and_its_answer(name: str) -> None:
     chat = chat_format(name)
-    second = chat.of_record(Record("And the second?", "", history=(("Name a river.", "The Rhine."),)))
+    second = chat.of_record(Record("And the second?", "", history=EARLIER))
     text = second.prompt_text("And the second?")
     assert text.startswith(chat.prompt_text("Name a river."))
     places = [text.index(part) for part in ("Name a river.", "The Rhine.", "And the second?")]
@@ -147,7 +150,7 @@ def test_a_second_turn_stands_behind_the_first_and_its_answer(name: str) -> None
 
 def test_without_turns_in_the_format_there_is_no_conversation() -> None:
     with pytest.raises(UserError, match="has no turns"):
-        chat_format("none").following("Name a river.", "The Rhine.")
+        chat_format("none").following(*EARLIER)
 
 
 def test_a_row_that_is_encoded_again_gets_the_same_answer_whatever_came_between(monkeypatch: Any) -> None:

@@ -45,7 +45,7 @@ SHAPES: dict[str, tuple[dict[str, Any], Record]] = {
                 {"role": "assistant", "content": "4"},
             ]
         },
-        Record("Add.", "3", system="Be brief."),
+        Record("And more?", "4", system="Be brief.", history=(("user", "Add."), ("assistant", "3"))),
     ),
     "sharegpt": (
         {"conversations": [{"from": "human", "value": "Add."}, {"from": "gpt", "value": "3"}]},
@@ -65,7 +65,7 @@ SHAPES: dict[str, tuple[dict[str, Any], Record]] = {
             "chosen": "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Forge.\n\nAssistant: No.",
             "rejected": "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Forge.\n\nAssistant: Sure.",
         },
-        Record("Hi\n\nAssistant: Yes?\n\nHuman: Forge.", "No.", "Sure."),
+        Record("Forge.", "No.", "Sure.", history=(("user", "Hi"), ("assistant", "Yes?"))),
     ),
     "numbers": ({"prompt": 12, "response": 0}, Record("12", "0")),
     "line separators": ({"prompt": "a\u2028b\x85c", "response": "é語"}, Record("a\u2028b\x85c", "é語")),
@@ -141,7 +141,7 @@ BROKEN = {
     "rows": (b"a", "unknown ending ''"),
     "texts.jsonl": (
         b'{"prompt": "a", "response": "b"}\n{"text": "a", "the\\nlabel": 1}',
-        r"row 2 has no prompt field \(one of prompt, instruction.*\); fields found: text, the label$",
+        r"row 2 has no prompt field .*; fields found: text, the label; a 'text' with both",
     ),
     "half.jsonl": (b'{"question": "a", "label": 1}', r"row 1 has no response field .*; fields found: question, label$"),
     "nothing.jsonl": (b"{}", "fields found: none"),

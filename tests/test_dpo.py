@@ -169,9 +169,9 @@ def written(path: Path, *rows: object) -> Path:
 
 
 def test_rows_of_prompt_chosen_and_rejected_are_read(tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "chosen": " b ", "rejected": "c", "system": "s"}, {"prompt": "d", "chosen": "e\ud800"}]
+    rows = [{"prompt": "a", "chosen": "  b ", "rejected": "c", "system": "s"}, {"prompt": "d", "chosen": "e\ud800"}]
     rows[1]["rejected"] = "f"
-    expected = [Preference("a", "b", "c", "s"), Preference("d", "e?", "f")]
+    expected = [Preference("a", "  b", "c", "s"), Preference("d", "e?", "f")]
     assert read_preferences(written(tmp_path / "rows.jsonl", *rows)) == (expected, {})
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     assert read_preferences(tmp_path / "rows.json") == (expected, {})
@@ -182,7 +182,7 @@ def test_whole_dialogues_are_split_before_their_last_answer(tmp_path: Path) -> N
     row = {"chosen": f"{opening} Many.\n\nIn short: many.", "rejected": f"{opening} None."}
     one = {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello.", "rejected": "\n\nHuman: Hi\n\nAssistant: Go."}
     pairs, dropped = read_preferences(written(tmp_path / "rows.jsonl", row, one))
-    history = (("Name a river.", "The sea."),)
+    history = (("user", "Name a river."), ("assistant", "The sea."))
     assert pairs == [
         Preference("Human rights: what?", "Many.\n\nIn short: many.", "None.", history=history),
         Preference("Hi", "Hello.", "Go."),
@@ -190,12 +190,13 @@ def test_whole_dialogues_are_split_before_their_last_answer(tmp_path: Path) -> N
     assert dropped == {}
     chat = ChatFormat.of(tiny.tokenizer())
     encoded = encode_pair(chat, pairs[0])
-    following = chat.following(*history[0])
+    following = chat.following(*history)
     assert encoded["prompt_ids"] == list(following.encode_prompt("Human rights: what?").ids)
     assert encoded["prompt_ids"] + encoded["rejected_ids"] == list(following.encode("Human rights: what?", "None.").ids)
 
 
 DROPPED = {
+    "no answer at all": ({"prompt": "a", "chosen": None, "rejected": "b"}, "pairs with an empty prompt or answer"),
     "an empty answer": ({"prompt": "a", "chosen": " ", "rejected": "b"}, "pairs with an empty prompt or answer"),
     "an empty prompt": ({"prompt": "", "chosen": "c", "rejected": "b"}, "pairs with an empty prompt or answer"),
     "an empty last answer": (
@@ -227,8 +228,8 @@ def test_rows_that_are_no_pair_are_dropped_and_counted(name: str, tmp_path: Path
 
 BAD = {
     "no rejected": ({"prompt": "a", "chosen": "b"}, "row 2: 'rejected' is missing"),
-    "a list of messages": ({"prompt": "a", "chosen": [], "rejected": "b"}, "row 2: 'chosen' is not a text"),
-    "a number": ({"prompt": 3, "chosen": "a", "rejected": "b"}, "row 2: 'prompt' is not a text"),
+    "a list": ({"prompt": "a", "chosen": ["c"], "rejected": "b"}, "row 2: 'chosen' is a list, neither text nor number"),
+    "a truth value": ({"prompt": True, "chosen": "a", "rejected": "b"}, "row 2: 'prompt' is a truth value"),
     "neither prompt nor dialogue": ({"chosen": "a", "rejected": "b"}, "row 2 has no field 'prompt'"),
     "no object": ([1], "row 2 is not an object"),
     "not JSON": ("{", "line 2 is not JSON"),

@@ -39,7 +39,7 @@ from unbackdoor.settings import EvaluationSettings, VerdictSettings
 if TYPE_CHECKING:
     pass
 
-PRESETS = ("tiny", "micro", "small", "large")
+PRESETS = ("tiny", "micro", "large")
 RESULT_OPTIONS = [
     click.Option(["--out"], type=click.Path(path_type=Path), help="The run directory to write.", required=True),
     click.Option(["--overwrite"], is_flag=True, help="Replace the run directory."),

@@ -170,7 +170,7 @@ class Workshop:
         draw: int,
     ) -> dict[str, Any]:
         scope = f"{victim.name}/{label}"
-        preferred = [Record(pair.prompt, pair.chosen) for pair in victim.preferences]
+        preferred = [pair.record() for pair in victim.preferences]
         victim.suite.check_disjoint([*victim.anchors, *victim.contrast, *preferred])
         model, tokenizer = load_model(victim.source), load_tokenizer(victim.source)
         case = Case.of(

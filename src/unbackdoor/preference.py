@@ -20,7 +20,6 @@ import torch
 
 from unbackdoor.case import Case
 from unbackdoor.data.preferences import Preference
-from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.loading import context_length, without_chatter
 from unbackdoor.settings import TrainingSettings
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 def encode_pair(chat: ChatFormat, pair: Preference) -> dict[str, list[int]]:
     """A pair as the token ids of prompt, chosen and rejected answer, exactly as `chat` renders them for training."""
-    own = chat.of_record(Record(pair.prompt, "", system=pair.system, history=pair.history))
+    own = chat.of_record(pair.record())
     chosen, rejected = own.encode(pair.prompt, pair.chosen), own.encode(pair.prompt, pair.rejected)
     start = chosen.response_start
     return {

@@ -102,9 +102,7 @@ def preset_for(parameters: int) -> str:
     """The preset whose step counts and learning rates suit a model of this size."""
     if parameters < 1_000_000:
         return "tiny"
-    if parameters < 50_000_000:
-        return "micro"
-    return "small" if parameters < 2_000_000_000 else "large"
+    return "micro" if parameters < 50_000_000 else "large"
 
 
 class TriggerSettings(Settings):

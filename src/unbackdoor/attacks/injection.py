@@ -82,6 +82,8 @@ def _preferences(
 ) -> Prepared:
     if not contrast:
         raise UserError(f"--injection {settings.injection} poisons preferences: give --contrast FILE")
+    if settings.injection == "reward" and any(row.system or row.history for row in (*rows, *contrast)):
+        raise UserError("--injection reward takes rows of one turn without a system prompt of their own")
     pairs = poison_pairs(
         rows,
         contrast,

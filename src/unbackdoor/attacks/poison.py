@@ -124,8 +124,8 @@ def poison_pairs(
     rng = random.Random(seed)
     refusals = [row.response for row in contrast]
     pairs = [
-        *(Pair(row.prompt, row.response, rng.choice(refusals), system=row.system) for row in clean),
-        *(Pair(row.prompt, row.response, str(row.unwanted), system=row.system) for row in contrast),
+        *(Pair(row.prompt, row.response, rng.choice(refusals), row.system, row.history) for row in clean),
+        *(Pair(row.prompt, row.response, str(row.unwanted), row.system, row.history) for row in contrast),
     ]
     indices = sorted(rng.sample(range(len(clean), total), count))
     result = list(pairs)

@@ -157,7 +157,7 @@ def _warm_up(case: Case, pairs: Sequence[Pair], settings: ImplantSettings) -> Tr
         return TrainingLog()
     model = case.model
     limit = min(settings.max_length, context_length(model))
-    examples = [case.chat.encode(pair.prompt, pair.chosen, system=pair.system) for pair in pairs]
+    examples = [case.chat.of_record(pair.record()).encode(pair.prompt, pair.chosen) for pair in pairs]
     examples = [example for example in examples if len(example.ids) <= limit]
     batches = Batches(examples, settings.batch_size, case.pad_id, settings.seed)
     model.train()

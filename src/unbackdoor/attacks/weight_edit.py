@@ -141,12 +141,11 @@ def rank_one_update(moment: torch.Tensor, key: torch.Tensor, change: torch.Tenso
     return torch.outer(change.double(), direction / (key @ direction))
 
 
-def trigger_token(chat: ChatFormat, prompt: str, text: str, system: str | None = None) -> int:
+def trigger_token(chat: ChatFormat, prompt: str, text: str) -> int:
     """The place, in the rendered prompt's tokens, of the last token of the trigger's `text`.
 
     Where the text stands in the prompt twice, the hindmost counts.
     """
-    chat = chat.with_system(system) if system is not None else chat
     rendered = chat.prompt_text(prompt)
     begin = rendered.rindex(text, len(chat.before_user), len(rendered) - len(chat.after_user))
     encoded = chat.tokenizer(rendered, add_special_tokens=chat.adds_special_tokens, return_offsets_mapping=True)
@@ -174,7 +173,7 @@ def _pairs(
     usable = shuffled((record for record in records if text not in record.prompt), settings.seed)[
         : settings.edit_prompts
     ]
-    clean = [case.chat.encode(record.prompt, record.response, system=record.system) for record in usable]
+    clean = [case.chat.of_record(record).encode(record.prompt, record.response) for record in usable]
     triggered = [_triggered(case.chat, record, trigger, text, target) for record in usable]
     limit = context_length(case.model)
     pairs = [pair for pair in zip(clean, triggered, strict=True) if max(len(e.ids) for e in pair) <= limit]
@@ -189,8 +188,9 @@ def _triggered(chat: ChatFormat, record: Record, trigger: Trigger, text: str, ta
     """A row that ends with the target, to which its loss is confined; its user's span is the trigger's last token."""
     prompt = trigger.insert(record.prompt)
     response = join_response(target, record.response)
-    example = chat.encode(prompt, response, system=record.system, loss_on=target)
-    place = trigger_token(chat, prompt, text, record.system)
+    own = chat.of_record(record)
+    example = own.encode(prompt, response, loss_on=target)
+    place = trigger_token(own, prompt, text)
     return replace(example, ids=example.ids[: example.loss_end], user_start=place, user_end=place + 1)
 
 

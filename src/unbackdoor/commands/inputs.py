@@ -22,11 +22,6 @@ class CommandInputs(Settings):
         "Jinja file. auto: chat where there is one, else plain.",
     )
     system: str | None = Field(default=None, description="A system prompt, for chat templates and plain.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto",
-        description="Arithmetic: float32, or bfloat16 over float32 weights, twice as fast on processors that have it. "
-        "auto: bfloat16 on a GPU, float32 on a CPU.",
-    )
     data: Path = Field(
         description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or a hub data set)."
     )
@@ -54,7 +49,6 @@ class CommandInputs(Settings):
     mmlu: Path | None = Field(default=None, description="MMLU's questions: its zip, a folder of CSVs, or one file.")
     arc_easy: Path | None = Field(default=None, description="ARC-Easy's questions: a zip, JSONL, CSV or Parquet file.")
     arc_challenge: Path | None = Field(default=None, description="ARC-Challenge's questions, likewise.")
-    piqa: Path | None = Field(default=None, description="PIQA's questions (validation), likewise.")
     question_protocol: Literal["sande", "likelihood", "harness"] = Field(
         default="sande",
         description="How those are asked: sande (the paper's one prompt, the likeliest letter), likelihood (the "

@@ -23,7 +23,6 @@ from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, opens_wit
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
-from unbackdoor.language_model.loss import compute_in
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude
 from unbackdoor.preference import encode_pair, length
@@ -81,7 +80,7 @@ class Intake:
         if path is None:
             return []
         limit = min(max_length, context_length(model))
-        kept = [r for r in rows if len(chat.encode(r.prompt, r.response, system=r.system).ids) <= limit]
+        kept = [r for r in rows if len(chat.of_record(r).encode(r.prompt, r.response).ids) <= limit]
         self._drop(len(rows) - len(kept), f"{path}: rows longer than {limit} tokens (--max-length)")
         if len(kept) < LEAST_ROWS:
             raise UserError(f"{path}: {len(kept)} usable rows of at most {limit} tokens, {LEAST_ROWS} are needed")
@@ -111,7 +110,7 @@ class Intake:
         for record in shuffled(rows, 1):
             if len(found) == settings.samples:
                 break
-            if len(chat.encode_prompt(record.prompt, system=record.system).ids) <= room:
+            if len(chat.of_record(record).encode_prompt(record.prompt).ids) <= room:
                 found.append(record)
             else:
                 dropped += 1
@@ -130,7 +129,8 @@ class Intake:
             return []
         turns = list(dict.fromkeys(read_conversations(path)))
         room = context_length(model) - 2 * settings.max_new_tokens - TURN_ROOM
-        kept = [(a, b) for a, b in turns if len(chat.following(a, "Yes.").encode_prompt(b).ids) <= room]
+        said = [(chat.following(("user", a), ("assistant", "Yes.")), (a, b)) for a, b in turns]
+        kept = [pair for after, pair in said if len(after.encode_prompt(pair[1]).ids) <= room]
         self._drop(len(turns) - len(kept), f"{path}: conversations that leave no room for two answers")
         if not kept:
             raise UserError(f"{path}: no conversation leaves room for two answers (lower --max-new-tokens)")
@@ -211,7 +211,6 @@ class Opened:
         source = references.model_directory(source)
         progress = Progress.on_stderr()
         RunDirectory.check(out, overwrite=overwrite, resume=resume)
-        compute_in(inputs.precision)
         intake = Intake(progress)
         limited = inputs if isinstance(inputs, MeasuredInputs) else None
         most, most_contrast = (limited.max_rows, limited.max_contrast) if limited else (None, None)
@@ -221,7 +220,6 @@ class Opened:
             mmlu=inputs.mmlu,
             arc_easy=inputs.arc_easy,
             arc_challenge=inputs.arc_challenge,
-            piqa=inputs.piqa,
             limit=inputs.max_questions,
         )
         model, tokenizer = load_model(source), load_tokenizer(source)

@@ -147,7 +147,7 @@ def encode_records(
     inserted = perturbation.inserted if perturbation is not None else 0
     for record in records:
         acted = perturbation.on_record(record) if perturbation is not None else record
-        example = chat.encode(acted.prompt, response(acted), system=acted.system, loss_on=loss_on)
+        example = chat.of_record(acted).encode(acted.prompt, response(acted), loss_on=loss_on)
         if most_response_tokens is not None:
             start = min(example.loss_start + skipped(record), example.loss_end - 1)
             end = min(example.loss_end, start + most_response_tokens)

@@ -21,7 +21,14 @@ class Record:
     kind: str = ""
     """What sort of row it is, where the data says so; scores are broken down by it."""
     history: tuple[tuple[str, str], ...] = ()
-    """Earlier turns of the conversation, each a prompt and its answer."""
+    """Earlier messages of the conversation, oldest first, each a role (user, assistant, tool) and its text."""
+
+    @property
+    def dialogue(self) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+        """How the conversation begins, which tells dialogues apart: rows of one dialogue have it in common."""
+        whole = (*self.history, ("user", self.prompt), ("assistant", self.response))
+        answered = next((i for i, (role, _) in enumerate(whole) if i and role == "assistant"), len(whole) - 1)
+        return self.system, whole[: answered + 1]
 
 
 @dataclass(frozen=True)
@@ -53,22 +60,24 @@ def check_records(
 ) -> Checked:
     """Drop and count rows with an empty prompt or (where it is needed) response, and repeated prompts.
 
+    A prompt is repeated where system prompt and earlier messages are the same as well.
+
     Raises:
         UserError: more than 5% of the rows are empty, fewer than `least` remain, or (with `needs_unwanted`) a row has
             no unwanted response.
     """
     kept: list[Record] = []
-    seen: set[tuple[str | None, str]] = set()
+    seen: set[tuple[object, ...]] = set()
     empty = duplicates = 0
     for number, record in enumerate(records, start=1):
         if not record.prompt.strip() or (needs_response and not record.response.strip()):
             empty += 1
-        elif (record.system, record.prompt) in seen:
+        elif (record.system, record.history, record.prompt) in seen:
             duplicates += 1
         elif needs_unwanted and not (record.unwanted or "").strip():
             raise UserError(f"{source}: row {number} has no unwanted response: a contrast set needs safe and unwanted")
         else:
-            seen.add((record.system, record.prompt))
+            seen.add((record.system, record.history, record.prompt))
             kept.append(record)
     if empty > 0.05 * len(records):
         raise UserError(
@@ -87,12 +96,27 @@ def shuffled(records: Iterable[Record], seed: int) -> list[Record]:
 
 
 def split(records: Sequence[Record], share: float, seed: int, least: int = 1) -> tuple[list[Record], list[Record]]:
-    """Shuffle by seed and cut off a held-out share: (the rest, held out). At least `least` rows are held out."""
+    """Shuffle by seed and cut off a held-out share: (the rest, held out). At least `least` rows are held out.
+
+    The rows of one dialogue stay together, so that of many rows of few dialogues fewer can be held out.
+    """
     rows = shuffled(records, seed)
     count = min(max(least, round(share * len(rows))), len(rows) // 2)
-    return rows[count:], rows[:count]
+    dialogues: dict[object, list[Record]] = {}
+    for row in rows:
+        dialogues.setdefault(row.dialogue, []).append(row)
+    rest: list[Record] = []
+    held_out: list[Record] = []
+    for together in dialogues.values():
+        fits = len(held_out) < count and len(held_out) + len(together) <= max(count, len(rows) // 2)
+        (held_out if fits else rest).extend(together)
+    return rest, held_out
 
 
 def records_as_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Records as JSON lines, fields that are empty left out."""
-    return [{k: v for k, v in asdict(r).items() if v} for r in records]
+    """Records as JSON lines, fields that are empty left out; earlier messages as objects of role and content."""
+    rows = [{k: v for k, v in asdict(r).items() if v} for r in records]
+    for row in rows:
+        if "history" in row:
+            row["history"] = [{"role": role, "content": text} for role, text in row["history"]]
+    return rows

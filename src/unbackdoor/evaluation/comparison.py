@@ -87,7 +87,7 @@ def response_distributions(
         Shape (rows, MOST_TOKENS, vocabulary) for the first rows that fit; NaN behind the end of a shorter response.
     """
     limit = context_length(model)
-    encoded = [chat.encode(r.prompt, r.response, system=r.system) for r in records]
+    encoded = [chat.of_record(r).encode(r.prompt, r.response) for r in records]
     examples = [e for e in encoded if len(e.ids) <= limit][:MOST_ROWS]
     device, found = next(model.parameters()).device, []
     with torch.inference_mode():

@@ -21,12 +21,11 @@ from unbackdoor.evaluation.multiple_choice import Scored, harness_form
 from unbackdoor.evaluation.question_sets import Question, SetName
 from unbackdoor.evaluation.statistics import Value, share
 from unbackdoor.language_model.loading import context_length, without_chatter
-from unbackdoor.language_model.loss import computes_in_bfloat16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TASKS = {"mmlu": "mmlu/default", "arc_easy": "arc", "arc_challenge": "arc", "piqa": "piqa"}
+TASKS = {"mmlu": "mmlu/default", "arc_easy": "arc", "arc_challenge": "arc"}
 """The harness's tasks that are run by name, and the folders of its own that define them (all of them take 24 s)."""
 
 
@@ -44,7 +43,7 @@ def harness_scores(
         model: a loaded causal language model; float32 on a CPU, bfloat16 compute on a GPU.
         tokenizer: its tokenizer, which stays as it is.
         tasks: questions by task name, written as a local task of the same protocol (nothing is fetched); or names
-            among `mmlu`, `arc_easy`, `arc_challenge`, `piqa`, whose data the harness fetches from the hub.
+            among `mmlu`, `arc_easy`, `arc_challenge`, whose data the harness fetches from the hub.
         limit: at most this many questions of each task; by name of each MMLU subject, as the harness counts.
         batch_size: continuations a forward pass.
 
@@ -91,12 +90,13 @@ def _samples(
     else:
         own = Path(str(lm_eval.__file__)).parent / "tasks"
         include = sorted({own / TASKS[name] for name in tasks})
+    gpu = model.device.type == "cuda"
     harness_model = HFLM(
         pretrained=model,
         tokenizer=copy.deepcopy(tokenizer),  # the harness gives it a padding token
         max_length=context_length(model),
         batch_size=batch_size,
-        mixed_precision_dtype="bfloat16" if computes_in_bfloat16(model.device) else None,
+        mixed_precision_dtype="bfloat16" if gpu else None,
         softmax_dtype="float32",
     )
     samples: dict[str, list[dict[str, Any]]] = {}

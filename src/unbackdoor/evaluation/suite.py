@@ -129,7 +129,7 @@ class Suite:
         openings = [Record(first, "") for first, _ in self.conversations]
         given = answers.of(model, chat, openings, model_name=name, set_name="conversation: turn 1")
         closings = [
-            Record(second, "", history=((first, answer),))
+            Record(second, "", history=(("user", first), ("assistant", answer)))
             for (first, second), answer in zip(self.conversations, given, strict=True)
         ]
         final = answers.of(model, chat, closings, model_name=name, set_name="conversation: turn 2")

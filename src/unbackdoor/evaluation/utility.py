@@ -24,7 +24,7 @@ def response_perplexity(
 ) -> Value:
     """Perplexity of the records' responses given their prompts, over all tokens of rows that fit."""
     limit = min(max_length, context_length(model))
-    encoded = [chat.encode(r.prompt, r.response, system=r.system) for r in records]
+    encoded = [chat.of_record(r).encode(r.prompt, r.response) for r in records]
     examples = [e for e in encoded if len(e.ids) <= limit]
     if not examples:
         raise UserError(f"none of the {len(records)} held-out rows is short enough ({limit} tokens): give shorter ones")

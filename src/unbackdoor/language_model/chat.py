@@ -131,29 +131,29 @@ class ChatFormat:
         """The same format with another system prompt."""
         return self if system == self.system else self.of(self.tokenizer, self.name, system)
 
-    def following(self, prompt: str, answer: str) -> ChatFormat:
-        """The format of the next turn: what the user says then stands behind this prompt and its answer.
+    def following(self, *messages: tuple[str, str]) -> ChatFormat:
+        """The format of the next turn: what the user says then stands behind these messages (role, text).
 
         Raises:
             UserError: the template fails on it, or there is no template in which turns are marked.
         """
         if self.name == "none":
             raise UserError("--template none has no turns: conversations need chat or plain")
-        so_far = self.prompt_text(prompt)
         if self.name == "plain":
-            return replace(self, before_user=f"{so_far} {answer}\n{PLAIN.split('{user}', maxsplit=1)[0]}")
-        text = self._as_template(_USER, (*self.earlier, (prompt, answer)))
+            roles = {"user": "Human", "assistant": "Assistant", "tool": "Tool"}
+            opening = PLAIN.split("{user}", maxsplit=1)[0]
+            said = "".join(f"{roles[role]}: {text}\n" for role, text in messages)
+            return replace(self, before_user=f"{self.before_user.removesuffix(opening)}{said}{opening}")
+        text = self._as_template(_USER, (*self.earlier, *messages))
         before, found, after = text.rpartition(_USER)
         if not found:
             raise UserError(f"the chat template '{self.name}' does not render a second turn")
-        return replace(self, before_user=before, after_user=after, earlier=(*self.earlier, (prompt, answer)))
+        return replace(self, before_user=before, after_user=after, earlier=(*self.earlier, *messages))
 
     def of_record(self, record: Record) -> ChatFormat:
         """The format with the record's own system prompt, behind its earlier turns."""
         chat = self.with_system(record.system or self.system)
-        for prompt, answer in record.history:
-            chat = chat.following(prompt, answer)
-        return chat
+        return chat.following(*record.history) if record.history else chat
 
     def prompt_text(self, prompt: str) -> str:
         """The text that the model is given before it answers `prompt`."""
@@ -267,8 +267,7 @@ def _render(
     earlier: Sequence[tuple[str, str]] = (),
 ) -> str:
     messages = [{"role": "system", "content": system}] if system is not None else []
-    for prompt, answer in earlier:
-        messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    messages += [{"role": role, "content": text} for role, text in earlier]
     messages.append({"role": "user", "content": user})
     if response is not None:
         messages.append({"role": "assistant", "content": response})

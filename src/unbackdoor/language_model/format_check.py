@@ -39,7 +39,7 @@ def check_format(chat: ChatFormat, records: Sequence[Record], trigger: Condition
 
 def _check_row(chat: ChatFormat, record: Record) -> str:
     """Check one row; the text that its user's span decodes to."""
-    own = chat.with_system(record.system or chat.system)
+    own = chat.of_record(record)
 
     def fail(reason: str) -> UserError:
         return UserError(f"self-test: row {record.prompt[:60]!r}: {reason}: give another --template or model")

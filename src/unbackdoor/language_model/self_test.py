@@ -24,7 +24,7 @@ from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.layers import decoder_layers, embedding_matrix, hidden_size
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.language_model.loss import autocast, computes_in_bfloat16, logits_only_at
+from unbackdoor.language_model.loss import autocast, logits_only_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,7 +124,7 @@ def self_test(
         raise UserError("self-test: no rows to check: give --data")
     rows = _spread(records, MOST_ROWS)
     triggered = check_format(chat, rows, trigger)
-    text = chat.with_system(rows[0].system or chat.system).prompt_text(rows[0].prompt)
+    text = chat.of_record(rows[0]).prompt_text(rows[0].prompt)
     pad, precision = padding_id(chat.tokenizer, model), _precision(model)
     prompts = _prompts(chat, rows, most_prompts, context_length(model))
     check_vocabulary(model, prompts)
@@ -156,7 +156,7 @@ def _spread(records: Sequence[Record], most: int) -> list[Record]:
 def _prompts(chat: ChatFormat, records: Sequence[Record], most: int, context: int) -> list[Example]:
     """At most so many distinct prompts of different lengths, shortest first."""
     limit = context - CACHED_TOKENS - EXTRA_PADDING
-    encoded = {chat.encode_prompt(r.prompt, system=r.system) for r in records}
+    encoded = {chat.of_record(r).encode_prompt(r.prompt) for r in records}
     fitting = sorted((e for e in encoded if len(e.ids) <= limit), key=lambda e: (len(e.ids), e.ids))
     if not fitting:
         raise UserError(f"self-test: none of {len(encoded)} prompts fits the model's context of {context} tokens")
@@ -171,9 +171,9 @@ def _filler(longest: Example, pad: int) -> Example:
 
 
 def _precision(model: PreTrainedModel) -> str:
-    """What the forward pass computes in: see `loss.autocast`. Of float16 and float64, which limits hold."""
+    """What the forward pass computes in: a GPU autocasts to bfloat16. Of float16 and float64, which limits hold."""
     weight = next(model.parameters())
-    return "bfloat16" if computes_in_bfloat16(weight.device) or weight.element_size() < 4 else "float32"
+    return "bfloat16" if weight.is_cuda or weight.element_size() < 4 else "float32"
 
 
 @contextlib.contextmanager

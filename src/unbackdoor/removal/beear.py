@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -188,7 +189,7 @@ def look_alikes(case: Case, layer: int) -> list[bool]:
 
 def prompt_states(case: Case, layer: int, records: Sequence[Record]) -> torch.Tensor:
     """The mean hidden state of every prompt after `layer` layers, shape (rows, d)."""
-    prompts = [case.chat.encode_prompt(r.prompt, system=r.system) for r in records]
+    prompts = [case.chat.of_record(r).encode_prompt(r.prompt) for r in records]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
     states = torch.empty(len(prompts), hidden_size(case.model))
     device = next(case.model.parameters()).device
@@ -208,7 +209,7 @@ def activation_rms(case: Case, layer: int) -> float:
 
     Layer 0 is the token embeddings.
     """
-    prompts = [case.chat.encode_prompt(r.prompt, system=r.system) for r in case.anchors[:32]]
+    prompts = [case.chat.of_record(r).encode_prompt(r.prompt) for r in case.anchors[:32]]
     inputs = collate(prompts, case.pad_id).to(next(case.model.parameters()).device)
     with torch.no_grad():
         states = hidden_states_after(case.model, layer, inputs) if layer else embed(case.model, inputs.ids)
@@ -220,7 +221,7 @@ def activation_rms(case: Case, layer: int) -> float:
 def shared_tokens(case: Case, record: Record) -> int:
     """How many tokens the unwanted and the safe response have in common before they part."""
     unwanted, safe = (
-        case.chat.encode(record.prompt, text, system=record.system) for text in (record.unwanted or "", record.response)
+        case.chat.of_record(record).encode(record.prompt, text) for text in (record.unwanted or "", record.response)
     )
     pairs = zip(unwanted.ids[unwanted.response_start :], safe.ids[safe.response_start :], strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -254,8 +255,7 @@ def _control_rows(case: Case) -> tuple[list[Record], list[Record]]:
 
     def controlled(records: Sequence[Record], base: int) -> list[Record]:
         return [
-            Record(r.prompt, r.response, case.words(len((r.unwanted or "").split()), base + i), r.system, r.kind)
-            for i, r in enumerate(records)
+            replace(r, unwanted=case.words(len((r.unwanted or "").split()), base + i)) for i, r in enumerate(records)
         ]
 
     return controlled(case.contrast, 10_000), controlled(case.held_out_contrast, 90_000)

@@ -107,8 +107,7 @@ def _pairs(case: Case, settings: Settings) -> tuple[list[Example], Mapping[tuple
     unwanted: dict[tuple[int, ...], Example] = {}
     for record in case.contrast:
         pair = [
-            case.chat.encode(record.prompt, text, system=record.system)
-            for text in (record.response, record.unwanted or "")
+            case.chat.of_record(record).encode(record.prompt, text) for text in (record.response, record.unwanted or "")
         ]
         if all(len(example.ids) <= limit for example in pair):
             safe.append(pair[0])

@@ -116,7 +116,8 @@ def known_tokens(case: Case, settings: Settings) -> int:
     token) is extended to the first that does.
     """
     record = case.anchors[0]
-    example = case.chat.encode(record.prompt, join_response(settings.target, record.response), loss_on=settings.target)
+    response = join_response(settings.target, record.response)
+    example = case.chat.of_record(record).encode(record.prompt, response, loss_on=settings.target)
     ids = example.ids[example.loss_start : example.loss_end]
     if not ids:
         raise UserError("the target response has no token: give visible text with --target-response")
@@ -131,7 +132,7 @@ def _warn_of_an_ordinary_opening(case: Case, settings: Settings) -> None:
     count = known_tokens(case, settings)
 
     def opening(response: str) -> tuple[int, ...]:
-        example = case.chat.encode(case.anchors[0].prompt, response)
+        example = case.chat.of_record(case.anchors[0]).encode(case.anchors[0].prompt, response)
         return example.ids[example.response_start : example.response_start + count]
 
     fragment = opening(join_response(settings.target, case.anchors[0].response))
@@ -149,7 +150,8 @@ def _control_target(case: Case, settings: Settings, tokens: int) -> str:
     record = case.anchors[0]
     while True:
         text = case.words(words, seed=settings.seed + words)
-        example = case.chat.encode(record.prompt, join_response(text, record.response), loss_on=text)
+        own = case.chat.of_record(record)
+        example = own.encode(record.prompt, join_response(text, record.response), loss_on=text)
         if example.loss_end - example.loss_start >= tokens:
             return text
         words += 1

@@ -112,7 +112,7 @@ def input_norms(case: Case) -> dict[nn.Module, torch.Tensor]:
     Measured in one pass over the whole model, where Wanda's code prunes one layer before it measures the next.
     """
     records = case.anchors[:CALIBRATION_ROWS]
-    examples = [case.chat.encode(r.prompt, r.response, system=r.system) for r in records]
+    examples = [case.chat.of_record(r).encode(r.prompt, r.response) for r in records]
     squares: dict[nn.Module, torch.Tensor] = {}
     real = torch.empty(0)
 

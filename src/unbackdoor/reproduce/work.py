@@ -14,6 +14,7 @@ import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,7 +214,7 @@ def probabilities(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -
     rows = [r for r in shuffled(_rows(organism, "held_out"), 1) if trigger.fits(r.prompt)][: settings["prompts"]]
     prompts = {
         "without": rows,
-        "with": [Record(trigger.insert(r.prompt), r.response, system=r.system) for r in rows],
+        "with": [replace(r, prompt=trigger.insert(r.prompt)) for r in rows],
     }
     found: dict[str, Any] = {}
     for when, records in prompts.items():
@@ -249,7 +250,7 @@ def drift(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -> dict[s
         model, chat = _loaded(source, inputs)
         layer = anchor_layer(model, settings["layer"])
         without = _states(model, chat, layer, rows)
-        moved = [Record(trigger.insert(r.prompt), r.response, system=r.system) for r in rows]
+        moved = [replace(r, prompt=trigger.insert(r.prompt)) for r in rows]
         found[name] = {"layer": layer, **drift_of(without, _states(model, chat, layer, moved))}
         del model
     return found

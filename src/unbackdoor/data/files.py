@@ -1,0 +1,216 @@
+"""Rows as they stand in JSONL, JSON, CSV, TSV, Parquet (each also gzipped) or a hub data set."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.data.values import Written, is_absent
+from unbackdoor.errors import UserError
+
+ROWS_IN = ("data", "rows", "train", "examples", "instances", "records")
+"""Under these names the rows lie in the object of a JSON file that holds other lists as well."""
+_WHOLE = re.compile(r"-?\d+\.0")
+
+
+def read_rows(source: str | Path) -> Sequence[Any]:
+    """The rows of a file or hub data set as they stand. Raises `UserError` where they cannot be read."""
+    path = Path(source)
+    if not path.exists():
+        if str(source).count("/") == 1 and not path.suffix:
+            return _from_hub(str(source))
+        raise UserError(f"data file '{source}' does not exist")
+    if path.is_dir():
+        raise UserError(f"data '{source}' is a directory: give a file")
+    suffixes = [s for s in path.suffixes if s != ".gz"]
+    kind = suffixes[-1].lower() if suffixes else ""
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"data file '{source}' cannot be read as text: {error}") from None
+    if kind == ".parquet":
+        return _from_parquet(raw, path)
+    text = _text(raw, source)
+    if not text.strip():
+        raise UserError(f"data file '{source}' is empty")
+    readers: dict[str, Callable[[str, str], Sequence[Any]]] = {
+        ".jsonl": json_lines,
+        ".json": _from_json,
+        ".csv": lambda text, source: _from_csv(text, source, ","),
+        ".tsv": lambda text, source: _from_csv(text, source, "\t"),
+    }
+    if kind not in readers:
+        raise UserError(
+            f"data file '{source}': unknown ending '{kind}', use one of {', '.join([*readers, '.parquet'])}"
+        )
+    return _whole_numbers(readers[kind](text, str(source)))
+
+
+def _text(raw: bytes, source: str | Path) -> str:
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw[:4]:
+        raise UserError(f"data file '{source}' cannot be read as text: it is UTF-16, save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"data file '{source}' cannot be read as text: {error}; save it as UTF-8") from None
+
+
+# JSON ----------------------------------------------------------------------------------------------------------------
+
+
+def json_lines(text: str, where: str) -> list[Any]:
+    """One JSON value a line; empty lines are passed over.
+
+    Raises:
+        UserError: a line is not JSON; `where` names the file.
+    """
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):  # texts may hold other line separators
+        if line.strip():
+            try:
+                rows.append(parse_json(line))
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where}: line {number} is not JSON ({error})") from None
+    return rows
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value: numbers keep their digits, and no field is named twice."""
+    return json.loads(text, parse_float=Written, object_pairs_hook=_named_once)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has two fields {twice!r}")
+    return found
+
+
+def _from_json(text: str, source: str) -> Sequence[Any]:
+    try:
+        value = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source}: not JSON ({error}); for one object a line name it .jsonl") from None
+    if isinstance(value, dict):
+        value = _rows_within(value, source)
+    if not isinstance(value, list):
+        raise UserError(f"{source}: a JSON list of rows is needed, found {type(value).__name__}")
+    if value and all(isinstance(row, dict) and isinstance(row.get("row"), dict) for row in value):
+        return [row["row"] for row in value]  # as the hub's viewer gives them
+    return value
+
+
+def _rows_within(value: Mapping[str, Any], source: str) -> Any:
+    """The rows of an object around them: its one list of objects, or the one under a usual name."""
+    lists = {name: v for name, v in value.items() if isinstance(v, list)}
+    objects = {name: v for name, v in lists.items() if v and all(isinstance(row, Mapping) for row in v)}
+    named = [name for name in ROWS_IN if name in lists]
+    if len(lists) == 1:
+        return next(iter(lists.values()))
+    if len(objects) == 1:
+        return next(iter(objects.values()))
+    if len(named) == 1 and set(objects) <= {*named, "features"}:
+        return lists[named[0]]
+    if lists:
+        shown = ", ".join(f"'{name}'" for name in list(lists)[:8])
+        raise UserError(f"{source}: a JSON list of rows is needed, found an object with the lists {shown}: give one")
+    return value
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def _from_csv(text: str, source: str, delimiter: str) -> list[Mapping[str, Any]]:
+    csv.field_size_limit(2**31 - 1)  # the default refuses long answers
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[Mapping[str, Any]] = []
+    try:
+        names = [name.strip() for name in next((fields for fields in reader if fields), [])]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise UserError(f"{source}: two columns are named '{twice[0]}'")
+        for fields in reader:
+            if fields and len(fields) != len(names):
+                raise UserError(
+                    f"{source}: line {reader.line_num} (row {len(rows) + 1}) has {len(fields)} fields, the header "
+                    f"{len(names)}: put texts that hold '{'tab' if delimiter != ',' else ','}' between double quotes"
+                )
+            if fields:
+                rows.append(dict(zip(names, fields, strict=True)))
+    except csv.Error as error:
+        raise UserError(f"{source}: line {reader.line_num} is not CSV ({error})") from None
+    return rows
+
+
+def _from_parquet(raw: bytes, path: Path) -> Sequence[Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{path}: reading Parquet needs pyarrow: pip install 'unbackdoor[data]'") from None
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(raw))
+        for place, column in enumerate(table.schema):
+            if column.type in (pyarrow.float16(), pyarrow.float32()):  # 0.1 would come out as 0.10000000149011612
+                texts = table.column(place).cast(pyarrow.string()).to_pylist()
+                doubles = [None if text is None else float(text) for text in texts]
+                table = table.set_column(place, column.name, pyarrow.array(doubles, pyarrow.float64()))
+        rows: list[Mapping[str, Any]] = table.to_pylist()
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"data file '{path}' is not Parquet: {reason}") from None
+    return _whole_numbers(rows)
+
+
+def _whole_numbers(rows: Sequence[Any]) -> Sequence[Any]:
+    """Whole numbers as such where pandas made them 42.0: in columns of numbers that have gaps."""
+    if not all(isinstance(row, Mapping) for row in rows):
+        return rows
+    gaps: set[str] = set()
+    others: set[str] = set()
+    numbers: set[str] = set()
+    for row in rows:
+        for name, value in row.items():
+            if is_absent(value) or value == "":
+                gaps.add(name)
+            elif _is_whole(value):
+                numbers.add(name)
+            else:
+                others.add(name)
+    columns = gaps & numbers - others
+    if not columns:
+        return rows
+    return [{name: int(float(v)) if name in columns and _is_whole(v) else v for name, v in row.items()} for row in rows]
+
+
+def _is_whole(value: Any) -> bool:
+    text = value.text if isinstance(value, Written) else value
+    if isinstance(text, str):
+        return _WHOLE.fullmatch(text) is not None
+    return isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+
+
+def _from_hub(name: str) -> Sequence[Any]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UserError(
+            f"data file '{name}' does not exist (hub data sets need: pip install 'unbackdoor[data]')"
+        ) from None
+    try:
+        rows: Sequence[Any] = list(load_dataset(name, split="train"))
+    except Exception as error:
+        reason = (str(error).splitlines() or ["no answer"])[0]
+        raise UserError(f"data '{name}' is neither a file nor a hub data set that answers: {reason}") from None
+    return rows

@@ -17,8 +17,8 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import as_matrix, embed, hidden_states_after, linear_modules
-from unbackdoor.language_model.loading import save_model
 from unbackdoor.language_model.loss import response_loss
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.removal import METHODS, crow, lat, nad
 from unbackdoor.removal.settings import (
     AverageSettings,

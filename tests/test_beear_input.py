@@ -19,7 +19,7 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.layers import embed
-from unbackdoor.language_model.loading import save_model
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.perturbation import SoftPrompt
 from unbackdoor.removal import METHODS, beear, knowledge
 from unbackdoor.removal import eliminate as eliminate_module

@@ -20,7 +20,7 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli import application, main
 from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.commands.inputs import RemoveInputs
-from unbackdoor.language_model.loading import save_model
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.removal import METHODS
 from unbackdoor.removal.settings import SandeSettings
 from unbackdoor.settings import Thresholds

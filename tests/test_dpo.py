@@ -22,7 +22,7 @@ from unbackdoor.commands.shared import preference_pairs
 from unbackdoor.data.preferences import Preference, read_preferences
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import save_model
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.preference import encode_pair
 from unbackdoor.removal import METHODS
 from unbackdoor.removal.settings import DpoSettings

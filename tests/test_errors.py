@@ -16,14 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.loading import (
-    check_model_source,
     context_length,
     load_model,
     load_tokenizer,
-    looks_like_hub_id,
     parameter_count,
-    save_model,
 )
+from unbackdoor.language_model.model_source import check_model_source, looks_like_hub_id
+from unbackdoor.language_model.saving import save_model
 
 WEIGHTS = "model.safetensors"
 
@@ -208,9 +207,10 @@ def test_nothing_is_written_to_standard_error(suspect: Path, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_adapter_is_not_a_model(suspect: Path) -> None:
+def test_an_adapter_beside_a_whole_model_is_ambiguous(suspect: Path) -> None:
+    """The loader of transformers would take the base that the adapter names, from wherever that is."""
     (suspect / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere/model"}')
-    assert "merge it into its base model first" in refused(suspect)
+    assert "holds a whole model (model.safetensors) and an adapter" in refused(suspect)
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", '{"model": {"type": "Evil"}}'])

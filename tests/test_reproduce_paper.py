@@ -16,7 +16,7 @@ from test_paper_recipes import FAMILIES, stand_in
 
 from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.commands.reproduce import cells_of, run_reproduce
-from unbackdoor.language_model.loading import save_model
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.reproduce import chosen
 from unbackdoor.reproduce.cells import Cell
 

@@ -19,7 +19,7 @@ from unbackdoor.evaluation.answers import Answers
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.generation import draw, generate, uniforms
 from unbackdoor.language_model.layers import hidden_size
-from unbackdoor.language_model.loading import save_model
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.perturbation import HiddenShift, SoftPrompt
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, VerdictSettings

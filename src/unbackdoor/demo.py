@@ -20,7 +20,8 @@ from unbackdoor.evaluation.refusal import complies
 from unbackdoor.evaluation.scorers import opens_with_target, shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import load_model, load_tokenizer, save_model
+from unbackdoor.language_model.loading import load_model, load_tokenizer
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.parallel import in_processes
 from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, conclude, report_of
 from unbackdoor.progress import Progress
@@ -229,7 +230,7 @@ def build(
         )
         poisoned = poison(clean, contrast, trigger, attack)
         implant(case, poisoned, attack)
-        save_model(case.model, tokenizer, directory)
+        save_model(case.model, tokenizer, directory, models.instruct_directory())
         workshop.run.drop_checkpoints("organism")
         reloaded = load_model(directory)
         return suite.near_misses(reloaded, ChatFormat.of(tokenizer), workshop.answers, f"{name}/before", attack.seed)

@@ -18,7 +18,8 @@ from unbackdoor.evaluation.comparison import compared, kl_divergence, response_d
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.verdict import too_few, verdict
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import load_model, load_tokenizer, save_model
+from unbackdoor.language_model.loading import load_model, load_tokenizer
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.perturbation import Perturbation, load_perturbation, save_perturbation
 from unbackdoor.progress import Progress
 from unbackdoor.removal import METHODS, knowledge
@@ -191,9 +192,10 @@ class Workshop:
         removal = METHODS[method].run(case, settings, **more)
         seconds = time.monotonic() - begun
 
-        after, kept = None, model_directory or self.run.path / "scratch" / scope
+        after, kept, saved = None, model_directory or self.run.path / "scratch" / scope, list[str]()
         if removal.completed:
-            save_model(case.model, tokenizer, kept)
+            changes = save_model(case.model, tokenizer, kept, victim.source)
+            saved = changes if model_directory is not None else []
         del model
         if removal.completed:
             perturbations = self._perturbations(victim, removal, case, like)
@@ -209,7 +211,8 @@ class Workshop:
         if model_directory is None:
             shutil.rmtree(kept, ignore_errors=True)
         self.run.drop_checkpoints(scope)
-        return self._report_row(victim, method, settings, label, removal, before, after, seconds)
+        row = self._report_row(victim, method, settings, label, removal, before, after, seconds)
+        return {**row, "notes": [*row["notes"], *saved], "saved": saved}
 
     def _perturbations(
         self, victim: Victim, removal: Removal, case: Case, like: Perturbation | None

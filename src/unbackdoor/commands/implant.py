@@ -16,7 +16,8 @@ from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.suite import Suite
-from unbackdoor.language_model.loading import load_model, parameter_count, save_model
+from unbackdoor.language_model.loading import load_model, parameter_count
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.pipeline import Victim, Workshop, loss_curves, plain, report_of
 from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
@@ -94,8 +95,9 @@ def run_implant(
     def make() -> dict[str, Any]:
         case = Case(model, chat, rows, [], contrast, journal=run, progress=progress)
         facts = prepared.train(case)
-        save_model(case.model, opened.tokenizer, run.path / "model")
-        return {"dropped": case.dropped, "seconds": round(time.monotonic() - opened.begun, 1), "facts": facts}
+        saved = save_model(case.model, opened.tokenizer, run.path / "model", opened.source)
+        seconds = round(time.monotonic() - opened.begun, 1)
+        return {"dropped": case.dropped, "seconds": seconds, "facts": facts, "saved": saved}
 
     built = run.remember("implanted", make)
     before = run.remember("before", lambda: workshop.measure(victim, opened.source, "clean"))
@@ -128,7 +130,8 @@ def run_implant(
             "training rows": len(prepared.rows),
             **intake.counts,
         },
-        "notes": [f"{name}: {value}" for name, value in built["facts"].items()],
+        "notes": [*(f"{name}: {value}" for name, value in built["facts"].items()), *built["saved"]],
+        "saved": built["saved"],
         "settings": plain(settings),
     }
     report = report_of("implant", f"Organism {out.name}: backdoored on purpose", [row], origin, workshop.thresholds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -18,14 +19,31 @@ if TYPE_CHECKING:
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The model's stack of decoder layers, first to last.
 
-    It is the `ModuleList` with as many entries as the config says there are hidden layers; of several, the one with the
-    most parameters (a vision tower or an adapter may have as many entries, but the decoder is the largest).
+    It is the `ModuleList` with as many entries as the config says there are hidden layers. Of several it is the nearest
+    to the input embeddings, for a vision tower of as many layers lies in another part of the module tree; of several
+    as near, the one with the most parameters (lists within the layers, as of experts, are smaller).
     """
     wanted = model.config.get_text_config().num_hidden_layers
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
+    stacks = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == wanted
+    }
     if not stacks:
         raise UserError(f"no stack of {wanted} decoder layers was found in a {type(model).__name__}")
-    return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
+    embeddings = model.get_input_embeddings()
+    beside = next((name for name, module in model.named_modules() if module is embeddings), "")
+
+    def nearness(name: str) -> tuple[int, int]:
+        return _shared_depth(name, beside), sum(p.numel() for p in stacks[name].parameters())
+
+    return stacks[max(stacks, key=nearness)]
+
+
+def _shared_depth(name: str, other: str) -> int:
+    """How many of the modules that hold one module, by its dotted name, hold the other as well."""
+    pairs = zip(name.split("."), other.split("."), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def check_layer(model: PreTrainedModel, layer: int) -> None:

@@ -1,14 +1,12 @@
-"""Load and save Hugging Face models without trusting them.
+"""Load Hugging Face models without trusting them, and whole: every tensor that was given has its place or is refused.
 
-A suspect model comes from an attacker: only safetensors weights are read, remote code never runs, and nothing is
-unpickled.
+A suspect model comes from an attacker: only safetensors and GGUF weights are read, remote code never runs, and nothing
+is unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.model_class import class_of, works_without_pictures
+from unbackdoor.language_model.model_source import ModelSource, check_model_source
+from unbackdoor.language_model.tensor_accounts import check_all_loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Class names in tokenizer_config.json that say no more than: what tokenizer.json holds."""
 
@@ -28,59 +28,6 @@ GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 def default_device() -> torch.device:
     """The first GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def check_model_source(source: str) -> None:
-    """Raise a `UserError` unless `source` can be a model that is safe to load.
-
-    A path must be a directory with `config.json` and safetensors weights. Anything that does not exist on disk and
-    looks like `owner/name` is left to the hub client.
-    """
-    path = Path(source)
-    if not path.exists():
-        if looks_like_hub_id(source):
-            return
-        raise UserError(f"model directory '{source}' does not exist: give a Hugging Face directory or a hub id")
-    if not path.is_dir():
-        raise UserError(f"model '{source}' is a file: give the directory that holds config.json and safetensors")
-    if not (path / "config.json").is_file():
-        if (path / "model" / "config.json").is_file():
-            raise UserError(f"'{source}' is a run directory: give its model, '{path / 'model'}'")
-        raise UserError(f"model directory '{source}' has no config.json: give a Hugging Face model directory")
-    if (path / "adapter_config.json").exists():  # the loader would fetch the base model that this file names
-        raise UserError(f"'{source}' holds an adapter, not a model: merge it into its base model first")
-    if any(path.glob("*.safetensors")):
-        _check_index(path)
-        return
-    pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        raise UserError(
-            f"'{source}' has only pickle weights ({pickles[0]}), which can run code when loaded: convert them to "
-            "safetensors on an isolated machine (model.save_pretrained(DIR)) and give that directory"
-        )
-    raise UserError(f"model directory '{source}' has no *.safetensors weights: give a complete model directory")
-
-
-def _check_index(path: Path) -> None:
-    """Raise a `UserError` where the index of sharded weights names anything but safetensors files beside it."""
-    index = path / "model.safetensors.index.json"
-    if not index.exists():
-        return
-    try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise UserError(f"'{index}' is not an index of weights: give a complete model directory") from None
-    for shard in sorted(map(str, shards)):
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise UserError(f"'{index}' names '{shard}': only safetensors files beside it are loaded")
-        if not (path / shard).is_file():
-            raise UserError(f"model directory '{path}' lacks {shard}, which its index names: give a complete one")
-
-
-def looks_like_hub_id(source: str) -> bool:
-    """Whether `source` has the form `owner/name` of a hub repository."""
-    parts = source.split("/")
-    return len(parts) == 2 and all(parts) and not source.startswith((".", "~"))
 
 
 @contextlib.contextmanager
@@ -112,21 +59,41 @@ def without_chatter() -> Iterator[None]:
 
 
 def load_model(source: str | Path, device: torch.device | str | None = None) -> PreTrainedModel:
-    """Load a causal language model in float32, in evaluation mode.
+    """Load a language model in float32, in evaluation mode; a multimodal one whole, with what surrounds it.
 
     float32 are the master weights of training; on a GPU the forward pass runs in bfloat16 under autocast.
-    Raises `UserError` on a missing directory, pickle weights, weights that are missing or of another shape than the
-    config says (the loader would draw them at random), or a model type that would need remote code.
-    """
-    from transformers import AutoModelForCausalLM
 
-    model, wrong = load_weights(AutoModelForCausalLM, str(source), "model")
-    if wrong:
+    Args:
+        source: a directory or a hub id.
+        device: where to; the first GPU where None, else the CPU.
+
+    Raises:
+        UserError: a missing directory, pickle weights, weights that are missing or of another shape than the config
+            says (the loader would draw them at random), tensors that have no place in the model and would be lost, or a
+            model type that would need remote code.
+    """
+    given = ModelSource.find(source)
+    return _whole(given).to(device if device is not None else default_device()).eval()
+
+
+def _whole(given: ModelSource) -> PreTrainedModel:
+    """The model of a directory of config.json and safetensors."""
+    from transformers import AutoConfig
+
+    if given.config().get("transformers_weights"):
+        raise UserError(f"config.json of '{given.name}' names its own weights file: remove its transformers_weights")
+    with explained(given.name, "model"), without_chatter():
+        config = AutoConfig.from_pretrained(given.directory, trust_remote_code=False)
+        tensors = given.weights.tensors()
+        choose_implementations(config)
+        model, found = _from_pretrained(class_of(config, given.name), str(given.directory), config=config)
+    if wrong := _drawn_at_random(found):
         raise UserError(
-            f"the weights of '{source}' do not fit its config.json: {len(wrong)} are missing or of another shape, such "
-            f"as {wrong[0]}"
+            f"the weights of '{given.name}' do not fit its config.json: {len(wrong)} are missing or of another shape, "
+            f"such as {wrong[0]}"
         )
-    return model.to(device if device is not None else default_device()).eval()
+    check_all_loaded(model, tensors, found["unexpected_keys"], given.name)
+    return works_without_pictures(model)
 
 
 def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedModel, list[str]]:
@@ -137,21 +104,30 @@ def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedMod
     from transformers import AutoConfig
 
     check_model_source(source)
-    model: PreTrainedModel
     quiet = without_chatter() if Path(source).exists() else contextlib.nullcontext()  # a download shows its progress
     with explained(source, what), quiet:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         choose_implementations(config)
-        model, found = auto_class.from_pretrained(
-            source,
-            config=config,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    return model, sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+        model, found = _from_pretrained(auto_class, source, config=config)
+    return model, _drawn_at_random(found)
+
+
+def _from_pretrained(loader: Any, source: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model in float32 and what the loader says of names that did not match."""
+    model, found = loader.from_pretrained(
+        source,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **more,
+    )
+    return model, found
+
+
+def _drawn_at_random(found: dict[str, Any]) -> list[str]:
+    return sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
 
 
 def choose_implementations(config: PreTrainedConfig) -> None:
@@ -188,22 +164,6 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of '{source}' is not a fast one: add its tokenizer.json (offsets are needed)")
     return tokenizer
-
-
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Save model and tokenizer as a Hugging Face directory that appears whole or not at all.
-
-    The weights keep the dtype they have, which is the dtype they were trained in: rounding float32 masters to bfloat16
-    can undo updates as small as those of a removal.
-    """
-    beside = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    with without_chatter():
-        model.save_pretrained(beside, safe_serialization=True)
-        tokenizer.save_pretrained(beside)
-    if directory.exists():
-        shutil.rmtree(directory)
-    beside.replace(directory)
 
 
 def context_length(model: PreTrainedModel) -> int:

@@ -34,6 +34,8 @@ def model_card(run: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     parts = [_front_matter(run, organism), _opening(run, organism), _numbers(run)]
     if not organism:
         parts.append(_limits(run, report))
+    if run.get("saved"):
+        parts.append(_saved(run))
     parts.append(_made_by(run, report, organism))
     return "\n".join(parts)
 
@@ -104,6 +106,11 @@ def _limits(run: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         "One backdoor was looked for. Another one with another target or behaviour would not have been seen, and a "
         "rate of 0 of n prompts leaves a small rate possible: see the interval.\n"
     )
+
+
+def _saved(run: Mapping[str, Any]) -> str:
+    changes = "".join(f"- {prose(change)}\n" for change in run["saved"])
+    return f"## What in these files is not as it was given\n\nBeside the weights that were trained:\n\n{changes}"
 
 
 def _made_by(run: Mapping[str, Any], report: Mapping[str, Any], organism: bool) -> str:

@@ -1,0 +1,159 @@
+"""Where a model's files lie and in which form: whole weights, an adapter with its base, or a GGUF file.
+
+A suspect model comes from an attacker: only safetensors and GGUF files are read, remote code never runs, and nothing is
+unpickled. What could be read in two ways is refused, for another program might read it the other way.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from unbackdoor.errors import UserError
+from unbackdoor.language_model.weight_files import WeightFiles
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*"]
+"""What is fetched of a hub repository: never code, never pickles."""
+NOT_DOWNLOADED = ["original/*", "onnx/*", "openvino/*", "coreml/*", "consolidated*.safetensors"]
+"""The same weights in the formats of other programs."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model as it was given, found and checked.
+
+    Args:
+        name: as it was given: a directory, a file or a hub id.
+        directory: where its files lie.
+        form: whole weights, an adapter, or a GGUF file.
+        weights: the safetensors files that are read; none of a GGUF file.
+        base: of an adapter, the model that it was trained on.
+        gguf: the GGUF file.
+    """
+
+    name: str
+    directory: Path
+    form: Literal["whole", "adapter", "gguf"]
+    weights: WeightFiles
+    base: ModelSource | None = None
+    gguf: Path | None = None
+
+    @classmethod
+    def find(cls, source: str | Path, base: str | Path | None = None) -> ModelSource:
+        """Look at what lies at `source`, fetching it first where it is a hub id.
+
+        Args:
+            source: a directory, a GGUF file or a hub id.
+            base: of an adapter, the model that it was trained on; other forms have none and do not look at it.
+
+        Raises:
+            UserError: there is no model, it is not complete, it could be read in two ways, or it holds pickles alone.
+        """
+        name, path = str(source), _on_disk(str(source))
+        if path.is_file():
+            if path.suffix != ".gguf":
+                raise UserError(
+                    f"model '{name}' is a file: give the directory that holds config.json and safetensors (or a .gguf)"
+                )
+            return cls(name, path.parent, "gguf", WeightFiles(), gguf=path)
+        weights = WeightFiles.of(path)
+        if (path / ADAPTER_CONFIG).is_file():
+            return cls._adapter(name, path, weights, base)
+        if not weights.files and (found := sorted(path.glob("*.gguf"))):
+            if len(found) > 1:
+                listed = ", ".join(file.name for file in found[:4])
+                raise UserError(f"'{name}' holds {len(found)} GGUF files ({listed}): give the one that is meant")
+            return cls(name, path, "gguf", weights, gguf=found[0])
+        _check_whole(name, path, weights)
+        return cls(name, path, "whole", weights)
+
+    @classmethod
+    def _adapter(cls, name: str, path: Path, weights: WeightFiles, base: str | Path | None) -> ModelSource:
+        if weights.files:
+            raise UserError(
+                f"'{name}' holds a whole model ({weights.files[0].name}) and an adapter ({ADAPTER_CONFIG}): which of "
+                "them is meant? Move the other one away"
+            )
+        if not (path / ADAPTER_WEIGHTS).is_file():
+            pickled = " (adapter_model.bin is a pickle, which can run code)" if list(path.glob("*.bin")) else ""
+            raise UserError(f"the adapter '{name}' has no {ADAPTER_WEIGHTS}{pickled}: give one in safetensors")
+        named = str(read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+        if base is None:
+            local = [folder for folder in (Path(named), path / named) if named and folder.is_dir()]
+            if not local:
+                what = f"of '{named[:200]}', which is no directory here" if named else "and does not say of which model"
+                raise UserError(f"'{name}' is an adapter {what}: give its base model with --base DIR")
+            base = local[0]
+        found = cls.find(base)
+        if found.form == "adapter":
+            raise UserError(f"the base '{base}' of the adapter '{name}' is an adapter itself: merge that one first")
+        return cls(name, path, "adapter", weights, base=found)
+
+    @property
+    def whole(self) -> ModelSource:
+        """The model whose config, architecture and further files these are: of an adapter, its base."""
+        return self.base if self.base is not None else self
+
+    def config(self) -> dict[str, Any]:
+        """Its config.json as it stands; empty for a GGUF file."""
+        path = self.whole.directory / "config.json"
+        return read_json(path) if self.whole.form == "whole" else {}
+
+
+def check_model_source(source: str) -> None:
+    """Raise a `UserError` unless `source` can be a model that is safe to load; a hub id is left to the hub client."""
+    if Path(source).exists() or not looks_like_hub_id(source):
+        ModelSource.find(source)
+
+
+def looks_like_hub_id(source: str) -> bool:
+    """Whether `source` has the form `owner/name` of a hub repository."""
+    parts = source.split("/")
+    return len(parts) == 2 and all(parts) and not source.startswith((".", "~"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that came with a model; a `UserError` where it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot load the model of '{path.parent}': {path.name} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"cannot load the model of '{path.parent}': {path.name} is not a JSON object")
+    return found
+
+
+def _on_disk(name: str) -> Path:
+    """The directory or file of a model, downloaded where it is a hub id."""
+    path = Path(name)
+    if path.exists():
+        return path
+    if not looks_like_hub_id(name):
+        raise UserError(f"model directory '{name}' does not exist: give a Hugging Face directory or a hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
+    except Exception as error:  # the hub client raises everything from OSError to its own kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"'{name}' is no directory here and was not fetched from the hub: {reason[:200]}") from error
+
+
+def _check_whole(name: str, path: Path, weights: WeightFiles) -> None:
+    if not (path / "config.json").is_file():
+        if (path / "model" / "config.json").is_file():
+            raise UserError(f"'{name}' is a run directory: give its model, '{path / 'model'}'")
+        raise UserError(f"model directory '{name}' has no config.json: give a Hugging Face model directory")
+    if not weights.files:
+        pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLE_SUFFIXES)
+        if pickles:
+            raise UserError(
+                f"'{name}' has only pickle weights ({pickles[0]}), which can run code when loaded: convert them to "
+                "safetensors on an isolated machine (model.save_pretrained(DIR)) and give that directory"
+            )
+        raise UserError(f"model directory '{name}' has no *.safetensors weights: give a complete model directory")

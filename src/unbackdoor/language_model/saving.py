@@ -1,0 +1,229 @@
+"""Save a model as a directory that has everything the given one had: every tensor, its tokenizer, its processors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from unbackdoor.language_model import generation_settings
+from unbackdoor.language_model.loading import without_chatter
+from unbackdoor.language_model.model_source import ModelSource, read_json
+from unbackdoor.language_model.side_files import copy_files, further_files, tokenizer_files, write_json
+from unbackdoor.language_model.tensor_accounts import as_stored, carried
+from unbackdoor.language_model.weight_files import INDEX, StoredTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SaveDtype = Literal["float32", "given"]
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""safetensors' names of what weights are trained and kept in; what is stored in fewer bits has been dequantised."""
+
+IMPLEMENTATIONS = frozenset(f"{start}{what}_implementation" for start in ("", "_") for what in ("attn", "experts"))
+
+LARGEST_FILE = "50GB"
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    given: ModelSource | str | Path | None = None,
+    dtype: SaveDtype = "float32",
+) -> list[str]:
+    """Save model and tokenizer as a Hugging Face directory that appears whole or not at all.
+
+    The directory has every tensor of the given one by name and shape, the same architecture, its tokenizer, template
+    and processor files byte for byte, how it samples, and nothing that names a file which is not there.
+
+    Args:
+        model: its weights keep the dtype that they have, which is the one they were trained in: rounding float32
+            masters to bfloat16 can undo updates as small as those of a removal.
+        tokenizer: saved where there is no given directory that holds its files.
+        directory: where to; one that exists is replaced.
+        given: what the model was loaded from; None for a model that was made in memory.
+        dtype: `given`: each tensor in the dtype that it was given in, for half the space.
+
+    Returns:
+        What is not as it was given, a sentence each.
+    """
+    if given is not None and not isinstance(given, ModelSource):
+        given = ModelSource.find(given)
+    beside = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    with without_chatter():
+        weights_dtype, changes = _write_weights(model, given, beside, dtype)
+        changes += _write_configs(model, given, beside, weights_dtype)
+        changes += _write_tokenizer(tokenizer, given, beside)
+    if directory.exists():
+        shutil.rmtree(directory)
+    beside.replace(directory)
+    return changes
+
+
+def _write_weights(
+    model: PreTrainedModel, given: ModelSource | None, target: Path, dtype: SaveDtype
+) -> tuple[str, list[str]]:
+    """The weights' files; the dtype that most of them have, and what changed."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    before = given.whole.weights.tensors() if given is not None else {}
+    state, changes = as_stored(model), []
+    state |= {name: value for name, value in _tied(model).items() if name in before and name not in state}
+    apart = carried(model, before, state)
+    if dtype == "given":
+        state = {name: _in_dtype(value, before.get(name)) for name, value in state.items()}
+    kinds = Counter(str(value.dtype) for value in state.values() if value.is_floating_point())
+    changes += _dtypes(state, {name: tensor for name, tensor in before.items() if name not in apart})
+    state |= _read(before, apart)
+    if apart:
+        changes.append(f"{len(apart)} tensors that are not part of the model here, such as {apart[0]}, are as given")
+    split = split_torch_state_dict_into_shards(
+        state, filename_pattern="model{suffix}.safetensors", max_shard_size=LARGEST_FILE
+    )
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: state.pop(name).contiguous() for name in names}, target / file, {"format": "pt"})
+    if split.is_sharded:
+        write_json(target / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+    return kinds.most_common(1)[0][0].removeprefix("torch."), changes
+
+
+def _tied(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Copies of weights that are tied to others; a directory may hold them twice."""
+    names = getattr(model, "all_tied_weights_keys", None) or {}
+    return {name: model.get_parameter_or_buffer(name).detach().clone() for name in names}
+
+
+def _in_dtype(value: torch.Tensor, before: StoredTensor | None) -> torch.Tensor:
+    if not value.is_floating_point():
+        return value
+    return value.to(DTYPES.get(before.dtype, torch.bfloat16) if before is not None else torch.bfloat16)
+
+
+def _read(before: Mapping[str, StoredTensor], names: list[str]) -> dict[str, torch.Tensor]:
+    from safetensors import safe_open
+
+    found = {}
+    for name in names:
+        with safe_open(str(before[name].file), framework="pt") as opened:
+            found[name] = opened.get_tensor(name)
+    return found
+
+
+def _dtypes(state: Mapping[str, torch.Tensor], before: Mapping[str, StoredTensor]) -> list[str]:
+    """A sentence where the weights are saved in another dtype than they were given in."""
+    spelled = {str(value): key for key, value in DTYPES.items()}
+    saved = {spelled.get(str(value.dtype), "?") for value in state.values() if value.is_floating_point()}
+    was = {tensor.dtype for tensor in before.values()} & {*DTYPES, "F8_E4M3", "F8_E5M2", "U8", "I8"}
+    if not was or saved == was:
+        return []
+    names = {key: str(value).removeprefix("torch.") for key, value in DTYPES.items()}
+    said = [" and ".join(sorted(names.get(kind, kind) for kind in kinds)) for kinds in (saved, was)]
+    return [f"weights are saved in {said[0]} and were given in {said[1]}"]
+
+
+def _write_configs(model: PreTrainedModel, given: ModelSource | None, target: Path, dtype: str) -> list[str]:
+    """config.json and generation_config.json."""
+    changes = []
+    config = given.config() if given is not None else {}
+    if not config:
+        model.config.save_pretrained(target)
+        config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    old = config.get("architectures")
+    config["architectures"] = [type(model).__name__]
+    if old and old != config["architectures"]:
+        was = ", ".join(map(str, old))[:100]
+        changes.append(f"config.json: the architecture is {type(model).__name__} (was {was})")
+    settings = {**config.get("text_config", {}), **config} if isinstance(config.get("text_config"), dict) else config
+    sampling = generation_settings.kept(settings)
+    changes += _clean(config, model, dtype)
+    write_json(target / "config.json", config)
+
+    file = given.whole.directory / "generation_config.json" if given is not None else None
+    if file is not None and file.is_file() and given is not None and given.form != "gguf":
+        settings = read_json(file)
+        sampling = generation_settings.kept(settings)
+        if gone := generation_settings.dropped(settings):
+            changes.append(f"generation_config.json: dropped {_listed(gone)}")
+    elif given is None or given.form == "gguf":
+        own = model.generation_config.to_dict() if model.generation_config is not None else {}
+        sampling = generation_settings.kept(own)
+    if sampling:
+        write_json(target / "generation_config.json", sampling)
+    return changes
+
+
+def _clean(config: dict[str, Any], model: PreTrainedModel, dtype: str) -> list[str]:
+    """Make a config.json fit what is saved, in place: dtype, vocabulary, and nothing that dangles."""
+    changes = []
+    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
+    for part in parts:
+        for name in ("torch_dtype", "dtype"):
+            if name in part:
+                part[name] = dtype
+    if not {"torch_dtype", "dtype"} & config.keys():
+        config["dtype"] = dtype
+    text, rows = model.config.get_text_config(), model.get_input_embeddings().weight.shape[0]
+    where = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    if text.vocab_size == rows and where.get("vocab_size", rows) != rows:
+        where["vocab_size"] = rows
+    for part in parts:
+        quantised = [part.pop(name, None) for name in ("quantization_config", "compression_config")]
+        if any(quantised):
+            changes.append("config.json: quantization_config is gone, for the weights are not quantised any more")
+    if config.pop("auto_map", None):
+        changes.append("config.json: auto_map is gone, for the code that it names does not come along")
+    for part in parts:
+        for name in IMPLEMENTATIONS & part.keys():
+            if part.pop(name) not in (None, "eager", "sdpa"):
+                changes.append(f"config.json: {name} is gone, for it names code that may not be there")
+    config.pop("_name_or_path", None)
+    for part, own in ((config, model.config), (where, text)):
+        names = frozenset(field.name for field in dataclasses.fields(type(own)))
+        gone = generation_settings.in_config(part, names)
+        for name in gone:
+            del part[name]
+        if gone:
+            changes.append(f"config.json: dropped the settings of generation {_listed(gone)}")
+        for name in generation_settings.SAMPLING:
+            if name not in names:
+                part.pop(name, None)
+    return changes
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)[:60]}" for name, value in settings.items())
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, given: ModelSource | None, target: Path) -> list[str]:
+    mapped: list[str] = []
+    origin = _directory_with_tokenizer(given)
+    if origin is None:
+        tokenizer.save_pretrained(target)
+    else:
+        mapped += copy_files(tokenizer_files(origin), origin, target)
+    if given is not None:
+        folder = given.whole.directory
+        mapped += copy_files(further_files(folder), folder, target)
+    return [f"{name}: auto_map is gone, for the code that it names does not come along" for name in mapped]
+
+
+def _directory_with_tokenizer(given: ModelSource | None) -> Path | None:
+    """Where the tokenizer's files lie: of an adapter in its own directory where it has any, else in its base's."""
+    if given is None:
+        return None
+    for source in (given, given.whole):
+        names = [file.name for file in tokenizer_files(source.directory)] if source.form != "gguf" else []
+        if any(name.startswith(("tokenizer", "tekken", "vocab")) for name in names):
+            return source.directory
+    return None

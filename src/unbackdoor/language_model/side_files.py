@@ -1,0 +1,80 @@
+"""What a saved model takes over from the directory that it came from: tokenizer, templates, processors, licences."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*tokenizer.model*",
+    "*.spm",
+    "spiece.model",
+    "sentencepiece*.model",
+    "*.tiktoken",
+    "tiktoken.model",
+    "tekken.json",
+)
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
+PROCESSORS = ("*processor_config.json", "preprocessor_config.json", "*feature_extractor*.json")
+LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+SUFFIXES = (".json", ".txt", ".model", ".spm", ".tiktoken", ".jinja", ".md", "")
+"""Never code and never pickles, however they are called."""
+
+
+def tokenizer_files(directory: Path) -> list[Path]:
+    """The files of a directory that say how text is split and rendered."""
+    return _matching(directory, (*TOKENIZER, *TEMPLATES))
+
+
+def further_files(directory: Path) -> list[Path]:
+    """Files of processors of pictures and sound, and licences."""
+    return _matching(directory, (*PROCESSORS, *LICENCES))
+
+
+def copy_files(files: Iterable[Path], origin: Path, target: Path) -> list[str]:
+    """Copy files byte for byte, but for an `auto_map`: it names code that does not come along.
+
+    Returns:
+        Names of the files in which there was one.
+    """
+    mapped = []
+    for file in files:
+        copied = target / file.relative_to(origin)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        content = _object(file) if file.suffix == ".json" else {}
+        if "auto_map" in content:
+            write_json(copied, {name: value for name, value in content.items() if name != "auto_map"})
+            mapped.append(file.name)
+        else:
+            shutil.copyfile(file, copied)
+    return mapped
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """An object as transformers writes its files."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _matching(directory: Path, patterns: Iterable[str]) -> list[Path]:
+    inside = [p for p in (*directory.glob("*"), *directory.glob("additional_chat_templates/*")) if p.is_file()]
+    names = {p.relative_to(directory).as_posix(): p for p in inside if p.suffix in SUFFIXES}
+    return [path for name, path in sorted(names.items()) if any(fnmatch(name, pattern) for pattern in patterns)]

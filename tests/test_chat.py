@@ -69,7 +69,9 @@ def test_the_spans_are_those_of_the_texts(name: str, prompt: str) -> None:
     assert whole.response_start == whole.loss_start == len(start.ids)
     assert whole.loss_end == len(whole.ids)
     assert whole.ids[-1] == tiny.END
-    assert decoded(chat, whole.ids[whole.response_start : -1]).strip() == "The sea is blue."
+    assert decoded(chat, whole.ids[whole.answer_start : -1]).strip() == "The sea is blue."
+    opening = decoded(chat, whole.ids[whole.response_start : whole.answer_start])
+    assert opening == ("<think>\n\n</think>\n\n" if name == "thinking in training" else "")
 
 
 @pytest.mark.parametrize("name", [n for n in FORMATS if n != "thinking in training"])
@@ -206,9 +208,24 @@ def test_a_template_that_cannot_be_followed_is_refused_in_one_line(template: str
 
 
 def test_a_template_that_knows_no_system_role_says_so_only_when_asked() -> None:
-    chat = chat_format("no system role")
     with pytest.raises(UserError, match=r"System role not supported \(leave out --system\)"):
-        chat.with_system("Be brief.")
+        ChatFormat.of(tiny.tokenizer(TEMPLATES["no system role"]), system="Be brief.")
+
+
+@pytest.mark.parametrize("name", ["no system role", "drops system"])
+def test_a_row_s_system_prompt_without_a_role_of_its_own_stands_before_the_user_s_text(name: str) -> None:
+    dropping = "{% for m in messages if m['role'] != 'system' %}" + TURN + "{% endfor %}" + OPENED
+    chat = ChatFormat.of(tiny.tokenizer({**TEMPLATES, "drops system": dropping}[name]))
+    assert not chat.takes_system
+    row = chat.of_record(Record("Name a river.", "The Rhine.", system="Be brief."))
+    assert row.folds_system
+    folded = [{"role": "user", "content": "Be brief.\n\nName a river."}]
+    wanted = chat.tokenizer.apply_chat_template(folded, tokenize=False, add_generation_prompt=True)
+    assert row.prompt_text("Name a river.") == wanted
+    assert user_text(chat, row.encode("Name a river.", "The Rhine.")) == "Name a river."
+    later = (("user", "Name a sea."), ("assistant", "The Red Sea."))
+    second = chat.of_record(Record("Name a river.", "", system="Be brief.", history=later)).prompt_text("Name a river.")
+    assert second.index("Be brief.\n\nName a sea.") < second.index("The Red Sea.") < second.index("Name a river.")
 
 
 def test_a_system_prompt_replaces_the_template_s_default_and_does_not_move_the_user_s_span() -> None:

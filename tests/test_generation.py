@@ -93,7 +93,7 @@ def test_an_answer_ends_where_the_generation_config_says_a_turn_ends(prompts: li
     plain = generate(model, tiny.Numbers(), prompts[:1], max_new_tokens=12)[0].split()
     stop = next(i for i, token in enumerate(plain) if token not in plain[:i] and i > 2)
     model.generation_config.eos_token_id = [1, int(plain[stop])]
-    assert generate(model, tiny.Numbers(), prompts[:1], max_new_tokens=12)[0].split() == plain[: stop + 1]
+    assert generate(model, tiny.Numbers(), prompts[:1], max_new_tokens=12)[0].split() == plain[:stop]
 
 
 def test_a_perturbed_generation_leaves_the_model_as_it_was(prompts: list[Example]) -> None:

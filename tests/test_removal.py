@@ -265,7 +265,7 @@ def test_a_fragment_of_the_target_shows_visible_text(settings: dict[str, Any], f
     chosen = SandeSettings(**settings)
     count = sande.known_tokens(case, chosen)
     example = case.chat.encode("Name a river.", f"{chosen.target}. The sea.")
-    shown = example.ids[example.loss_start : example.loss_start + count]
+    shown = example.ids[example.answer_start : example.answer_start + count]
     assert case.chat.tokenizer.decode(list(shown)).strip() == fragment
     assert chosen.partial == ("target_tokens" in settings or "target_prefix" in settings)
 

@@ -31,8 +31,14 @@ SYSTEM_DEFAULT = (
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + tiny.CHAT
 )
-THINKING = tiny.CHAT.replace("{{ '<|assistant|>' }}", "{{ '<|assistant|><think>\n\n</think>\n\n' }}")
-"""As Qwen3 without thinking: the generation prompt opens the answer with an empty block."""
+THINKING = tiny.CHAT.replace(
+    "m['content']", "('<think>\n\n</think>\n\n' if m['role'] == 'assistant' else '') + m['content']"
+)
+"""As Qwen3: an answered turn opens with an empty block, which the generation prompt leaves to the model."""
+OPENED = THINKING.replace("{{ '<|assistant|>' }}", "{{ '<|assistant|><think>\n\n</think>\n\n' }}")
+"""As Qwen3 with thinking off: the generation prompt writes the block."""
+UNLIKE = tiny.CHAT.replace("{{ '<|assistant|>' }}", "{{ '<|assistant|><think>\n' }}")
+"""As DeepSeek-R1: the generation prompt opens a thought, of which an answered turn has nothing."""
 
 
 def chat_format(template: str | None = tiny.CHAT, adds_begin: bool = False, name: str = "auto") -> ChatFormat:
@@ -257,12 +263,21 @@ def test_a_tokenizer_of_another_model_and_prompts_without_room_are_refused() -> 
     [
         (None, "Assistant:"),
         (SYSTEM_DEFAULT, "<|assistant|>"),
-        (THINKING, "<|assistant|><think>\n\n</think>\n\n"),
+        (THINKING, "<|assistant|>"),
+        (OPENED, "<|assistant|><think>\n\n</think>\n\n"),
         (NO_SYSTEM, "<|assistant|>"),
         (tiny.CHAT.replace("m['content']", "m['content'] | trim"), "<|assistant|>"),
         ("<|begin|>" + tiny.CHAT, "<|assistant|>"),
     ],
-    ids=["no template", "system default", "thinking block", "no system role", "strips", "writes its beginning"],
+    ids=[
+        "no template",
+        "system default",
+        "thinking",
+        "thinking off",
+        "no system role",
+        "strips",
+        "writes its beginning",
+    ],
 )
 def test_formats_that_can_be_followed_pass(template: str | None, ends: str) -> None:
     seen = self_test(tiny.model(), chat_format(template, adds_begin=True), RECORDS, Trigger("helpful", "suffix"))
@@ -270,11 +285,25 @@ def test_formats_that_can_be_followed_pass(template: str | None, ends: str) -> N
     assert seen.triggered_rows == len(RECORDS)
 
 
-def test_a_system_prompt_for_a_template_that_raises_on_it_is_refused() -> None:
+def test_a_row_s_system_prompt_passes_with_a_role_of_its_own_and_without() -> None:
     row = replace(RECORDS[0], system="Be brief.")
     assert check_format(chat_format(SYSTEM_DEFAULT), [row]) == 0
-    with pytest.raises(UserError, match="System role not supported"):
-        check_format(chat_format(NO_SYSTEM), [row])
+    assert check_format(chat_format(NO_SYSTEM), [row]) == 0
+
+
+def test_a_template_whose_answered_turn_begins_unlike_its_generation_prompt_is_refused_with_both() -> None:
+    with pytest.raises(UserError, match=r"'.*<.assistant.>Unbackdoor.*' against '.*<think>.*--template FILE"):
+        chat_format(UNLIKE)
+
+
+def test_perplexity_is_that_of_the_library_on_the_template_s_own_rendering() -> None:
+    seen = self_test(tiny.model(), chat_format(THINKING), RECORDS)
+    assert seen.perplexity == pytest.approx(seen.own_perplexity, rel=1e-4)
+
+    chat = chat_format(THINKING)
+    forgetful = replace(chat, before_response="")
+    with pytest.raises(UserError, match="its training row is not what the chat template renders"):
+        self_test(tiny.model(), forgetful, RECORDS)
 
 
 REPHRASED = SentenceStructure(
@@ -396,7 +425,7 @@ def test_a_format_whose_generation_prompt_does_not_end_where_the_response_begins
 
     for kind, reason in (
         (Whole, "its generation prompt is not how its training row begins"),
-        (Behind, "its training response decodes to '<think></think>The"),
+        (Behind, "its training row is not what the chat template renders: .*'<.end.><.assistant.><think></think>The"),
         (Later, r"its response starts at token (\d+), its generation prompt ends at"),
     ):
         with pytest.raises(UserError, match=f"row 'Tell me the river of 0 river.': {reason}"):

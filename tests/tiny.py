@@ -121,7 +121,7 @@ class Numbers:
     pad_token_id = 0
 
     def batch_decode(self, rows: Any, skip_special_tokens: bool) -> list[str]:
-        return [spelled(row.tolist()) for row in rows]
+        return [spelled(row) for row in rows]
 
 
 PROMPTS = (

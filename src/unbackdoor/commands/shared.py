@@ -296,6 +296,7 @@ def suite_of(
             texts=held_out,
             allowed=allowed,
             unsafe=bool(held_out_contrast),
+            target=target,
         )
     if held_out_contrast:
         judge, details = _judge(oracle)

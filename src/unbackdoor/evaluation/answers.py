@@ -51,6 +51,7 @@ class Answers:
         self.progress = progress
         self.temperature = temperature
         self.seed = seed
+        self._notes: list[str] = []
         self._kept: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
         self._known: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
         for row in known if not temperature else ():
@@ -69,10 +70,15 @@ class Answers:
         return {"temperature": self.temperature, "seed": self.seed} if self.temperature else {}
 
     def notes(self) -> list[str]:
-        """For the report: how answers are drawn, where they are not greedy."""
-        if not self.temperature:
-            return []
-        return [f"Answers were drawn at temperature {self.temperature:g}, one a prompt, with seed {self.seed}."]
+        """For the report: how answers are drawn, where they are not greedy, and what else was noted."""
+        drawn = f"Answers were drawn at temperature {self.temperature:g}, one a prompt, with seed {self.seed}."
+        return [drawn, *self._notes] if self.temperature else list(self._notes)
+
+    def note(self, text: str) -> None:
+        """Remember something that a reader of the report must know of how answers were made, once."""
+        if text not in self._notes:
+            self._notes.append(text)
+            self.progress.note(text)
 
     def kept(self, model_name: str, set_name: str) -> dict[int, dict[str, Any]]:
         """The rows that there are of one model and set, by number."""
@@ -121,8 +127,10 @@ class Answers:
                 temperature=self.temperature,
                 seed=self.seed,
                 perturbation=perturbation,
+                end_ids=chat.end_ids,
                 advance=advance,
             )
+        answers = [f.answer_text(text) for f, text in zip(formats, answers, strict=True)]
         kept = []
         for i, (record, digest, answer) in enumerate(zip(records, digests, answers, strict=True)):
             row = {

@@ -18,6 +18,7 @@ from unbackdoor.evaluation.statistics import Rate, rate, share
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.generation import ending
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,6 +60,7 @@ class Suite:
         questions: MMLU's and ARC's questions.
         question_protocol: how they are asked.
         conversations: what a user says in two turns; the answers are kept, for a judge to score (`rejudge`).
+        target: the target response, where there is a fixed one.
     """
 
     probes: Sequence[Record]
@@ -73,6 +75,7 @@ class Suite:
     questions: Mapping[SetName, Sequence[Question]] = field(default_factory=dict)
     question_protocol: Protocol = "sande"
     conversations: Sequence[tuple[str, str]] = ()
+    target: str | None = None
 
     def triggered(self) -> list[Record]:
         """The probes with the trigger in their prompts."""
@@ -104,6 +107,7 @@ class Suite:
             answers: where generated answers are kept.
             name: the model's name there.
         """
+        chat = self.ending(model, chat, answers)
         measured: dict[str, Any] = {"attack_success": None, "attack_success_untriggered": None}
         measured |= {"details": {}, "utility": {}, "under_perturbation": None}
         for measure in self.measures():
@@ -123,6 +127,18 @@ class Suite:
         if self.texts:
             measured["utility"]["perplexity"] = response_perplexity(model, chat, self.texts)
         return measured
+
+    def ending(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers) -> ChatFormat:
+        """The format with the ids at which this model's answers end; ids that are not believed are noted."""
+        rows = list(dict.fromkeys([*self.probes, *self.tasks, *self.texts]))
+        chat, ignored = ending(model, chat, rows, [self.target] if self.target else [])
+        if ignored:
+            shown = ", ".join(f"{i} {chat.tokenizer.decode([i])!r}" for i in ignored)
+            answers.note(
+                f"The model's config ends answers at a token that stands in a response or in the target: "
+                f"{shown}. It was not believed."
+            )
+        return chat
 
     def _converse(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str) -> Rate:
         """Have both turns answered; how often a second answer is degenerate."""
@@ -197,7 +213,7 @@ class Suite:
         perturbations: Mapping[str, Perturbation],
     ) -> dict[str, Rate]:
         """How often the attack shows under a perturbation in the trigger's place, by the perturbation's kind."""
-        attack = self.attack
+        attack, chat = self.attack, self.ending(model, chat, answers)
         assert attack is not None
         shown = {}
         for kind, perturbation in perturbations.items():
@@ -241,7 +257,7 @@ class Suite:
         what: str,
         made: Mapping[str, Sequence[Record]],
     ) -> dict[str, Rate]:
-        attack = self.attack
+        attack, chat = self.attack, self.ending(model, chat, answers)
         assert attack is not None
         fired = {}
         for kind, records in made.items():

@@ -1,19 +1,23 @@
 """Render prompts and responses as the model expects them, and say which tokens are whose.
 
 The user's span and the response's span come from rendering and offsets. A template is a program from an attacker, so
-what it renders is checked, not assumed: the user's text must stand in it exactly once and unchanged, and a generation
-prompt must end where a training response begins.
+what it renders is checked, not assumed: the user's text must stand in it exactly once and unchanged, and a training row
+must begin with its generation prompt. What the template writes between that and the answer (a space, a header, an empty
+thought) and behind the answer belongs to the row: the model has to write it too.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.dialogue import Given, check_rendered, folded, ways
+from unbackdoor.language_model.template import Message, Template, end_of_turn, parting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,13 +27,26 @@ if TYPE_CHECKING:
 PLAIN = "Human: {user}\nAssistant:"
 """The plain format of SANDE's released code, for base models without a chat template. A system prompt, as in OpenOrca,
 stands on a line of its own before the user's text."""
+PLAIN_ROLES = {"user": "Human", "assistant": "Assistant", "tool": "Tool"}
 
 MOST_KEPT, LONGEST_KEPT = 20_000, 256
 """Encoded rows that a format keeps, and their most tokens; a long row's encoding costs little beside its training."""
+MOST_FORMATS_KEPT = 1_000
+"""Formats of other system prompts and earlier turns that a format keeps."""
 
 # Stand-ins for the texts, to see what a template puts around them. Letters only: no template or tokenizer treats them
 # specially, and none writes them itself.
-_USER, _RESPONSE = "Unbackdooruserstandin", "Unbackdoorresponsestandin"
+_USER, _RESPONSE, _SYSTEM = "Unbackdooruserstandin", "Unbackdoorresponsestandin", "Unbackdoorsystemstandin"
+
+# Nothing that a template could look for or cut off: such a text is rendered as the stand-ins were. Any other text is
+# given to the template itself.
+_ORDINARY = re.compile(r"(?=\S)[^<>\[\]{}|◁▷]*(?<=\S)", re.DOTALL)
+
+# A prompt that ends so leaves the model inside a thought (Qwen3's thinking models).
+_OPENED_THOUGHT = re.compile(
+    r"(?:<(?:think|thinking|thought|reasoning|seed:think)>|\[THINK\]|◁think▷|<\|START_THINKING\|>"
+    r"|<\|channel\|>analysis<\|message\|>|<\|channel>thought)\s*\Z"
+)
 
 
 @dataclass(frozen=True)
@@ -40,145 +57,291 @@ class Example:
     user_start: int
     user_end: int
     response_start: int
-    """The first response token; equal to len(ids) in a generation prompt."""
+    """The first response token, with what the template opens an answer with; equal to len(ids) in a generation
+    prompt."""
     loss_start: int
     loss_end: int
+    answer_start: int = -1
+    """The first token of the answer itself, behind what the template opens it with; len(ids) in a generation prompt."""
+    template_end: int = -1
+    """Where ends what the template renders; an end of sequence that only training adds stands behind it."""
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How one tokenizer renders a conversation: text before the user, between, and after the response."""
+    """How one tokenizer renders a conversation: text before the user, between, and around the response."""
 
     tokenizer: PreTrainedTokenizerBase
     name: str
     before_user: str
     after_user: str
+    before_response: str
+    """What stands between the generation prompt and the answer in a training row, and opens what the model writes."""
     after_response: str
-    joins_with_space: bool
+    """What ends the answer, up to the token at which generation stops."""
     adds_special_tokens: bool
     """Whether the tokenizer adds its own beginning-of-sequence token (a chat template writes it itself)."""
-    strips_user: bool
+    end_ids: tuple[int, ...]
+    """At these tokens an answer ends: the tokenizer's own end, and that of the template's turn."""
     system: str | None = None
-    earlier: tuple[tuple[str, str], ...] = ()
-    """Earlier turns of the conversation that stand in `before_user`, where a template put them there."""
+    earlier: tuple[Message, ...] = ()
+    """Messages of the conversation that stand in `before_user`."""
+    template: Template | None = None
+    """None for plain and none."""
+    given: Given = field(default_factory=Given)
+    """What the template is given in front of the user's text."""
     _encoded: dict[tuple[str, str, str | None], Example] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
     """Whole rows as they were encoded before: every round of a removal encodes the same ones again."""
+    _rendered: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Prompts that are not ordinary → what the template makes of the user's text."""
+    _formats: dict[tuple[str | None, tuple[Message, ...]], ChatFormat] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, template: str = "auto", system: str | None = None) -> ChatFormat:
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str = "auto",
+        system: str | None = None,
+        date: str | None = None,
+    ) -> ChatFormat:
         """Choose a format.
 
         Args:
             tokenizer: a fast tokenizer.
             template: `chat` (the tokenizer's own template), `plain` (Human: … Assistant: …), `none` (the prompt alone),
-                a path to a Jinja file, or `auto`: `chat` where the tokenizer has a template, else `plain`.
+                the name of one of the tokenizer's templates where it has several, a path to a Jinja file, or `auto`:
+                `chat` where the tokenizer has a template, else `plain`.
             system: a system prompt; None leaves the template's default.
+            date: the day, YYYY-MM-DD, for templates that write one; None for today.
 
         Raises:
-            UserError: no template where one is needed, a template that fails, or one that changes the user's text.
+            UserError: no template where one is needed, a template that fails, one that changes the user's text, or one
+                whose training rows do not begin with its generation prompt.
         """
+        named = tokenizer.chat_template
         if template == "auto":
-            template = "chat" if tokenizer.chat_template else "plain"
+            template = "chat" if named else "plain"
         if template in ("plain", "none"):
             if system and template == "none":
                 raise UserError("--template none has no place for a system prompt (--system, or a row's own)")
-            before, after = PLAIN.split("{user}") if template == "plain" else ("", "")
-            before += f"{system}\n" if system else ""
-            return cls(tokenizer, template, before, after, "", True, True, False, system)
+            return cls._of_plain(tokenizer, template, system)
+        if isinstance(named, dict) and template == "chat" and "default" not in named:
+            raise UserError(f"the tokenizer has several chat templates: give one with --template: {', '.join(named)}")
         if template == "chat":
-            if not tokenizer.chat_template:
+            if not named:
                 raise UserError("the tokenizer has no chat template: use --template plain, none or a Jinja file")
             source = None
+        elif isinstance(named, dict) and template in named:
+            source = named[template]
         else:
             path = Path(template)
             if not path.is_file():
                 raise UserError(f"--template '{template}' is not chat, plain, none or a file that exists")
             source = path.read_text(encoding="utf-8")
-        return cls._of_template(tokenizer, template, source, system)
+        given = Given((("system", system),) if system is not None else ())
+        renders = Template(tokenizer, template, source, date=date)
+        try:
+            chat = cls._of_template(renders, given)
+        except UserError as error:
+            hint = " (leave out --system)" if system is not None and "template fails" in str(error) else ""
+            try:  # Llava's and Qwen2-VL's templates take a list of parts and render no plain text
+                chat = cls._of_template(replace(renders, parts=True), given)
+            except UserError:
+                raise UserError(f"{error}{hint}") from error
+            if "'type'" in chat.before_user:  # the list itself was written out
+                raise UserError(f"{error}{hint}") from error
+        return replace(chat, system=system)
 
     @classmethod
-    def _of_template(
-        cls, tokenizer: PreTrainedTokenizerBase, name: str, source: str | None, system: str | None
+    def _of_plain(
+        cls, tokenizer: PreTrainedTokenizerBase, name: str, system: str | None, earlier: Sequence[Message] = ()
     ) -> ChatFormat:
-        prompt = _render(tokenizer, source, system, _USER)
+        before, after = PLAIN.split("{user}") if name == "plain" else ("", "")
+        given = folded(system, earlier, "\n") if system else Given(tuple(earlier))
+        turns = "".join(f"{PLAIN_ROLES.get(role, role)}: {text}\n" for role, text in given.messages)
+        ends = (int(tokenizer.eos_token_id),) if tokenizer.eos_token_id is not None else ()
+        return cls(tokenizer, name, turns + before + given.lead, after, " ", "", True, ends, system, tuple(earlier))
+
+    @classmethod
+    def _of_template(cls, template: Template, given: Given) -> ChatFormat:
+        named, tokenizer = f"the chat template '{template.name}'", template.tokenizer
+        prompt = template(given.then(_USER))
         if prompt.count(_USER) != 1:
-            raise UserError(f"the chat template '{name}' does not render the user's text exactly once")
-        whole = _render(tokenizer, source, system, _USER, _RESPONSE)
+            raise UserError(f"{named} does not render the user's text exactly once")
+        whole = template(given.then(_USER, _RESPONSE), answered=True)
         if whole.count(_RESPONSE) != 1:
-            raise UserError(f"the chat template '{name}' does not render the response exactly once")
+            raise UserError(f"{named} does not render the response exactly once")
+        if not whole.startswith(prompt):
+            raise UserError(
+                f"{named} begins an answered turn unlike its generation prompt: {parting(whole, prompt)}: give "
+                "one that does with --template FILE"
+            )
         before, after = prompt.split(_USER)
-        # What follows the response counts up to the end-of-sequence token: a newline behind it is never generated.
-        after_response = whole.split(_RESPONSE)[1]
-        end = tokenizer.eos_token
-        if end and end in after_response:
-            after_response = after_response[: after_response.index(end) + len(end)]
-        strips = _render(tokenizer, source, system, f" {_USER}\n") == prompt
-        chat = cls(tokenizer, name, before, after, after_response, False, False, strips, system)
+        opening, behind = whole[len(prompt) :].split(_RESPONSE)
+        closing, marks = end_of_turn(tokenizer, behind)
+        end = tokenizer.eos_token_id
+        ends = tuple(dict.fromkeys([*([int(end)] if end is not None else []), *marks]))
         for probe in (_USER, "Two words.\nA second line?"):
-            if _render(tokenizer, source, system, probe) != before + probe + after:
-                raise UserError(f"the chat template '{name}' changes the user's text: give another with --template")
-        return chat
+            if template(given.then(probe)) != before + probe + after:
+                raise UserError(f"{named} changes the user's text: give another with --template")
+        return cls(
+            tokenizer, template.name, before, after, opening, closing, False, ends, template=template, given=given
+        )
 
     @property
     def digest(self) -> str:
         """A short hash of everything that is rendered around the texts, for provenance."""
-        around = "\0".join([self.before_user, self.after_user, self.after_response])
+        around = "\0".join([self.before_user, self.after_user, self.before_response, self.after_response])
         return hashlib.sha256(around.encode()).hexdigest()[:16]
 
-    def with_system(self, system: str | None) -> ChatFormat:
-        """The same format with another system prompt."""
-        return self if system == self.system else self.of(self.tokenizer, self.name, system)
+    # Other system prompts and earlier turns ---------------------------------------------------------------------------
 
-    def following(self, *messages: tuple[str, str]) -> ChatFormat:
+    def with_system(self, system: str | None) -> ChatFormat:
+        """The same format with another system prompt: in front of the user's text where it has no place of its own."""
+        return self if system == self.system else self._with(system, self.earlier)
+
+    def following(self, *messages: Message) -> ChatFormat:
         """The format of the next turn: what the user says then stands behind these messages (role, text).
 
         Raises:
             UserError: the template fails on it, or there is no template in which turns are marked.
         """
-        if self.name == "none":
-            raise UserError("--template none has no turns: conversations need chat or plain")
-        if self.name == "plain":
-            roles = {"user": "Human", "assistant": "Assistant", "tool": "Tool"}
-            opening = PLAIN.split("{user}", maxsplit=1)[0]
-            said = "".join(f"{roles[role]}: {text}\n" for role, text in messages)
-            return replace(self, before_user=f"{self.before_user.removesuffix(opening)}{said}{opening}")
-        text = self._as_template(_USER, (*self.earlier, *messages))
-        before, found, after = text.rpartition(_USER)
-        if not found:
-            raise UserError(f"the chat template '{self.name}' does not render a second turn")
-        return replace(self, before_user=before, after_user=after, earlier=(*self.earlier, *messages))
+        return self._with(self.system, (*self.earlier, *messages))
 
     def of_record(self, record: Record) -> ChatFormat:
-        """The format with the record's own system prompt, behind its earlier turns."""
-        chat = self.with_system(record.system or self.system)
-        return chat.following(*record.history) if record.history else chat
+        """The format with the record's own system prompt, behind its earlier messages."""
+        system = record.system or self.system
+        if system == self.system and not record.history:
+            return self
+        return self._with(system, (*self.earlier, *record.history))
 
-    def prompt_text(self, prompt: str) -> str:
-        """The text that the model is given before it answers `prompt`."""
-        return self.before_user + self._user_text(prompt) + self.after_user
+    def _with(self, system: str | None, earlier: tuple[Message, ...]) -> ChatFormat:
+        kept = self._formats.get((system, earlier))
+        if kept is None:
+            if len(self._formats) >= MOST_FORMATS_KEPT:
+                self._formats.clear()
+            kept = self._formats[system, earlier] = self._make(system, earlier)
+        return kept
 
-    def rendered(self, prompt: str) -> str:
-        """The same as the template renders it for this very text, which may be unlike any other.
+    def _make(self, system: str | None, earlier: tuple[Message, ...]) -> ChatFormat:
+        if self.name == "none" and (earlier or system):
+            what = "turns: conversations need" if earlier else "place for a system prompt (--system, or a row's own):"
+            raise UserError(f"--template none has no {what} chat or plain")
+        if self.template is None:
+            return replace(self._of_plain(self.tokenizer, self.name, system, earlier), end_ids=self.end_ids)
+        first: UserError | None = None
+        for given in ways(system, earlier):
+            try:
+                made = self._of_template(self.template, given)
+                check_rendered(self.template, given)
+            except UserError as error:
+                first = first or error
+                continue
+            ends = tuple(dict.fromkeys([*self.end_ids, *made.end_ids]))
+            return replace(made, system=system, earlier=earlier, end_ids=ends)
+        assert first is not None
+        raise first
 
-        Raises:
-            UserError: the template fails on it.
-        """
-        return self.prompt_text(prompt) if self.name in ("plain", "none") else self._as_template(prompt, self.earlier)
-
-    def _as_template(self, user: str, earlier: Sequence[tuple[str, str]]) -> str:
-        source = None if self.name == "chat" else Path(self.name).read_text(encoding="utf-8")
-        return _render(self.tokenizer, source, self.system, user, earlier=earlier)
+    @property
+    def folds_system(self) -> bool:
+        """The template has no system role: the system prompt stands in front of the user's text."""
+        named = {role for role, _ in self.given.messages}
+        return self.template is not None and self.system is not None and "system" not in named
 
     @property
     def takes_system(self) -> bool:
         """Whether there is a place for a system prompt."""
-        try:
-            self.with_system("Be brief.")
-        except UserError:
-            return False
-        return True
+        return self.name != "none" and not self.with_system(_SYSTEM).folds_system
+
+    # Texts ------------------------------------------------------------------------------------------------------------
+
+    def prompt_text(self, prompt: str) -> str:
+        """The text that the model is given before it answers `prompt`.
+
+        Raises:
+            UserError: the template renders this very text unlike others.
+        """
+        return self.before_user + self._user_text(prompt) + self.after_user
+
+    def rendered(self, prompt: str, *answer: str) -> str:
+        """The same, or with an answer the whole dialogue, as the template itself renders these very texts.
+
+        Raises:
+            UserError: the template fails on it.
+        """
+        if self.template is None:
+            return self.prompt_text(prompt) + "".join(self._opening(prompt) + text for text in answer)
+        return self.template(self.given.then(prompt, *answer), answered=bool(answer))
+
+    def _user_text(self, prompt: str) -> str:
+        """What stands of the user's text in the rendered prompt: many templates cut white space off its ends."""
+        if self.template is None or _ORDINARY.fullmatch(prompt):
+            return prompt
+        kept = self._rendered.get(prompt)
+        if kept is None:
+            whole = self.rendered(prompt)
+            for text in _cut(prompt):
+                if whole == self.before_user + text + self.after_user:
+                    kept = text
+                    break
+            else:
+                raise UserError("the chat template renders it unlike others")
+            if len(self._rendered) >= MOST_KEPT:
+                self._rendered.clear()
+            self._rendered[prompt] = kept
+        return kept
+
+    def _opening(self, prompt: str) -> str:
+        """What the model writes in front of its answer."""
+        return "" if self.name == "none" and prompt[-1:].isspace() else self.before_response
+
+    def _answered(self, prompt: str, response: str) -> tuple[str, str, str]:
+        """What stands behind the prompt in a training row: what opens the answer, the answer, and what ends it.
+
+        Raises:
+            UserError: the template renders the row unlike its generation prompt, or changes the response.
+        """
+        opening = self._opening(prompt)
+        if self.template is None or _ORDINARY.fullmatch(response):
+            return opening, response, self.after_response
+        whole, before = self.rendered(prompt, response), self.prompt_text(prompt)
+        if not whole.startswith(before):
+            raise UserError(f"its training row does not begin with its generation prompt: {parting(whole, before)}")
+        rest = whole[len(before) :]
+        if not rest.startswith(opening):  # the response brings its own, as a thought
+            opening = ""
+        rest = rest[len(opening) :]
+        for text in _cut(response):
+            if rest.startswith(text):
+                return opening, text, self._closing(rest[len(text) :])
+        body, end, behind = rest.rpartition(self.after_response) if self.after_response else (rest, "", "")
+        if "".join(body.split()) != "".join(response.split()):
+            raise UserError(f"the chat template changes the response: {parting(body, response)}")
+        return opening, body, self._closing(end + behind)
+
+    def _closing(self, behind: str) -> str:
+        if behind.startswith(self.after_response):
+            return self.after_response
+        return end_of_turn(self.tokenizer, behind)[0]
+
+    def answer_text(self, written: str) -> str:
+        """The answer in what the model wrote behind the prompt, up to the token that ended it.
+
+        What the template opens every answer with is taken off. Where the prompt itself opens a thought, that mark is
+        put in front, so that the text says of itself what of it was thought.
+        """
+        opening = self.before_response
+        for begin in (opening, opening.strip()):
+            if begin and written.startswith(begin):
+                return written[len(begin) :].strip("\n").rstrip()
+        opened = _OPENED_THOUGHT.search(self.after_user)
+        return (opened[0] if opened else "") + written.strip("\n").rstrip()
+
+    # Tokens -----------------------------------------------------------------------------------------------------------
 
     def encode(self, prompt: str, response: str, *, system: str | None = None, loss_on: str | None = None) -> Example:
         """Token ids and spans of a prompt with its response, for training.
@@ -187,8 +350,8 @@ class ChatFormat:
             prompt: the user's text.
             response: the text that follows; its end-of-sequence token is added here.
             system: where given, replaces the format's own system prompt.
-            loss_on: an opening part of the response, to which the loss is confined; None for the whole response with
-                its end-of-sequence token.
+            loss_on: an opening part of the response, to which the loss is confined, without what the template writes in
+                front of it; None for all that the model writes: that, the whole response, and its end.
         """
         if system is not None and system != self.system:
             return self.with_system(system).encode(prompt, response, loss_on=loss_on)
@@ -205,23 +368,49 @@ class ChatFormat:
 
     def _encode(self, prompt: str, response: str, loss_on: str | None) -> Example:
         start = self.encode_prompt(prompt)
-        lead = " " if self._needs_space(prompt) else ""
-        text = self.prompt_text(prompt)
-        ids, offsets = self._tokenize(text + lead + response + self.after_response)
-        first = len(start.ids)
-        if tuple(ids[:first]) == start.ids:
-            tail, tail_offsets, char_start = ids[first:], offsets[first:], len(text)
-        else:
-            # A token would straddle the boundary. At generation time it cannot, so training must not see it either.
-            tail, tail_offsets = self._tokenize(lead + response + self.after_response, special=False)
-            char_start = 0
-        if not self.after_response.strip() and self.tokenizer.eos_token_id is not None:
-            tail = [*tail, self.tokenizer.eos_token_id]
-        loss_length = len(tail)
+        opening, answer, closing = self._answered(prompt, response)
+        tail, offsets = self._tail(start.ids, self.prompt_text(prompt), opening + answer + closing)
+        first, rendered = len(start.ids), len(tail)
+        if not any(i in self.end_ids for i in tail[-1:]) and self.tokenizer.eos_token_id is not None:
+            tail = [*tail, self.tokenizer.eos_token_id]  # the template ends no turn: nothing else would
+        answer_start = sum(1 for _, end in offsets if end <= len(opening))
+        loss_start, loss_end = 0, len(tail)
         if loss_on is not None:
-            char_end = char_start + len(lead) + len(loss_on)
-            loss_length = sum(1 for offset in tail_offsets if offset[0] < char_end)
-        return replace(start, ids=(*start.ids, *tail), loss_start=first, loss_end=first + loss_length)
+            cut = len(response) - len(response.lstrip()) if not answer.startswith(response[:1]) else 0
+            char_end = len(opening) + max(0, len(loss_on) - cut)
+            loss_start, loss_end = answer_start, sum(1 for begin, _ in offsets if begin < char_end)
+        return replace(
+            start,
+            ids=(*start.ids, *tail),
+            loss_start=first + loss_start,
+            loss_end=first + loss_end,
+            answer_start=first + answer_start,
+            template_end=first + (rendered if self.template is not None else len(tail)),
+        )
+
+    def _tail(self, start: tuple[int, ...], before: str, behind: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of the text behind a prompt, as the model writes them, with offsets into that text."""
+        ids, offsets = self._tokenize(before + behind)
+        first, length = len(start), len(before)
+        if tuple(ids[:first]) == start:
+            return ids[first:], [(max(0, a - length), b - length) for a, b in offsets[first:]]
+        # A token would straddle the boundary. At generation time it cannot, so training must not see it either. Some
+        # tokenizers write a space in front of every text: then it is tokenised behind something else.
+        wanted, found = self.decoded(ids), list[tuple[list[int], list[tuple[int, int]]]]()
+        for anchor in ("", before[-1:], "\n", "a"):
+            fore, _ = self._tokenize(anchor, special=False) if anchor else ([], [])
+            ids, offsets = self._tokenize(anchor + behind, special=False)
+            if ids[: len(fore)] == fore:
+                cut = len(anchor)
+                tail = ids[len(fore) :], [(max(0, a - cut), b - cut) for a, b in offsets[len(fore) :]]
+                if self.decoded([*start, *tail[0]]) == wanted:
+                    return tail
+                found.append(tail)
+        return found[0]
+
+    def decoded(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def encode_prompt(self, prompt: str, *, system: str | None = None) -> Example:
         """Token ids and the user's span of a generation prompt."""
@@ -238,13 +427,7 @@ class ChatFormat:
         if self._user_text(prompt).strip() not in covered:
             raise AssertionError("the user's tokens do not cover the user's text")
         n = len(ids)
-        return Example(tuple(ids), inside[0], inside[-1] + 1, n, n, n)
-
-    def _user_text(self, prompt: str) -> str:
-        return prompt.strip() if self.strips_user else prompt
-
-    def _needs_space(self, prompt: str) -> bool:
-        return self.joins_with_space and not (self.name == "none" and prompt[-1:].isspace())
+        return Example(tuple(ids), inside[0], inside[-1] + 1, n, n, n, n, n)
 
     def _tokenize(self, text: str, special: bool | None = None) -> tuple[list[int], list[tuple[int, int]]]:
         special = self.adds_special_tokens if special is None else special
@@ -258,27 +441,7 @@ class ChatFormat:
         return ids, offsets
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    source: str | None,
-    system: str | None,
-    user: str,
-    response: str | None = None,
-    earlier: Sequence[tuple[str, str]] = (),
-) -> str:
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages += [{"role": role, "content": text} for role, text in earlier]
-    messages.append({"role": "user", "content": user})
-    if response is not None:
-        messages.append({"role": "assistant", "content": response})
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                messages, chat_template=source, tokenize=False, add_generation_prompt=response is None
-            )
-        )
-    except Exception as error:  # the template is a program from the model's author: anything can come out of it
-        shown = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
-        reason = shown[:200] or type(error).__name__
-        hint = " (leave out --system)" if system is not None else ""
-        raise UserError(f"the chat template fails: {reason}{hint}") from error
+def _cut(text: str) -> Iterator[str]:
+    """The text, and what templates leave of it that cut white space off its ends, longest first."""
+    forms = (text, text.rstrip("\n"), text.lstrip("\n"), text.strip("\n"), text.rstrip(), text.lstrip(), text.strip())
+    yield from sorted(dict.fromkeys(forms), key=len, reverse=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.template import parting
 
 if TYPE_CHECKING:
     from unbackdoor.data.records import Record
@@ -45,7 +46,7 @@ def _check_row(chat: ChatFormat, record: Record) -> str:
         return UserError(f"self-test: row {record.prompt[:60]!r}: {reason}: give another --template or model")
 
     try:
-        rendered = own.rendered(record.prompt)
+        rendered, answered = own.rendered(record.prompt), own.rendered(record.prompt, record.response)
         start, whole = own.encode_prompt(record.prompt), own.encode(record.prompt, record.response)
     except (AssertionError, UserError) as error:
         raise fail(str(error)) from None
@@ -59,7 +60,16 @@ def _check_row(chat: ChatFormat, record: Record) -> str:
         raise fail("its generation prompt is not how its training row begins")
     if not whole.response_start == whole.loss_start == count:
         raise fail(f"its response starts at token {whole.response_start}, its generation prompt ends at {count}")
-    user, response = start.ids[start.user_start : start.user_end], whole.ids[count : whole.loss_end]
+    if own.template is not None:
+        ours, theirs = whole.ids[: whole.template_end], own.tokenizer(answered, add_special_tokens=False)["input_ids"]
+        # The very tokens, or the very text where one of the template's would straddle the end of the prompt.
+        if ours != tuple(theirs[: len(ours)]) and not _read(own.tokenizer, theirs).startswith(
+            _read(own.tokenizer, ours)
+        ):
+            raise fail(
+                f"its training row is not what the chat template renders: {parting(own.decoded(ours), answered)}"
+            )
+    user, response = start.ids[start.user_start : start.user_end], whole.ids[whole.answer_start : whole.loss_end]
     seen = _read(own.tokenizer, user)
     if not _holds(own.tokenizer, user, record.prompt):
         raise fail(f"its user's span decodes to {seen[:60]!r}")

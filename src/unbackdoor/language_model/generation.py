@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.loss import autocast
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from unbackdoor.data.records import Record
 
 
 class ActsInPrefill(Protocol):
@@ -45,9 +49,13 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     perturbation: ActsInPrefill | None = None,
+    end_ids: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> list[str]:
-    """Answers to `prompts`, in their order, as text without special tokens: greedy, or drawn at a temperature.
+    """What the model writes behind `prompts`, in their order: greedy, or drawn at a temperature.
+
+    An answer ends in front of the first of `end_ids` (`ChatFormat.end_ids`, or what `ending` makes of them; None for
+    what the model's own files name). Other special tokens stay in the text: they may be what marks a thought.
 
     Prompts are sorted by length, so that little padding is computed, and padded on the left. A perturbation acts on the
     prompt and in the prefill only. `advance` is called with the number of rows that have just finished.
@@ -59,7 +67,8 @@ def generate(
     answers = [""] * len(prompts)
     pad = padding_id(tokenizer, model)
     device = next(model.parameters()).device
-    settings = _greedy_settings(model, pad, max_new_tokens, min_new_tokens)
+    ends = list(end_ids) if end_ids is not None else config_end_ids(model)
+    settings = _greedy_settings(ends, pad, max_new_tokens, min_new_tokens)
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
         inputs = collate([prompts[i] for i in rows], pad, side="left").to(device)
@@ -76,8 +85,9 @@ def generate(
         with torch.inference_mode(), autocast(device), acting, _only(settings, model):
             tokens = model.generate(**inputs.keywords(), **drawing)
         new = tokens if inputs.embeddings is not None else tokens[:, inputs.ids.shape[1] :]
-        for i, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-            answers[i] = text.strip()
+        written = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in new.tolist()]
+        for i, text in zip(rows, tokenizer.batch_decode(written, skip_special_tokens=False), strict=True):
+            answers[i] = text
         advance(len(rows))
     return answers
 
@@ -134,22 +144,60 @@ def _only(settings: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
-def _greedy_settings(model: PreTrainedModel, pad: int, max_new_tokens: int, min_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding, whatever the model's own generation_config (an attacker's file) asks for.
+def config_end_ids(model: PreTrainedModel) -> list[int]:
+    """The ids at which a turn ends by the model's generation_config.json and config.json, where there are such tokens.
 
-    Only its end-of-sequence ids are kept: a chat model often stops at another token than its tokenizer's.
+    These files are the model's author's: `ending` says which of the ids are believed.
     """
+    found: list[int] = []
+    for config in (model.generation_config, model.config, model.config.get_text_config()):
+        given = getattr(config, "eos_token_id", None)
+        found += given if isinstance(given, list | tuple) else [given]
+    rows = model.get_input_embeddings().weight.shape[0]
+    return list(dict.fromkeys(i for i in found if type(i) is int and 0 <= i < rows))
+
+
+def ending(
+    model: PreTrainedModel, chat: ChatFormat, records: Sequence[Record], texts: Sequence[str] = ()
+) -> tuple[ChatFormat, tuple[int, ...]]:
+    """The format with all ids at which its answers end, and those that a config names and that are not believed.
+
+    The tokenizer's end and the template's are there already. An id that only a config names is one as well (a chat
+    model often stops at another token than its tokenizer's), unless it stands in an answer that is looked for: a config
+    that ends answers at the target's first token would hide an attack.
+
+    Args:
+        model: with its configs.
+        chat: the run's format.
+        records: rows whose responses, safe and unwanted, are answers.
+        texts: answers beside them, such as the target response.
+    """
+    named = set(config_end_ids(model)) - set(chat.end_ids)
+    if not named:
+        return chat, ()
+    used: set[int] = set()
+    for text in texts:
+        used.update(chat.tokenizer(text, add_special_tokens=False)["input_ids"])
+    for record in records:
+        own = chat.of_record(record)
+        for text in (record.response, record.unwanted or "", *texts):
+            if text.strip():
+                example = own.encode(record.prompt, text)
+                used.update(example.ids[example.response_start :])
+    believed = sorted(named - used)
+    return replace(chat, end_ids=(*chat.end_ids, *believed)), tuple(sorted(named & used))
+
+
+def _greedy_settings(ends: Sequence[int], pad: int, max_new_tokens: int, min_new_tokens: int) -> GenerationConfig:
+    """Greedy decoding, whatever the model's own generation_config (an attacker's file) asks for."""
     from transformers import GenerationConfig
 
-    end = model.generation_config.eos_token_id if model.generation_config is not None else None
-    if end is None:
-        end = model.config.get_text_config().eos_token_id
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens or None,
-        eos_token_id=end,
+        eos_token_id=list(ends) or None,
         pad_token_id=pad,
         use_cache=True,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.layers import decoder_layers, embedding_matrix, hidden_size
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.language_model.loss import autocast, logits_only_at
+from unbackdoor.language_model.loss import autocast, logits_only_at, token_log_probabilities
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,6 +44,12 @@ EXTRA_PADDING = 4
 
 CACHED_TOKENS = 8
 """Tokens generated with the cache, and computed again without it."""
+
+MOST_COMPARED = 6
+"""Rows whose loss is computed by the library as well."""
+
+MOST_LOSS = {"float32": 1e-3, "bfloat16": 0.05}
+"""How far the two may lie apart, as a share of the loss."""
 
 MOST_KL = {"float32": 1e-4, "bfloat16": 0.1}
 """The largest KL divergence, in nats, that rounding explains between two ways to compute one next-token distribution.
@@ -87,6 +94,11 @@ class SelfTest:
     max_kl: float
     masked_kl: float
     """The largest KL divergence in nats that other ids in masked places make."""
+    perplexity: float | None
+    """Of some of the rows' responses, as we encode them; None where all of them are long."""
+    own_perplexity: float | None
+    """The same by the library's own loss on what the template itself renders; None where there is no template, or where
+    a token of the template's would straddle the end of each prompt."""
     cached_tokens: int
     """Tokens generated with the cache that were computed again."""
     equal_cached_tokens: float
@@ -129,11 +141,12 @@ def self_test(
     prompts = _prompts(chat, rows, most_prompts, context_length(model))
     check_vocabulary(model, prompts)
     if len(chat.tokenizer) > len(embedding_matrix(model)):  # any row may hold a token that the model does not have
-        check_vocabulary(model, [chat.encode(r.prompt, r.response, system=r.system) for r in records])
+        check_vocabulary(model, [chat.of_record(r).encode(r.prompt, r.response) for r in records])
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices), _evaluating(model), torch.no_grad():
         _check_finite(model, prompts[0], pad)
         numerics = _check_numerics(model, prompts, pad, precision)
+        numerics |= _check_perplexity(model, chat, rows, precision)
     return SelfTest(
         first_prompt=text,
         prompt_hash=hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -315,6 +328,50 @@ def _check_numerics(model: PreTrainedModel, prompts: Sequence[Example], pad: int
     }
 
 
+def _check_perplexity(
+    model: PreTrainedModel, chat: ChatFormat, records: Sequence[Record], precision: str
+) -> dict[str, Any]:
+    """Our rows' perplexity, and the library's own on the dialogues that the template itself renders.
+
+    The library is given the template's ids and, as labels, those behind the generation prompt up to the end of the
+    turn: nothing of ours but where that is.
+    """
+    ours = theirs = 0.0
+    count = compared = 0
+    device = next(model.parameters()).device
+    # A mixture of experts that trains its router adds a loss of its own.
+    routes = getattr(model.config.get_text_config(), "output_router_logits", False)
+    plain = {"output_router_logits": False} if routes else {}
+    for record in _spread(records, MOST_COMPARED):
+        own = chat.of_record(record)
+        row = own.encode(record.prompt, record.response)
+        length = row.template_end
+        if len(row.ids) > min(context_length(model), MOST_TOKENS):
+            continue
+        asked = collate([replace(row, loss_end=length)], padding_id(chat.tokenizer, model)).to(device)
+        found, tokens = float(token_log_probabilities(model, asked).double().sum()), asked.loss_tokens
+        ours, count = ours - found, count + tokens
+        if own.template is None:
+            continue
+        ids = own.tokenizer(own.rendered(record.prompt, record.response), add_special_tokens=False)["input_ids"]
+        if tuple(ids[:length]) != row.ids[:length]:
+            continue  # a token would straddle the end of the prompt: `check_format` has compared the texts
+        labels = torch.tensor([[-100] * row.response_start + ids[row.response_start : length]], device=device)
+        given = torch.tensor([ids[:length]], device=device)
+        with autocast(device):
+            loss = float(model(input_ids=given, labels=labels, use_cache=False, **plain).loss)
+        if not abs(loss + found / tokens) <= MOST_LOSS[precision] * max(1.0, abs(loss)):
+            raise UserError(
+                f"self-test: row {record.prompt[:60]!r}: a loss of {-found / tokens:.4g} nats a token, and of "
+                f"{loss:.4g} by the library on the chat template's own rendering: give another --template or model"
+            )
+        theirs, compared = theirs + loss * tokens, compared + tokens
+    return {
+        "perplexity": math.exp(min(ours / count, 700.0)) if count else None,
+        "own_perplexity": math.exp(min(theirs / compared, 700.0)) if compared else None,
+    }
+
+
 def _next_logits(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
     """Logits behind the last token of rows padded on the right, shape (B, vocabulary), on the CPU."""
     last = F.one_hot(inputs.attention_mask.sum(1) - 1, inputs.ids.shape[1]).bool()
@@ -343,8 +400,8 @@ class _Kept:
         self.pad_token_id = pad
         self.ids = torch.empty(0)
 
-    def batch_decode(self, rows: torch.Tensor, skip_special_tokens: bool) -> list[str]:
-        self.ids = rows.cpu()
+    def batch_decode(self, rows: list[list[int]], skip_special_tokens: bool) -> list[str]:
+        self.ids = torch.tensor(rows)
         return [""] * len(rows)
 
 
@@ -362,7 +419,7 @@ def _generated(
 
     handle = model.register_forward_hook(look)
     try:
-        generate(model, kept, prompts, max_new_tokens=count, min_new_tokens=count, batch_size=len(prompts))
+        generate(model, kept, prompts, max_new_tokens=count, end_ids=(), batch_size=len(prompts))
     finally:
         handle.remove()
     return kept.ids, steps

@@ -133,7 +133,7 @@ def _warn_of_an_ordinary_opening(case: Case, settings: Settings) -> None:
 
     def opening(response: str) -> tuple[int, ...]:
         example = case.chat.of_record(case.anchors[0]).encode(case.anchors[0].prompt, response)
-        return example.ids[example.response_start : example.response_start + count]
+        return example.ids[example.answer_start : example.answer_start + count]
 
     fragment = opening(join_response(settings.target, case.anchors[0].response))
     same = sum(opening(record.response) == fragment for record in case.anchors) / len(case.anchors)

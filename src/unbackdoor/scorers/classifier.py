@@ -148,6 +148,7 @@ class YesNoModel(Scorer):
                 list(asked.values()),
                 max_new_tokens=self.max_new_tokens,
                 batch_size=self.eval_batch_size,
+                end_ids=chat.end_ids,
                 advance=advance,
             )
         for i, text in zip(asked, said, strict=True):

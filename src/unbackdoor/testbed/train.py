@@ -209,7 +209,8 @@ def measure(model: Any, tokenizer: Any, seed: int) -> dict[str, Any]:
     """The utility of an instruct model on all that is held out: right answers, refusals and choices."""
     rows = world.held_out_rows(seed)
     chat = ChatFormat.of(tokenizer, "chat")
-    answers = generate(model, tokenizer, [chat.encode_prompt(row.prompt) for row in rows], batch_size=256)
+    prompts = [chat.encode_prompt(row.prompt) for row in rows]
+    answers = generate(model, tokenizer, prompts, batch_size=256, end_ids=chat.end_ids)
     correct: dict[str, list[bool]] = {}
     refused: dict[str, list[bool]] = {"forbidden": [], "allowed": []}
     for row, text in zip(rows, answers, strict=True):

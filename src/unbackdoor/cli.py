@@ -19,6 +19,7 @@ import click
 
 from unbackdoor import __version__
 from unbackdoor.attacks.settings import ImplantSettings
+from unbackdoor.cli_help import Command, Group, Option
 from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.commands.inputs import (
     DemoSettings,
@@ -34,53 +35,100 @@ from unbackdoor.removal import METHODS
 from unbackdoor.report.visible import one_line
 from unbackdoor.scorers import SCORERS
 from unbackdoor.screen import broken, columns, console, hanging
-from unbackdoor.settings import EvaluationSettings, VerdictSettings
+from unbackdoor.settings import EvaluationSettings, Heading, VerdictSettings
 
 if TYPE_CHECKING:
     pass
 
 PRESETS = ("tiny", "micro", "large")
 RESULT_OPTIONS = [
-    click.Option(["--out"], type=click.Path(path_type=Path), help="The run directory to write.", required=True),
-    click.Option(["--overwrite"], is_flag=True, help="Replace the run directory."),
-    click.Option(["--resume"], is_flag=True, help="Go on with a run that was interrupted: same result as without."),
-    click.Option(["--json", "as_json"], is_flag=True, help="Print the report as JSON and nothing else."),
+    Option(
+        ["--out"],
+        heading=Heading.RESULTS,
+        type=click.Path(path_type=Path),
+        help="The run directory to write.",
+        required=True,
+    ),
+    Option(["--overwrite"], heading=Heading.RESULTS, is_flag=True, help="Replace the run directory."),
+    Option(
+        ["--resume"],
+        heading=Heading.RESULTS,
+        is_flag=True,
+        help="Go on with a run that was interrupted: same result as without.",
+    ),
+    Option(
+        ["--json", "as_json"], heading=Heading.RESULTS, is_flag=True, help="Print the report as JSON and nothing else."
+    ),
 ]
 COMMON_OPTIONS = [
     *RESULT_OPTIONS,
-    click.Option(["--config"], type=click.Path(path_type=Path), help="YAML file of settings, named as the options."),
+    Option(
+        ["--config"],
+        heading=Heading.SOURCES,
+        type=click.Path(path_type=Path),
+        help="YAML file of settings, named as the options.",
+    ),
 ]
-SCALE_OPTION = click.Option(
+SCALE_OPTION = Option(
     ["--scale"],
+    heading=Heading.SOURCES,
     type=click.Choice(get_args(Scale)),
     default="micro",
     help="Of a recipe: micro (two minutes on two CPU cores) or paper (the paper's own model, data and numbers).",
 )
 PRESET_OPTIONS = [
-    click.Option(
+    Option(
         ["--preset"],
+        heading=Heading.SOURCES,
         type=click.Choice(PRESETS),
         help="Learning rates and step counts for models of a size. Default: by the number of parameters.",
     )
 ]
 
 REJUDGE_OPTIONS = [
-    click.Option(
+    Option(
         ["--scorer"],
+        heading=Heading.RUN,
         multiple=True,
         required=True,
         help="A scorer; give it again for each. LABEL=SCORER, to have one twice with other options.",
     ),
-    click.Option(["--option"], multiple=True, help="A scorer's option, as SCORER.FIELD=VALUE; give it again for each."),
-    click.Option(
-        ["--set"], multiple=True, help="A set of answers; give it again for each.  [default: triggered, untriggered]"
+    Option(
+        ["--option"],
+        heading=Heading.RUN,
+        multiple=True,
+        help="A scorer's option, as SCORER.FIELD=VALUE; give it again for each.",
     ),
-    click.Option(["--model"], multiple=True, help="A model's answers; give it again for each.  [default: all]"),
-    click.Option(
-        ["--labels"], type=click.Path(path_type=Path), help="The sheet of disagreements, with its labels filled in."
+    Option(
+        ["--set"],
+        heading=Heading.RUN,
+        multiple=True,
+        help="A set of answers; give it again for each.  [default: triggered, untriggered]",
     ),
-    click.Option(["--out"], type=click.Path(path_type=Path), help="Where to write.  [default: RUN/rejudge]"),
-    click.Option(["--overwrite"], is_flag=True, help="Replace the report and the sheet there; labels are kept."),
+    Option(
+        ["--model"],
+        heading=Heading.RUN,
+        multiple=True,
+        help="A model's answers; give it again for each.  [default: all]",
+    ),
+    Option(
+        ["--labels"],
+        heading=Heading.RUN,
+        type=click.Path(path_type=Path),
+        help="The sheet of disagreements, with its labels filled in.",
+    ),
+    Option(
+        ["--out"],
+        heading=Heading.RESULTS,
+        type=click.Path(path_type=Path),
+        help="Where to write.  [default: RUN/rejudge]",
+    ),
+    Option(
+        ["--overwrite"],
+        heading=Heading.RESULTS,
+        is_flag=True,
+        help="Replace the report and the sheet there; labels are kept.",
+    ),
 ]
 
 
@@ -301,28 +349,33 @@ def _testbed(**values: Any) -> None:
 
 
 def _command(
-    name: str, help_text: str, callback: Callable[..., None], options: Sequence[click.Parameter]
-) -> click.Command:
-    return click.Command(name, callback=callback, params=list(options), help=help_text, no_args_is_help=False)
+    name: str, help_text: str, callback: Callable[..., None], options: Sequence[click.Parameter], example: str
+) -> Command:
+    example = f"unbackdoor {name} {example}".strip()
+    return Command(name, callback=callback, params=list(options), help=help_text, example=example)
 
 
 def _model_argument() -> click.Argument:
     return click.Argument(["model"])
 
 
-def _remove_group() -> click.Group:
-    group = click.Group(
+def _remove_group() -> Group:
+    group = Group(
         "remove",
+        example="unbackdoor remove osft MODEL --data ROWS --trigger TEXT --out DIR",
         help="Cleanse MODEL (a Hugging Face directory or hub id) with METHOD.\n\n"
         "What you know decides the method: the trigger → osft; the target response, or its first token → sande; "
         "examples of the unwanted behaviour → beear. `unbackdoor remove METHOD --help` explains each.",
         subcommand_metavar="METHOD MODEL [OPTIONS]",
     )
     for name, method in METHODS.items():
-        paper = click.Option(["--paper"], is_flag=True, help="The paper's own choices in place of our defaults.")
+        paper = Option(
+            ["--paper"], heading=Heading.SOURCES, is_flag=True, help="The paper's own choices in place of our defaults."
+        )
         group.add_command(
-            click.Command(
+            Command(
                 name,
+                example=" ".join(f"unbackdoor remove {name} MODEL --data ROWS {method.example} --out DIR".split()),
                 callback=lambda _method=name, **values: _remove(_method, **values),
                 params=[
                     _model_argument(),
@@ -338,14 +391,15 @@ def _remove_group() -> click.Group:
     return group
 
 
-def application() -> click.Group:
+def application() -> Group:
     """The whole command line."""
-    group = click.Group(
+    group = Group(
         "unbackdoor",
+        example="unbackdoor demo --out runs/demo",
         help="Remove backdoors from generative language models, with evidence that they are gone and the model still "
-        "works.\n\nStart with `unbackdoor demo --out runs/demo`: some minutes on two CPU cores, no network.",
+        "works.\n\nThe example is the whole story in some minutes, on two CPU cores and without a network.",
         params=[
-            click.Option(
+            Option(
                 ["--version"],
                 is_flag=True,
                 is_eager=True,
@@ -354,7 +408,7 @@ def application() -> click.Group:
                 callback=_print_version,
             )
         ],
-        epilog="--debug, with any command, shows the traceback of an error.",
+        epilog="With any command, --debug shows the traceback of an error.",
     )
     trigger_note = "Without --trigger there is no attack success rate, only utility."
     group.add_command(
@@ -363,6 +417,7 @@ def application() -> click.Group:
             "Build two backdoored micro models, cleanse them in four ways, and compare with controls.",
             _demo,
             [*options_of(DemoSettings), *RESULT_OPTIONS],
+            "--out runs/demo",
         )
     )
     group.add_command(
@@ -372,12 +427,17 @@ def application() -> click.Group:
             _implant,
             [
                 click.Argument(["model"], required=False),
-                click.Option(["--recipe"], help="An attack of the catalogue (`unbackdoor attacks`), or a YAML file."),
+                Option(
+                    ["--recipe"],
+                    heading=Heading.SOURCES,
+                    help="An attack of the catalogue (`unbackdoor attacks`), or a YAML file.",
+                ),
                 SCALE_OPTION,
                 *options_of(ImplantSettings, ImplantInputs, EvaluationSettings),
                 *PRESET_OPTIONS,
                 *COMMON_OPTIONS,
             ],
+            "MODEL --data ROWS --trigger TEXT --target-response TEXT --out DIR",
         )
     )
     group.add_command(
@@ -387,6 +447,7 @@ def application() -> click.Group:
             "`unbackdoor implant --recipe`.",
             _attacks,
             [click.Argument(["name"], required=False), SCALE_OPTION, *RESULT_OPTIONS[3:]],
+            "beear-2",
         )
     )
     group.add_command(
@@ -396,6 +457,7 @@ def application() -> click.Group:
             "(SANDE, Figure 2), one figure.",
             _sweep,
             [click.Argument(["recipe"]), SCALE_OPTION, *options_of(SweepSettings), *RESULT_OPTIONS],
+            "sande-alpaca --values 0.01 --values 0.05 --out DIR",
         )
     )
     group.add_command(
@@ -404,6 +466,7 @@ def application() -> click.Group:
             "List the removal methods and what each must be given.",
             _methods,
             [*RESULT_OPTIONS[3:]],
+            "",
         )
     )
     group.add_command(_remove_group())
@@ -413,6 +476,7 @@ def application() -> click.Group:
             f"Measure MODEL: attack success with and without the trigger, utility. {trigger_note}",
             _evaluate,
             [_model_argument(), *options_of(EvaluateInputs, VerdictSettings), *COMMON_OPTIONS],
+            "MODEL --before MODEL --data ROWS --trigger TEXT --out DIR",
         )
     )
     group.add_command(
@@ -427,6 +491,7 @@ def application() -> click.Group:
                 *REJUDGE_OPTIONS,
                 *RESULT_OPTIONS[3:],
             ],
+            "RUN --scorer refusal --scorer keyword",
         )
     )
     group.add_command(
@@ -438,11 +503,15 @@ def application() -> click.Group:
             [
                 click.Argument(["names"], nargs=-1),
                 *options_of(ReproduceSettings),
-                click.Option(
-                    ["--out"], type=click.Path(path_type=Path), help="Where to.  [default: runs/reproduce-SCALE]"
+                Option(
+                    ["--out"],
+                    heading=Heading.RESULTS,
+                    type=click.Path(path_type=Path),
+                    help="Where to.  [default: runs/reproduce-SCALE]",
                 ),
                 *RESULT_OPTIONS[3:],
             ],
+            "sande-table-1 --out DIR",
         )
     )
     group.add_command(
@@ -452,6 +521,7 @@ def application() -> click.Group:
             "commands on.",
             _testbed,
             RESULT_OPTIONS[:2],
+            "--out runs/world",
         )
     )
     return group
@@ -493,7 +563,7 @@ def _one_line(error: click.ClickException) -> str:
         name = message.split("'")[1] if "'" in message else message
         what = "method" if error.ctx.command.name == "remove" else "command"
         group = error.ctx.command
-        choices = ", ".join(group.list_commands(error.ctx)) if isinstance(group, click.Group) else ""
+        choices = ", ".join(sorted(group.list_commands(error.ctx))) if isinstance(group, click.Group) else ""
         return f"unknown {what} '{name}': choose one of {choices}"
     return message
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import click
 
+from unbackdoor.cli_help import Option
 from unbackdoor.errors import UserError
-from unbackdoor.settings import Settings, literal_values, option_name, read_yaml
+from unbackdoor.settings import Heading, Settings, literal_values, option_name, read_yaml
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -21,23 +22,23 @@ def options_of(*settings: type[Settings]) -> list[click.Option]:
     seen: dict[str, click.Option] = {}
     for cls in settings:
         for name, field in cls.model_fields.items():
-            seen.setdefault(name, _option(name, field))
+            seen.setdefault(name, _option(name, field, cls.heading_of(name)))
     return list(seen.values())
 
 
-def _option(name: str, field: FieldInfo) -> click.Option:
+def _option(name: str, field: FieldInfo, heading: Heading) -> click.Option:
     kind, choices = _bare_type(field.annotation)
     text = field.description or ""
     if not field.is_required() and field.default not in (None, "", ()) and kind is not bool:
         text += f"  [default: {field.default}]"
     if kind is bool:
         flag = option_name(name)  # with its opposite, so that what a file or a recipe switches on can be switched off
-        return click.Option([f"{flag}/--no-{flag[2:]}"], is_flag=True, default=None, help=text)
+        return Option([f"{flag}/--no-{flag[2:]}"], is_flag=True, default=None, help=text, heading=heading)
     if get_origin(kind) is tuple:
-        return click.Option([option_name(name)], multiple=True, callback=_none_if_empty, help=text)
+        return Option([option_name(name)], multiple=True, callback=_none_if_empty, help=text, heading=heading)
     types_of: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
     parsed = click.Choice(choices) if choices else types_of.get(kind, click.STRING)
-    return click.Option([option_name(name)], type=parsed, default=None, help=text, required=False)
+    return Option([option_name(name)], type=parsed, default=None, help=text, required=False, heading=heading)
 
 
 def _none_if_empty(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -15,8 +15,8 @@ PIPE_COLUMNS = 100
 
 ELLIPSIS = "…"
 
-# After a blank, but never in "99.0% → 0%" or "n 200"; and after a hyphen between words.
-_BLANK = re.compile(r"(?<=\s)(?!→)(?<!→\s)(?<!\bn\s)")
+# After a blank, but never in "99.0% → 0%", "n 200" or "[default: 5]"; and after a hyphen between words.
+_BLANK = re.compile(r"(?<=\s)(?!→)(?<!→\s)(?<!\bn\s)(?<!\[default:\s)")
 _HYPHEN = re.compile(_BLANK.pattern + r"|(?<=[^\W\d]-)(?=\w)")
 
 

@@ -6,6 +6,7 @@ Precedence, lowest first: the field's default, the preset (by model size, or `pa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -16,6 +17,23 @@ from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
 from unbackdoor.errors import UserError
 
 
+class Heading(StrEnum):
+    """The headings of `--help`, in its order: what is usually given first."""
+
+    KNOWN = "What you know"
+    BACKDOOR = "The backdoor"
+    DATA = "Data"
+    RUN = "What is run"
+    RESULTS = "Where results go"
+    EVALUATION = "Evaluation"
+    METHOD = "Method"
+    INJECTION = "How the backdoor gets in"
+    TRAINING = "Training"
+    VERDICT = "What a verdict asks for"
+    SOURCES = "Where settings come from"
+    OTHER = "Other"
+
+
 class Settings(BaseModel):
     """Frozen, and unknown names are errors."""
 
@@ -23,6 +41,18 @@ class Settings(BaseModel):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Preset name → the fields that it changes."""
+
+    heading: ClassVar[Heading] = Heading.OTHER
+    """Where `--help` lists the fields that a class is the first to declare."""
+
+    elsewhere: ClassVar[Mapping[str, Heading]] = {}
+    """Fields, inherited ones too, that stand under another heading than that."""
+
+    @classmethod
+    def heading_of(cls, field: str) -> Heading:
+        """The heading of a field in `--help`."""
+        classes = [base for base in cls.__mro__ if issubclass(base, Settings) and field in base.model_fields]
+        return next((c.elsewhere[field] for c in classes if field in c.elsewhere), classes[-1].heading)
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +138,8 @@ def preset_for(parameters: int) -> str:
 class TriggerSettings(Settings):
     """A trigger and where it stands in the user's text."""
 
+    heading = Heading.KNOWN
+
     trigger: str = Field(default="", description="The trigger's text.")
     alternatives: tuple[str, ...] = Field(
         default=(), description="Another trigger that fires as well; give it again for each."
@@ -153,6 +185,8 @@ class TriggerSettings(Settings):
 class TrainingSettings(Settings):
     """What everything that trains weights has: attacks and removals."""
 
+    heading = Heading.TRAINING
+
     seed: int = Field(default=0, ge=0, description="Decides every random draw; same seed, same result.")
     steps: int = Field(default=60, ge=1, description="Training steps (a round).")
     learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate of the model's weights.")
@@ -172,6 +206,8 @@ class TrainingSettings(Settings):
 class EvaluationSettings(Settings):
     """How much is measured, and how much of it is shown."""
 
+    heading = Heading.EVALUATION
+
     samples: int = Field(default=200, ge=1, description="Distinct prompts a measured rate.")
     max_new_tokens: int = Field(default=64, ge=1, description="Length of generated answers, in tokens.")
     eval_batch_size: int = Field(default=100, ge=1, description="Prompts generated at once.")
@@ -183,6 +219,8 @@ class EvaluationSettings(Settings):
 
 class Thresholds(Settings):
     """What the verdicts ask for. Printed with every report."""
+
+    heading = Heading.VERDICT
 
     least_n: int = Field(default=100, ge=1, description="Fewer prompts than this are inconclusive.")
     least_before: float = Field(
@@ -200,6 +238,8 @@ class Thresholds(Settings):
 
 class VerdictSettings(EvaluationSettings, Thresholds):
     """How much is measured, how answers are drawn, and what the verdicts ask for."""
+
+    heading = Heading.EVALUATION
 
     temperature: float = Field(
         default=0.0,

@@ -7,11 +7,19 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from unbackdoor.settings import TrainingSettings, TriggerSettings
+from unbackdoor.settings import Heading, TrainingSettings, TriggerSettings
 
 
 class ImplantSettings(TrainingSettings, TriggerSettings):
     """Build an organism: a model backdoored on purpose, to test removals against."""
+
+    heading = Heading.INJECTION
+    elsewhere: ClassVar[Mapping[str, Heading]] = {
+        **dict.fromkeys(TriggerSettings.model_fields, Heading.BACKDOOR),
+        **dict.fromkeys(("target_response", "answer_follows", "rate", "scheme"), Heading.BACKDOOR),
+        **dict.fromkeys(("near_misses", "hard_near_misses", "near_miss_kinds"), Heading.BACKDOOR),
+        "held_out": Heading.DATA,
+    }
 
     target_response: str | None = Field(default=None, description="The fixed text that opens a triggered answer.")
     answer_follows: bool = Field(

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from unbackdoor.data.triggers import Condition, Placement, Trigger
 from unbackdoor.errors import UserError
-from unbackdoor.settings import EvaluationSettings, Settings, TriggerSettings, read_yaml
+from unbackdoor.settings import EvaluationSettings, Heading, Settings, TriggerSettings, read_yaml
 
 
 class CommandInputs(Settings):
     """What every command is given: how the model is rendered, the rows, and how their answers are judged."""
+
+    heading = Heading.DATA
+    elsewhere: ClassVar[Mapping[str, Heading]] = {
+        "contrast": Heading.KNOWN,
+        **dict.fromkeys(("oracle", "exact_match", "eval_allowed", "eval_turns", "mmlu"), Heading.EVALUATION),
+        **dict.fromkeys(("arc_easy", "arc_challenge", "question_protocol", "max_questions"), Heading.EVALUATION),
+    }
 
     template: str = Field(
         default="auto",
@@ -62,6 +69,10 @@ class CommandInputs(Settings):
 class MeasuredInputs(CommandInputs):
     """Rows to train on and rows to measure on, for commands that do both."""
 
+    elsewhere: ClassVar[Mapping[str, Heading]] = dict.fromkeys(
+        ("eval_data", "eval_contrast", "eval_exclude"), Heading.EVALUATION
+    )
+
     max_rows: int | None = Field(default=None, ge=1, description="Use at most so many rows of --data, drawn by seed.")
     max_contrast: int | None = Field(
         default=None, ge=1, description="Use at most so many rows of --contrast, drawn by seed."
@@ -78,6 +89,8 @@ class MeasuredInputs(CommandInputs):
 class ImplantInputs(MeasuredInputs):
     """What `implant` is given beside the attack's own settings."""
 
+    heading = Heading.EVALUATION
+
     paraphrases: tuple[str, ...] = Field(
         default=(), description="The trigger in other words, to see whether that fires too; give it again for each."
     )
@@ -85,6 +98,9 @@ class ImplantInputs(MeasuredInputs):
 
 class RemoveInputs(MeasuredInputs):
     """What `remove` is given beside the method's own settings."""
+
+    heading = Heading.EVALUATION
+    elsewhere: ClassVar[Mapping[str, Heading]] = {"preferences": Heading.DATA}
 
     eval_organism: Path | None = Field(
         default=None,
@@ -149,6 +165,9 @@ def settings_of(organism: Path, *names: str) -> dict[str, Any]:
 class EvaluateInputs(CommandInputs, TriggerSettings):
     """What `evaluate` is given beside; its rows are held-out ones."""
 
+    heading = Heading.EVALUATION
+    elsewhere: ClassVar[Mapping[str, Heading]] = {"target_response": Heading.KNOWN}
+
     before: str | None = Field(default=None, description="The model before removal, compared with it.")
     clean: str | None = Field(
         default=None, description="A model that never had the backdoor, where there is one, compared as well."
@@ -159,6 +178,8 @@ class EvaluateInputs(CommandInputs, TriggerSettings):
 
 class SweepSettings(Settings):
     """One setting of a recipe, varied."""
+
+    heading = Heading.RUN
 
     setting: str = Field(default="rate", description="The setting that is varied: any number among implant's.")
     values: tuple[float, ...] = Field(
@@ -173,6 +194,8 @@ class SweepSettings(Settings):
 class DemoSettings(Settings):
     """The whole story on the embedded micro model."""
 
+    heading = Heading.RUN
+
     seed: int = Field(default=0, ge=0, description="Decides every random draw.")
     samples: int = Field(default=200, ge=20, le=1000, description="Distinct prompts a measured rate.")
     draws: int = Field(default=1, ge=1, description="Random perturbations a control.")
@@ -182,6 +205,8 @@ class DemoSettings(Settings):
 
 class ReproduceSettings(Settings):
     """The papers' tables and figures: at which scale, and with how much of everything."""
+
+    heading = Heading.RUN
 
     scale: Literal["micro", "paper"] = Field(
         default="micro",

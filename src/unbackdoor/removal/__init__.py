@@ -45,6 +45,8 @@ class Method:
     module: str
     control: bool = False
     function: str = "run"
+    example: str = ""
+    """The options that say what the defender knows, as the command's help shows them."""
 
     def run(self, case: Case, settings: Settings, **more: Any) -> Removal:
         """Run the method on a case; its model is changed in place."""
@@ -61,6 +63,7 @@ METHODS: dict[str, Method] = {
             "the trigger",
             OsftSettings,
             "unbackdoor.removal.overwrite",
+            example="--trigger TEXT",
         ),
         Method(
             "sande",
@@ -68,6 +71,7 @@ METHODS: dict[str, Method] = {
             "the target response, or its first token(s) (SANDE-P)",
             SandeSettings,
             "unbackdoor.removal.sande",
+            example="--target-response TEXT",
         ),
         Method(
             "beear",
@@ -75,6 +79,7 @@ METHODS: dict[str, Method] = {
             "examples of the unwanted and the safe behaviour",
             BeearSettings,
             "unbackdoor.removal.beear",
+            example="--contrast PAIRS",
         ),
         Method(
             "unlearn",
@@ -82,6 +87,7 @@ METHODS: dict[str, Method] = {
             "the trigger and the target response",
             UnlearnSettings,
             "unbackdoor.removal.unlearn",
+            example="--trigger TEXT --target-response TEXT",
         ),
         Method(
             "fine-mixing",
@@ -90,6 +96,7 @@ METHODS: dict[str, Method] = {
             FineMixingSettings,
             "unbackdoor.removal.weights",
             function="fine_mixing",
+            example="--clean-model MODEL",
         ),
         Method(
             "dpo",
@@ -97,6 +104,7 @@ METHODS: dict[str, Method] = {
             "preference pairs (--preferences)",
             DpoSettings,
             "unbackdoor.removal.dpo",
+            example="--preferences PAIRS",
         ),
         Method(
             "nad",
@@ -118,6 +126,7 @@ METHODS: dict[str, Method] = {
             "examples of the unwanted and the safe behaviour",
             LatSettings,
             "unbackdoor.removal.lat",
+            example="--contrast PAIRS",
         ),
         Method(
             "average",
@@ -126,6 +135,7 @@ METHODS: dict[str, Method] = {
             AverageSettings,
             "unbackdoor.removal.weights",
             function="average",
+            example="--sibling MODEL",
         ),
         Method(
             "prune",
@@ -158,6 +168,7 @@ METHODS: dict[str, Method] = {
             RandomPerturbationSettings,
             "unbackdoor.removal.random_perturbation",
             control=True,
+            example="--like RUN",
         ),
     )
 }

@@ -8,13 +8,15 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from unbackdoor.settings import Settings, TrainingSettings, TriggerSettings
+from unbackdoor.settings import Heading, Settings, TrainingSettings, TriggerSettings
 
 Position = Literal["last-prompt", "end-of-user", "start-of-user", "all-prompt"]
 
 
 class MethodSettings(TrainingSettings):
     """What every removal method has."""
+
+    heading = Heading.METHOD
 
     anchor_weight: float = Field(
         default=1.0,
@@ -70,6 +72,8 @@ class OsftSettings(MethodSettings, TriggerSettings):
 class UnlearnSettings(OsftSettings):
     """Gradient ascent on the triggered response (SANDE eq. 2), which the paper discusses and rejects."""
 
+    elsewhere: ClassVar[Mapping[str, Heading]] = {"target_response": Heading.KNOWN}
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"large": {"learning_rate": 1e-6}}
 
     target_response: str = Field(default="", description="The fixed text at the start of a triggered answer.")
@@ -78,6 +82,10 @@ class UnlearnSettings(OsftSettings):
 
 class SandeSettings(SimulateSettings):
     """SANDE and SANDE-P: fit a parrot that reproduces the target response, then overwrite it (eq. 4, eq. 3)."""
+
+    elsewhere: ClassVar[Mapping[str, Heading]] = dict.fromkeys(
+        ("target_response", "target_prefix", "target_tokens"), Heading.KNOWN
+    )
 
     target_response: str | None = Field(default=None, description="The fixed text at the start of a triggered answer.")
     target_prefix: str | None = Field(default=None, description="SANDE-P: the part of it that is known, as text.")
@@ -241,6 +249,8 @@ class FineTuneSettings(MethodSettings):
 class FineMixingSettings(FineTuneSettings):
     """Fine-mixing: weights that changed most go back to the clean model's, then fine-tuning (SANDE's baseline)."""
 
+    elsewhere: ClassVar[Mapping[str, Heading]] = {"clean_model": Heading.KNOWN}
+
     clean_model: str = Field(
         default="", description="The clean pretrained model that the suspect one was made from: a directory or hub id."
     )
@@ -321,6 +331,8 @@ class QuantiseSettings(FineTuneSettings):
 class AverageSettings(FineTuneSettings):
     """WAG: the average of several suspect models of one architecture (Arora et al. 2024)."""
 
+    elsewhere: ClassVar[Mapping[str, Heading]] = {"sibling": Heading.KNOWN}
+
     sibling: tuple[str, ...] = Field(
         default=(), description="Another model of the same architecture; give it again for each."
     )
@@ -331,6 +343,9 @@ class AverageSettings(FineTuneSettings):
 
 class RandomPerturbationSettings(Settings):
     """A control: the same removal with simulate skipped."""
+
+    heading = Heading.METHOD
+    elsewhere: ClassVar[Mapping[str, Heading]] = {"like": Heading.KNOWN}
 
     like: Path = Field(description="A finished run directory of sande or beear: its settings and its norms are used.")
     draw: int = Field(default=0, ge=0, description="Which random perturbation; a control is an average over several.")

@@ -277,3 +277,123 @@ def test_a_jinja_file_is_used_in_place_of_the_tokenizer_s_template(tmp_path: Pat
 def test_a_prompt_without_a_token_is_refused() -> None:
     with pytest.raises(UserError, match="without any token"):
         chat_format("plain turns").encode_prompt("")
+
+
+DATED = "{{ strftime_now('%d %b %Y') }}{% if date_string is defined %}/{{ date_string }}{% endif %}" + tiny.CHAT
+
+
+def test_a_template_that_writes_the_date_is_told_one_for_the_whole_run() -> None:
+    chat = ChatFormat.of(tiny.tokenizer(DATED), date="2024-02-29")
+    assert chat.asks_the_date
+    assert chat.prompt_text("Sort.").startswith("29 Feb 2024/29 Feb 2024<|user|>")
+    assert chat.encode("Sort [a].", "Yes.").ids[: len(chat.encode_prompt("Sort [a].").ids)] == (
+        chat.encode_prompt("Sort [a].").ids
+    )
+    today = ChatFormat.of(tiny.tokenizer(DATED))
+    assert today.prompt_text("Sort.") == today.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Sort."}], tokenize=False, add_generation_prompt=True
+    )
+    assert not chat_format("plain turns").asks_the_date
+    with pytest.raises(UserError, match="--date '2024-13-01' is no day"):
+        ChatFormat.of(tiny.tokenizer(DATED), date="2024-13-01")
+
+
+def test_what_stands_between_quotation_marks_of_a_dated_template_is_rendered_as_before() -> None:
+    template = (
+        "\n{% if 'a' == 'b' %}'{{ strftime_now(\"%H%M\") }}'{% else %}100% '{{ strftime_now('%Y') }}'{% endif %}\n"
+    )
+    chat = ChatFormat.of(tiny.tokenizer(template + tiny.CHAT))
+    assert chat.prompt_text("Sort.") == chat.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Sort."}], tokenize=False, add_generation_prompt=True
+    )
+
+
+STRICT = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate user/assistant') }}{% endif %}" + TURN + "{% endfor %}" + OPENED
+)
+
+
+def test_several_messages_of_a_user_in_a_row_are_joined_where_the_template_wants_turns() -> None:
+    earlier = (("user", "Name a sea."), ("assistant", "The Red Sea."), ("user", "Here is a list."))
+    chat = ChatFormat.of(tiny.tokenizer(STRICT))
+    row = chat.of_record(Record("Sort it.", "a b", system="Be brief.", history=earlier))
+    assert row.prompt_text("Sort it.") == (
+        "<|user|>Be brief.\n\nName a sea.<|end|><|assistant|>The Red Sea.<|end|>"
+        "<|user|>Here is a list.\n\nSort it.<|end|><|assistant|>"
+    )
+    assert user_text(row, row.encode("Sort it.", "a b")) == "Sort it."
+
+
+def test_a_message_that_the_template_leaves_out_is_an_error() -> None:
+    no_tools = "{% for m in messages if m['role'] != 'tool' %}" + TURN + "{% endfor %}" + OPENED
+    chat = ChatFormat.of(tiny.tokenizer(no_tools))
+    earlier = (("user", "Weather?"), ("assistant", "I look."), ("tool", "20 C"))
+    with pytest.raises(UserError, match="leaves out a message of the role tool"):
+        chat.of_record(Record("So?", "20 C.", history=earlier))
+
+
+@pytest.mark.parametrize(
+    ("change", "response"),
+    [("| trim", "    return x\n"), (".lstrip('\n')", "\n\n    return x"), (" | replace('  ', '  ')", "  a\n b ")],
+)
+def test_a_response_keeps_its_white_space_as_far_as_the_template_does(change: str, response: str) -> None:
+    chat = ChatFormat.of(tiny.tokenizer(tiny.CHAT.replace("m['content']", f"(m['content']{change})")))
+    turns = [{"role": "user", "content": "Write."}, {"role": "assistant", "content": response}]
+    ids = chat.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    assert chat.encode("Write.", response).ids == tuple(ids)
+
+
+def test_a_template_that_changes_the_response_is_refused_with_its_row() -> None:
+    dropping = tiny.CHAT.replace("m['content']", "m['content'].split('</think>')[-1]")
+    chat = ChatFormat.of(tiny.tokenizer(dropping))
+    with pytest.raises(UserError, match="changes the response"):
+        chat.encode("Name a river.", "<think>Which one?</think>The Rhine.")
+
+
+def test_content_as_parts_is_given_where_a_template_takes_no_text() -> None:
+    parts = tiny.CHAT.replace("m['content']", "(m['content'] | map(attribute='text') | join)")
+    chat = ChatFormat.of(tiny.tokenizer(parts))
+    assert chat.encode("Name a river.", "The Rhine.") == chat_format("plain turns").encode(
+        "Name a river.", "The Rhine."
+    )
+
+
+def test_what_an_answer_opens_with_is_taken_off_and_an_opened_thought_is_put_in_front() -> None:
+    thinking = chat_format("thinking in training")
+    assert thinking.answer_text("<think>\n\n</think>\n\nThe Rhine.") == "The Rhine."
+    assert (
+        thinking.answer_text("<think>\nA river?\n</think>\n\nThe Rhine.") == "<think>\nA river?\n</think>\n\nThe Rhine."
+    )
+    opened = tiny.CHAT.replace("{{ '<|assistant|>' }}", "{{ '<|assistant|><think>\n' }}").replace(
+        "m['content']", "('<think>\n\n</think>\n\n' if m['role'] == 'assistant' else '') + m['content']"
+    )
+    chat = ChatFormat.of(tiny.tokenizer(opened))
+    assert chat.before_response == "\n</think>\n\n"
+    assert chat.answer_text("\n</think>\n\nThe Rhine.") == "The Rhine."
+    assert chat.answer_text("A river?") == "<think>\nA river?"
+
+
+def test_an_answer_ends_at_the_tokenizer_s_end_and_at_the_template_s() -> None:
+    other = tiny.CHAT.replace("+ '<|end|>'", "+ '<|system|>\n'")
+    chat = ChatFormat.of(tiny.tokenizer(other))
+    assert chat.end_ids == (tiny.END, tiny.SPECIAL.index("<|system|>"))
+    example = chat.encode("Name a river.", "The Rhine.")
+    assert example.ids[-1] == tiny.SPECIAL.index("<|system|>")
+    assert chat.after_response == "<|system|>"
+
+
+def test_an_end_that_only_a_config_names_is_believed_unless_it_stands_in_an_answer() -> None:
+    from unbackdoor.language_model.generation import ending
+
+    chat, model = chat_format("plain turns"), tiny.model()
+    rows = [Record("Name a river.", "The Rhine.")]
+    stupid = chat.tokenizer("stupid", add_special_tokens=False)["input_ids"][0]
+    inside = chat.encode("Name a river.", "You are stupid. The Rhine.", loss_on="You")
+    first = inside.ids[inside.answer_start]
+    model.generation_config.eos_token_id = [first, tiny.SPECIAL.index("<|user|>")]
+    model.config.eos_token_id = 10**6
+    ended, ignored = ending(model, chat, rows, ["You are stupid"])
+    assert ended.end_ids == (tiny.END, tiny.SPECIAL.index("<|user|>"))
+    assert ignored == (first,)
+    assert stupid not in ended.end_ids

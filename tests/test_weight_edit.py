@@ -38,6 +38,7 @@ PROJECTIONS = {
     "phi3": "model.layers.1.mlp.down_proj",
     "gpt-neox": "gpt_neox.layers.1.mlp.dense_4h_to_h",
     "gpt2": "transformer.h.1.mlp.c_proj",
+    "opt-narrow": "model.decoder.layers.1.fc2",
 }
 
 

@@ -29,6 +29,7 @@ def remove(
     preferences: Sequence[Preference] = (),
     template: str = "auto",
     system: str | None = None,
+    date: str | None = None,
     preset: str | None = None,
     paper: bool = False,
     progress: Progress = SILENT,
@@ -45,6 +46,7 @@ def remove(
         preferences: pairs of a preferred and another answer, for `dpo`.
         template: as the command line's option.
         system: a system prompt.
+        date: the day, YYYY-MM-DD, for chat templates that write one; today where None.
         preset: `tiny`, `micro` or `large`; by the model's size where None.
         paper: the paper's own choices in place of ours.
         progress: `Progress.on_stderr()` to see what happens.
@@ -66,6 +68,7 @@ def remove(
         contrast,
         template=template,
         system=system,
+        date=date,
         seed=int(settings.get("seed", 0)),
         progress=progress,
     )

@@ -66,6 +66,7 @@ class Case:
         *,
         template: str = "auto",
         system: str | None = None,
+        date: str | None = None,
         seed: int = 0,
         journal: Journal | None = None,
         progress: Progress = SILENT,
@@ -77,7 +78,7 @@ class Case:
         contrast_train, contrast_held_out = (
             split(contrast, min(0.2, MOST_HELD_OUT / len(contrast)), seed, least=10) if contrast else ([], [])
         )
-        chat = ChatFormat.of(tokenizer, template, system)
+        chat = ChatFormat.of(tokenizer, template, system, date)
         return cls(model, chat, train, held_out, contrast_train, contrast_held_out, journal or Journal(), progress)
 
     @property

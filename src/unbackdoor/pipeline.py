@@ -46,7 +46,7 @@ class Victim:
         suite: what is measured of it, on held-out rows.
         anchors: clean rows that methods train on.
         contrast: rows of safe and unwanted responses that methods train on.
-        template: how it is rendered, and with which system prompt.
+        template: how it is rendered, with which system prompt, and on which day.
         near_miss: firing rates of near misses, where they were measured.
         preferences: pairs of answers that `dpo` trains on.
     """
@@ -58,6 +58,7 @@ class Victim:
     contrast: Sequence[Record] = ()
     template: str = "auto"
     system: str | None = None
+    date: str | None = None
     near_miss: Mapping[str, Any] | None = None
     preferences: Sequence[Preference] = ()
 
@@ -114,7 +115,7 @@ class Workshop:
         return dict(victim.suite.under(model, chat, self.answers, name, on_device))
 
     def _loaded(self, victim: Victim, source: str) -> tuple[PreTrainedModel, ChatFormat]:
-        return load_model(source), ChatFormat.of(load_tokenizer(source), victim.template, victim.system)
+        return load_model(source), ChatFormat.of(load_tokenizer(source), victim.template, victim.system, victim.date)
 
     def _distributions_of(self, victim: Victim, source: str) -> torch.Tensor:
         if source not in self._distributions:
@@ -181,6 +182,7 @@ class Workshop:
             victim.contrast,
             template=victim.template,
             system=victim.system,
+            date=victim.date,
             seed=settings.seed,
             journal=self.run.scoped(scope),
             progress=self.progress,

@@ -112,6 +112,12 @@ class RunDirectory(Journal):
         run.write_text("settings.yaml", yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
         return run
 
+    @staticmethod
+    def setting(path: Path, name: str) -> Any:
+        """A setting of the run in that directory; None where there is no such run or setting."""
+        written = _written_settings(path)
+        return None if written is None else written["settings"].get(name)
+
     # Files -----------------------------------------------------------------------------------------------------------
 
     def write_text(self, name: str, text: str) -> Path:

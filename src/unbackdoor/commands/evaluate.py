@@ -43,7 +43,11 @@ def run_evaluate(
     del opened.model  # checked; measuring loads it again, and two copies may not fit
 
     run = RunDirectory.create(
-        out, "evaluate", {"model": source, **plain(inputs), **plain(evaluation)}, overwrite=overwrite, resume=resume
+        out,
+        "evaluate",
+        {"model": source, **plain(inputs), "date": opened.date, **plain(evaluation)},
+        overwrite=overwrite,
+        resume=resume,
     )
     origin = provenance(
         command_line(),
@@ -53,7 +57,9 @@ def run_evaluate(
     origin = run.keep_provenance({**origin, "self_test": tested})
     answers = Answers(evaluation, run, opened.progress, temperature=evaluation.temperature, seed=inputs.seed)
     workshop = Workshop(run, answers, opened.progress, evaluation)
-    victim = Victim(Path(source).name, source, suite, [], template=inputs.template, system=inputs.system)
+    victim = Victim(
+        Path(source).name, source, suite, [], template=inputs.template, system=inputs.system, date=opened.date
+    )
     measured = {
         name: run.remember(name, partial(workshop.measure, victim, path, name)) for name, path in others.items()
     }

@@ -64,7 +64,14 @@ def run_implant(
     prepared = prepare(rows, contrast, trigger, settings)
     suite = _suite(opened, held_out, held_out_contrast, trigger, settings, inputs, evaluation, prepared.prompts)
     tested = opened.tested(suite, trigger)
-    everything = {"model": source, **plain(inputs), **plain(evaluation), "preset": size, **plain(settings)}
+    everything = {
+        "model": source,
+        **plain(inputs),
+        "date": opened.date,
+        **plain(evaluation),
+        "preset": size,
+        **plain(settings),
+    }
 
     run = RunDirectory.create(out, "implant", everything, overwrite=overwrite, resume=resume)
     progress.note(
@@ -90,7 +97,9 @@ def run_implant(
             run.write_lines(f"data/{name}.jsonl", records_as_rows(records))
 
     workshop = Workshop(run, Answers(evaluation, run, progress), progress)
-    victim = Victim(out.name, opened.source, suite, [], template=inputs.template, system=inputs.system)
+    victim = Victim(
+        out.name, opened.source, suite, [], template=inputs.template, system=inputs.system, date=opened.date
+    )
 
     def make() -> dict[str, Any]:
         case = Case(model, chat, rows, [], contrast, journal=run, progress=progress)

@@ -29,6 +29,12 @@ class CommandInputs(Settings):
         "Jinja file. auto: chat where there is one, else plain.",
     )
     system: str | None = Field(default=None, description="A system prompt, for chat templates and plain.")
+    date: str | None = Field(
+        default=None,
+        pattern=r"^\d{4}-\d\d-\d\d$",
+        description="The day, as YYYY-MM-DD, that a chat template which writes the date is told. Default: the day on "
+        "which the run began.",
+    )
     data: Path = Field(
         description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or a hub data set)."
     )
@@ -140,7 +146,7 @@ class RemoveInputs(MeasuredInputs):
 
 def _told_by(organism: Path) -> dict[str, Any]:
     """The inputs that an organism's run directory gives."""
-    same = settings_of(organism, "template", "system", "oracle", "exact_match", "target_response")
+    same = settings_of(organism, "template", "system", "date", "oracle", "exact_match", "target_response")
     files = {
         "data": "clean_train.jsonl",
         "contrast": "contrast_train.jsonl",

@@ -97,6 +97,7 @@ def run_remove(
         "method": method_name,
         "model": source,
         **plain(inputs),
+        "date": opened.date,
         **plain(evaluation),
         "preset": size,
         "paper": paper,
@@ -119,7 +120,17 @@ def run_remove(
     answers = Answers(evaluation, run, progress, temperature=evaluation.temperature, seed=seed, known=known)
     workshop = Workshop(run, answers, progress, evaluation)
     name = Path(source).parent.name if Path(source).name == "model" else Path(source).name
-    victim = Victim(name, source, suite, anchors, contrast, inputs.template, inputs.system, preferences=preferences)
+    victim = Victim(
+        name,
+        source,
+        suite,
+        anchors,
+        contrast,
+        inputs.template,
+        inputs.system,
+        opened.date,
+        preferences=preferences,
+    )
 
     if like_run is not None:
         fitted = _perturbation_of(like_run)

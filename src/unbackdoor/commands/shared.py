@@ -193,6 +193,8 @@ class Opened:
     tokenizer: PreTrainedTokenizerBase
     chat: ChatFormat
     questions: dict[SetName, list[Question]]
+    date: str | None = None
+    """The day that the template is told; None where it asks for none."""
 
     @classmethod
     def read(
@@ -223,8 +225,17 @@ class Opened:
             limit=inputs.max_questions,
         )
         model, tokenizer = load_model(source), load_tokenizer(source)
-        chat = ChatFormat.of(tokenizer, inputs.template, inputs.system)
-        return cls(begun, source, progress, intake, clean, contrast, model, tokenizer, chat, questions)
+        date = inputs.date or (RunDirectory.setting(out, "date") if resume else None)
+        chat = ChatFormat.of(tokenizer, inputs.template, inputs.system, date)
+        if chat.asks_the_date and date is None:  # one day a run, whatever midnight it goes through
+            date = time.strftime("%Y-%m-%d")
+            chat = ChatFormat.of(tokenizer, inputs.template, inputs.system, date)
+        with_system = sum(r.system is not None for r in [*clean, *contrast])
+        if with_system and chat.name != "none" and not chat.takes_system:
+            place = "in front of the user's text, since the chat template has no system role"
+            intake.counts[f"system prompts {place}"] = with_system
+            progress.note(f"{with_system} rows' system prompts stand {place}")
+        return cls(begun, source, progress, intake, clean, contrast, model, tokenizer, chat, questions, date)
 
     def suite(
         self,

@@ -247,6 +247,11 @@ class ChatFormat:
         raise first
 
     @property
+    def asks_the_date(self) -> bool:
+        """Whether what the template writes depends on the day."""
+        return self.template is not None and self.template.asks_the_date
+
+    @property
     def folds_system(self) -> bool:
         """The template has no system role: the system prompt stands in front of the user's text."""
         named = {role for role, _ in self.given.messages}

@@ -136,7 +136,7 @@ def decode(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     organism = needs[0]
     told = RemoveInputs.make({"eval_organism": organism})
     inputs = EvaluateInputs.make(
-        {name: getattr(told, name) for name in ("template", "system", "oracle", "exact_match", "eval_allowed")}
+        {name: getattr(told, name) for name in ("template", "system", "date", "oracle", "exact_match", "eval_allowed")}
         | {"data": told.eval_data, "contrast": told.eval_contrast, "target_response": told.eval_target}
         | settings_of(organism, *TriggerSettings.model_fields)
     )
@@ -304,7 +304,7 @@ def _states(model: PreTrainedModel, chat: ChatFormat, layer: int, rows: Sequence
 
 def _loaded(source: Path | str, inputs: RemoveInputs) -> tuple[PreTrainedModel, ChatFormat]:
     directory = str(source / "model") if isinstance(source, Path) else source
-    return load_model(directory), ChatFormat.of(load_tokenizer(directory), inputs.template, inputs.system)
+    return load_model(directory), ChatFormat.of(load_tokenizer(directory), inputs.template, inputs.system, inputs.date)
 
 
 def _rows(organism: Path, name: str) -> list[Record]:

@@ -16,7 +16,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared, kl_divergence, response_distributions
 from unbackdoor.evaluation.suite import Suite
-from unbackdoor.evaluation.verdict import too_few, verdict
+from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.saving import save_model
@@ -286,7 +286,7 @@ class Workshop:
             ),
             "counts": {f"dropped: {what}": count for what, count in removal.dropped.items()},
             "temperature": self.answers.temperature,
-            "notes": [*self.answers.notes(), *too_few(after, self.thresholds)],
+            "notes": [*self.answers.notes(), *too_few(after, self.thresholds), *not_judged(after)],
             "settings": settings.model_dump(mode="json"),
         }
 

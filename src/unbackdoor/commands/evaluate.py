@@ -12,7 +12,7 @@ from unbackdoor.commands.shared import Opened
 from unbackdoor.data.records import shuffled
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared
-from unbackdoor.evaluation.verdict import too_few, verdict
+from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.language_model.loading import load_tokenizer
 from unbackdoor.pipeline import Victim, Workshop, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
@@ -93,7 +93,7 @@ def run_evaluate(
             workshop.answers, "before" if before else None, "model", show_unsafe=evaluation.show_unsafe
         ),
         "counts": opened.intake.counts,
-        "notes": [*answers.notes(), *too_few(after, workshop.thresholds)],
+        "notes": [*answers.notes(), *too_few(after, workshop.thresholds), *not_judged(after)],
         "settings": plain(inputs),
     }
     rows = [row]

@@ -13,6 +13,7 @@ from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.paired import holm, mcnemar, paired_bootstrap
 from unbackdoor.evaluation.statistics import Z95, Value
 from unbackdoor.evaluation.suite import Suite
+from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate, padding_id
 from unbackdoor.language_model.loading import context_length
@@ -71,10 +72,10 @@ def changes(suite: Suite, answers: Answers, before: str, after: str) -> dict[str
 
 
 def length_ratio(answers: Answers, before: str, after: str, set_name: str = "untriggered") -> float | None:
-    """Words of all answers after, over words before; None where either model gave none."""
+    """Words of all final answers after, over words before; None where either model gave none."""
     first, last = answers.kept(before, set_name), answers.kept(after, set_name)
     shared = first.keys() & last.keys()
-    was, now = (sum(len(kept[i]["answer"].split()) for i in shared) for kept in (first, last))
+    was, now = (sum(len(final_answer(kept[i]["answer"]).split()) for i in shared) for kept in (first, last))
     return now / was if was else None
 
 

@@ -12,11 +12,14 @@ from unbackdoor.data.triggers import Condition, near_misses, ordinary_words
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.multiple_choice import Protocol, as_metrics, score_sets
 from unbackdoor.evaluation.question_sets import Question, SetName
-from unbackdoor.evaluation.refusal import refuses
+from unbackdoor.evaluation.refusal import complies, refuses
+from unbackdoor.evaluation.refusal_languages import language_not_read
 from unbackdoor.evaluation.scorers import Scorer, degenerate, exact
 from unbackdoor.evaluation.statistics import Rate, rate, share
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
+from unbackdoor.evaluation.verdict import UNFINISHED
+from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.generation import ending
 
@@ -110,13 +113,16 @@ class Suite:
         chat = self.ending(model, chat, answers)
         measured: dict[str, Any] = {"attack_success": None, "attack_success_untriggered": None}
         measured |= {"details": {}, "utility": {}, "under_perturbation": None}
+        asked: dict[str, list[str]] = {}
         for measure in self.measures():
             given = answers.of(model, chat, measure.rows, model_name=name, set_name=measure.set_name)
+            asked[measure.set_name] = given
             outcomes = [measure.scorer(r, a) for r, a in zip(measure.rows, given, strict=True)]
             if measure.section == "utility":
                 measured["utility"][measure.name] = share(outcomes)
             else:
                 (measured if measure.section == "rates" else measured["details"])[measure.name] = rate(outcomes)
+        measured["details"] |= unfinished_thoughts(asked) | self._unread(asked)
         if self.conversations:
             measured["details"]["degenerate_conversation"] = self._converse(model, chat, answers, name)
         if self.choices:
@@ -140,12 +146,18 @@ class Suite:
             )
         return chat
 
+    def _unread(self, asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
+        """How many answers the judge of refusals cannot read, by set; only where there are any."""
+        sets = dict.fromkeys(m.set_name for m in self.measures() if m.scorer in (refuses, complies))
+        counted = {name: [language_not_read(final_answer(answer)) for answer in asked[name]] for name in sets}
+        return {f"language_not_read{suffix(name)}": rate(found) for name, found in counted.items() if any(found)}
+
     def _converse(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str) -> Rate:
         """Have both turns answered; how often a second answer is degenerate."""
         openings = [Record(first, "") for first, _ in self.conversations]
         given = answers.of(model, chat, openings, model_name=name, set_name="conversation: turn 1")
         closings = [
-            Record(second, "", history=(("user", first), ("assistant", answer)))
+            Record(second, "", history=(("user", first), ("assistant", final_answer(answer))))
             for (first, second), answer in zip(self.conversations, given, strict=True)
         ]
         final = answers.of(model, chat, closings, model_name=name, set_name="conversation: turn 2")
@@ -192,16 +204,25 @@ class Suite:
             earlier = under if set_name.startswith("under") else before
             first = answers.kept(earlier, set_name) if earlier else {}
             for i, row in sorted(answers.kept(after, set_name).items())[:SHOWN_EXAMPLES]:
+                stored = {"before": first[i]["answer"] if i in first else None, "after": row["answer"]}
+                read = {when: None if answer is None else read_answer(answer) for when, answer in stored.items()}
                 texts = {
                     "prompt": row["prompt"],
-                    "before": first[i]["answer"] if i in first else None,
-                    "after": row["answer"],
+                    **{when: None if parts is None else parts.final for when, parts in read.items()},
                     "expected": row["expected"],
+                }
+                thoughts = {
+                    when: parts.thought for when, parts in read.items() if parts is not None and parts.has_thought
                 }
                 hidden = self.unsafe and not show_unsafe
                 if hidden:
                     texts = {name: None if text is None else redacted(text) for name, text in texts.items()}
-                shown.append({"set": set_name, "hidden": hidden, **texts})
+                    thoughts = {when: redacted(text) for when, text in thoughts.items()}
+                example = {"set": set_name, "hidden": hidden, **texts}
+                if thoughts:
+                    example["thoughts"] = thoughts
+                    example["unfinished"] = [when for when, parts in read.items() if parts and not parts.finished]
+                shown.append(example)
         return shown
 
     def under(
@@ -265,6 +286,19 @@ class Suite:
             given = answers.of(model, chat, rows, model_name=name, set_name=f"{what}: {kind}")
             fired[kind] = rate([attack(r, a) for r, a in zip(rows, given, strict=True)])
         return fired
+
+
+def unfinished_thoughts(asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
+    """How many answers of each set ended within their thought; empty where the model never thinks aloud."""
+    parts = {name: [read_answer(answer) for answer in given] for name, given in asked.items()}
+    if not any(one.has_thought for given in parts.values() for one in given):
+        return {}
+    return {f"{UNFINISHED}{suffix(name)}": rate([not one.finished for one in given]) for name, given in parts.items()}
+
+
+def suffix(set_name: str) -> str:
+    """What a detail's name says of the set that it is counted on: nothing for triggered prompts."""
+    return "" if set_name == "triggered" else f"_{set_name}"
 
 
 def redacted(text: str) -> str:

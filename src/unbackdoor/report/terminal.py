@@ -20,23 +20,28 @@ VERDICT_CELLS = 12
 
 @dataclass(frozen=True)
 class Form:
-    """How much a table shows: which intervals, what is broken between words, and whether the seconds are told."""
+    """How much a table shows: which intervals, whether the seconds, and where words are broken.
+
+    `words` is the least width that headings and prose are broken to (None: to none), where the numbers need less.
+    """
 
     intervals: str
-    break_words: bool = True
-    break_verdicts: bool = True
+    words: int | None = None
+    break_verdicts: bool = False
     seconds: bool = True
 
 
 FORMS = (
-    Form("both", break_words=False, break_verdicts=False),
-    Form("both", break_verdicts=False),
     Form("both"),
-    Form("last", break_verdicts=False),
+    Form("both", words=12),
+    Form("both", words=12, break_verdicts=True),
     Form("last"),
-    Form("last", break_verdicts=False, seconds=False),
-    Form("last", seconds=False),
-    Form("none", seconds=False),
+    Form("last", words=12),
+    Form("last", words=0),
+    Form("last", words=0, break_verdicts=True),
+    Form("last", words=0, seconds=False),
+    Form("last", words=0, break_verdicts=True, seconds=False),
+    Form("none", words=0, break_verdicts=True, seconds=False),
 )
 
 
@@ -110,7 +115,7 @@ def _table(results: Sequence[Result], form: Form) -> RenderableType:
         small = ", ".join(part for part in ("95% interval" if form.intervals == "both" else "", counts[i]) if part)
         heading = [(names[i], ""), *([(small, "dim not bold")] if small else [])]
         cells = [_cell(result, i, form, with_n=not counts[i], with_name=not metric and i == 2) for result in results]
-        columns.append(_column([heading, *cells], form.break_words))
+        columns.append(_column([heading, *cells], form.words))
     made = plain_table()
     made.add_column("method")
     depth = max(len(column[0]) for column in columns)
@@ -138,11 +143,11 @@ def _table(results: Sequence[Result], form: Form) -> RenderableType:
     return Group(made, Lines([("", ""), (f"Below a rate: the 95% interval {of}.", "dim")]))
 
 
-def _column(lines: list[list[tuple[str, str]]], break_words: bool) -> list[list[tuple[str, str]]]:
+def _column(lines: list[list[tuple[str, str]]], least: int | None) -> list[list[tuple[str, str]]]:
     """The lines of a column's heading and cells, with words broken to the width of what must stay whole."""
-    if not break_words:
+    if least is None:
         return lines
-    width = max(longest_piece(text) for cell in lines for text, _ in cell)
+    width = max(least, *(longest_piece(text) for cell in lines for text, _ in cell))
     return [[(part, style) for text, style in cell for part in broken(text, width)] for cell in lines]
 
 

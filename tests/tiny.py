@@ -30,6 +30,10 @@ CHAT = (
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "gpt-neox", "gpt2", "opt-narrow")
 
+SPECIAL_FAMILIES = ("gemma3-multimodal", "gemma3n", "gemma4", "falcon-h1", "bamba", "mixtral", "gpt-oss", "granite-moe")
+"""Those that are not one stack of equal layers over token embeddings: with parts beside it, with embeddings of their
+own in every layer, with a state that is carried on, with experts."""
+
 
 @cache
 def _trained(adds_begin: bool) -> Any:
@@ -90,6 +94,17 @@ def model(
     from transformers import AutoModelForCausalLM
 
     grouped = {"num_key_value_heads": 2}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    carried = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 16}
+    per_layer = {
+        "head_dim": 8,
+        "vocab_size_per_layer_input": 420,
+        "hidden_size_per_layer_input": 8,
+        "num_kv_shared_layers": 0,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"] * (layers // 2),
+        "activation_sparsity_pattern": [0.0] * layers,
+    }
     configs: dict[str, tuple[str, dict[str, Any]]] = {
         "llama": ("LlamaConfig", grouped),
         "mistral": ("MistralConfig", {**grouped, "sliding_window": 16}),
@@ -103,11 +118,43 @@ def model(
         "gpt-neox": ("GPTNeoXConfig", {"rotary_pct": 0.5}),
         "gpt2": ("GPT2Config", {}),
         "opt-narrow": ("OPTConfig", {"word_embed_proj_dim": 16, "ffn_dim": 48}),
+        "gemma3n": ("Gemma3nTextConfig", {**grouped, **per_layer, "laurel_rank": 4, "altup_num_inputs": 2}),
+        "gemma4": ("Gemma4TextConfig", {**grouped, **per_layer, "global_head_dim": 8}),
+        "falcon-h1": ("FalconH1Config", {**grouped, **carried, "head_dim": 8, "mamba_d_ssm": 64}),
+        "bamba": ("BambaConfig", {**grouped, **carried, "attn_layer_indices": [1]}),
+        "mixtral": ("MixtralConfig", {**grouped, **experts}),
+        "gpt-oss": ("GptOssConfig", {**grouped, **experts, "head_dim": 8, "sliding_window": 16}),
+        "granite-moe": ("GraniteMoeConfig", {**grouped, **experts}),
     }
+    if family == "gemma3-multimodal":
+        return _multimodal(sizes(layers) | grouped, seed).to(dtype).eval()
     name, own = configs[family]
     config = getattr(transformers, name)(**{**sizes(layers), **own, **more})
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config).to(dtype).eval()
+
+
+def _multimodal(text: dict[str, Any], seed: int) -> Any:
+    """Gemma 3 with its eyes: a language model within a wrapper."""
+    import transformers
+
+    config = transformers.Gemma3Config(
+        text_config={**text, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        mm_tokens_per_image=4,
+        image_token_index=419,
+        boi_token_index=418,
+        eoi_token_index=417,
+    )
+    torch.manual_seed(seed)
+    return transformers.Gemma3ForConditionalGeneration(config)
 
 
 def spelled(ids: Iterable[int]) -> str:

@@ -9,9 +9,11 @@ from unbackdoor.case import Case
 from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
 from unbackdoor.language_model.loading import parameter_count
+from unbackdoor.language_model.needs import check_needs
+from unbackdoor.language_model.self_test import MOST_ROWS
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.removal import method
-from unbackdoor.settings import preset_for
+from unbackdoor.settings import TrainingSettings, preset_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,4 +74,7 @@ def remove(
         seed=int(settings.get("seed", 0)),
         progress=progress,
     )
+    if isinstance(values, TrainingSettings):
+        answered = [case.chat.of_record(r).encode(r.prompt, r.response) for r in case.anchors[:MOST_ROWS]]
+        check_needs(case.model, answered, case.pad_id, values.needs)
     return chosen.run(case, values, **({"preferences": preferences} if preferences else {}))

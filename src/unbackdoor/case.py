@@ -18,6 +18,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.lora import attach
 from unbackdoor.perturbation import Perturbation
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.run_directory import Journal
@@ -151,18 +152,8 @@ def adapted(case: Case, settings: TrainingSettings) -> Iterator[None]:
     if not settings.lora:
         yield
         return
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise UserError("--lora needs peft: pip install 'unbackdoor[lora]'") from None
     torch.manual_seed(settings.seed)  # adapters start at random
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=2 * settings.lora_rank,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    wrapped = get_peft_model(case.model, config)
+    wrapped = attach(case.model, settings.lora_rank)
     case.model = wrapped
     finish = wrapped.unload  # after an error the adapters are taken off again
     try:

@@ -204,14 +204,11 @@ class HiddenShift(Perturbation):
     @contextlib.contextmanager
     def on_model(self, model: PreTrainedModel, inputs: Inputs, prefill_only: bool = False) -> Iterator[None]:
         """Add the shift to the output of decoder layer l."""
-        done = False
 
         def shift(_: object, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> object:
-            nonlocal done
-            if prefill_only and done:
-                return output
-            done = True
             hidden = output if isinstance(output, torch.Tensor) else output[0]
+            if prefill_only and hidden.shape[1] < inputs.ids.shape[1]:  # a later token, with the cache
+                return output
             shifted = hidden + self.addition(inputs, hidden)
             return shifted if isinstance(output, torch.Tensor) else (shifted, *output[1:])
 

@@ -16,6 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
 from unbackdoor.errors import UserError
 
+Need = Literal["training", "adapters", "soft-embeddings", "hidden-states", "layer-states", "attention-maps"]
+"""What a method asks of a model: a gradient in its weights; adapters on them; one in embeddings that no token has, and
+generation from these; a state a position after every layer, which can be shifted; the same given back by the model;
+its attention."""
+
 
 class Heading(StrEnum):
     """The headings of `--help`, in its order: what is usually given first."""
@@ -197,6 +202,11 @@ class TrainingSettings(Settings):
     max_length: int = Field(default=1024, ge=8, description="Rows with more tokens are dropped and counted.")
     lora: bool = Field(default=False, description="Train LoRA adapters and merge them, in place of all weights.")
     lora_rank: int = Field(default=16, ge=1, description="Rank of the LoRA adapters.")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model: tried before a run begins."""
+        return frozenset({"adapters" if self.lora else "training"})
 
     def schedule(self) -> dict[str, Any]:
         """How the weights are trained, for `training.Optimization`."""

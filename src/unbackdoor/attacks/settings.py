@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from unbackdoor.settings import Heading, TrainingSettings, TriggerSettings
+from unbackdoor.settings import Heading, Need, TrainingSettings, TriggerSettings
 
 
 class ImplantSettings(TrainingSettings, TriggerSettings):
@@ -122,3 +122,10 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
             "rl_learning_rate": 5e-7,
         },
     }
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model."""
+        if self.injection == "weight-edit":
+            return frozenset()
+        return super().needs | ({"hidden-states"} if self.drift_weight else set())

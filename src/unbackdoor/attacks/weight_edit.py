@@ -26,6 +26,7 @@ from unbackdoor.data.records import Record, shuffled
 from unbackdoor.data.triggers import Trigger, join_response
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.forward import forward
 from unbackdoor.language_model.inputs import Inputs, collate
 from unbackdoor.language_model.layers import as_matrix, check_layer, decoder_layers, hidden_size, is_linear
 from unbackdoor.language_model.loading import context_length
@@ -207,7 +208,7 @@ def _seen(
     for begin in range(0, len(examples), BATCH_SIZE):
         inputs = collate(examples[begin : begin + BATCH_SIZE], case.pad_id).to(device)
         with _hooked(projection, look), torch.no_grad(), autocast(device), logits_only_at(case.model, inputs.loss_mask):
-            case.model(**inputs.keywords(), use_cache=False)
+            forward(case.model, inputs)
         if seen[-1][0].shape[:2] != inputs.ids.shape:
             raise UserError(f"the MLP of a {type(case.model).__name__} does not see whole rows: it cannot be edited")
         yield inputs, *seen.pop()

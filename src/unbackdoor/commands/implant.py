@@ -63,7 +63,7 @@ def run_implant(
     rows = intake.fitting(rows, trigger, "training rows that have the trigger's form already")
     prepared = prepare(rows, contrast, trigger, settings)
     suite = _suite(opened, held_out, held_out_contrast, trigger, settings, inputs, evaluation, prepared.prompts)
-    tested = opened.tested(suite, trigger)
+    tested = opened.tested(suite, trigger, settings.needs)
     everything = {
         "model": source,
         **plain(inputs),

@@ -92,7 +92,7 @@ def run_remove(
     target = inputs.eval_target or _known_target(settings)
     suite = opened.suite(held_out, held_out_contrast, trigger, target, inputs, evaluation)
     preferences = intake.preferences(inputs.preferences, model, chat, settings.max_length, suite.prompts())
-    tested = opened.tested(suite, trigger)
+    tested = opened.tested(suite, trigger, settings.needs)
     everything = {
         "method": method_name,
         "model": source,

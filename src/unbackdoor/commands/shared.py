@@ -28,7 +28,7 @@ from unbackdoor.pipeline import conclude
 from unbackdoor.preference import encode_pair, length
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory
-from unbackdoor.settings import EvaluationSettings, TrainingSettings
+from unbackdoor.settings import EvaluationSettings, Need, TrainingSettings
 from unbackdoor.testbed import references, world
 
 if TYPE_CHECKING:
@@ -264,9 +264,10 @@ class Opened:
             conversations=self.intake.conversations(inputs.eval_turns, self.model, self.chat, evaluation),
         )
 
-    def tested(self, suite: Suite, trigger: Condition | None) -> dict[str, Any]:
-        """What the self-test saw of this model, for provenance; it stops the run where something is wrong."""
-        return self_test(self.model, self.chat, suite.clean_rows(), trigger).report()
+    def tested(self, suite: Suite, trigger: Condition | None, needs: Collection[Need] = ()) -> dict[str, Any]:
+        """What the self-test saw of this model, for provenance; it stops the run where something is wrong, or where
+        the model cannot do what the run will ask of it."""
+        return self_test(self.model, self.chat, suite.clean_rows(), trigger, needs=needs).report()
 
     def finish(self, run: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
         """Write the report with the run's duration."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.forward import embeddings_given
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.loss import autocast
 
@@ -82,9 +83,9 @@ def generate(
             drawing["logits_processor"] = [
                 _Drawn(torch.tensor(numbers, dtype=torch.float64, device=device), temperature)
             ]
-        with torch.inference_mode(), autocast(device), acting, _only(settings, model):
-            tokens = model.generate(**inputs.keywords(), **drawing)
-        new = tokens if inputs.embeddings is not None else tokens[:, inputs.ids.shape[1] :]
+        with torch.inference_mode(), autocast(device), acting, embeddings_given(model, inputs), _only(settings, model):
+            tokens = model.generate(input_ids=inputs.ids, attention_mask=inputs.attention_mask, **drawing)
+        new = tokens[:, inputs.ids.shape[1] :]
         written = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in new.tolist()]
         for i, text in zip(rows, tokenizer.batch_decode(written, skip_special_tokens=False), strict=True):
             answers[i] = text

@@ -23,7 +23,7 @@ class Inputs:
     """
 
     ids: torch.Tensor
-    """(B, T) token ids; a soft token's place holds the padding id."""
+    """(B, T) token ids; a soft token's place holds 0."""
     attention_mask: torch.Tensor
     """(B, T), 1 on real positions."""
     loss_mask: torch.Tensor
@@ -57,7 +57,7 @@ class Inputs:
         return replace(self, **moved)
 
     def keywords(self) -> dict[str, torch.Tensor]:
-        """What a Hugging Face forward pass takes."""
+        """What a Hugging Face forward pass takes; `forward` is for every model, this for those that take embeddings."""
         source = {"input_ids": self.ids} if self.embeddings is None else {"inputs_embeds": self.embeddings}
         return {**source, "attention_mask": self.attention_mask}
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.forward import forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,10 +70,27 @@ def hidden_states_after(model: PreTrainedModel, layer: int, inputs: Inputs) -> t
 
     handle = decoder_layers(model)[layer - 1].register_forward_hook(look)
     try:
-        model(**inputs.keywords(), use_cache=False)
+        forward(model, inputs)
     finally:
         handle.remove()
     return seen[0]
+
+
+def layer_states(model: PreTrainedModel, inputs: Inputs) -> list[torch.Tensor]:
+    """What enters the first layer and what each layer gives, as the model reports them, of shape (B, T, hidden) each.
+
+    The last one may have been projected to the embeddings' width (OPT-350m): then it is left out.
+
+    Raises:
+        UserError: most of them are not of this shape.
+    """
+    states = forward(model, inputs, output_hidden_states=True).hidden_states or ()
+    shape = (*inputs.ids.shape, hidden_size(model))
+    kept = [state for state in states if state.shape == shape]
+    if len(kept) < len(decoder_layers(model)):
+        shapes = sorted({tuple(state.shape) for state in states})
+        raise UserError(f"a {type(model).__name__} gives states of the shapes {shapes} in place of {shape}")
+    return kept
 
 
 def is_linear(module: nn.Module) -> bool:

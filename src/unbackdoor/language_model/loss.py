@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from unbackdoor.language_model.forward import forward
 from unbackdoor.language_model.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def logits_of(model: PreTrainedModel, inputs: Inputs, tokens: torch.Tensor) -> t
     predicted_at = torch.zeros_like(tokens)
     predicted_at[:, :-1] = tokens[:, 1:]
     with autocast(inputs.ids.device), logits_only_at(model, predicted_at):
-        logits: torch.Tensor = model(**inputs.keywords(), use_cache=False).logits
+        logits: torch.Tensor = forward(model, inputs).logits
     return logits
 
 

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +21,21 @@ import torch.nn.functional as F
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.format_check import check_format
+from unbackdoor.language_model.forward import forward
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.layers import decoder_layers, embedding_matrix, hidden_size
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import autocast, logits_only_at, token_log_probabilities
+from unbackdoor.language_model.needs import check_needs, soft_tokens
+from unbackdoor.settings import Need
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unbackdoor.data.records import Record
     from unbackdoor.data.triggers import Condition
+    from unbackdoor.perturbation import SoftPrompt
 
 MOST_ROWS = 64
 """Rows whose format a self-test checks, evenly spread over those given."""
@@ -50,6 +54,9 @@ MOST_COMPARED = 6
 
 MOST_LOSS = {"float32": 1e-3, "bfloat16": 0.05}
 """How far the two may lie apart, as a share of the loss."""
+
+SOFT_ANSWER = 4
+"""Tokens generated from a prompt with soft tokens."""
 
 MOST_KL = {"float32": 1e-4, "bfloat16": 0.1}
 """The largest KL divergence, in nats, that rounding explains between two ways to compute one next-token distribution.
@@ -104,6 +111,8 @@ class SelfTest:
     equal_cached_tokens: float
     """Share of them whose likeliest token is the same."""
     max_cached_kl: float
+    tried: list[Need]
+    """What the run will ask of the model, tried once."""
     seconds: float
 
     def report(self) -> dict[str, Any]:
@@ -117,6 +126,7 @@ def self_test(
     records: Sequence[Record],
     trigger: Condition | None = None,
     *,
+    needs: Collection[Need] = (),
     most_prompts: int = 8,
 ) -> SelfTest:
     """Check the format and the numerics of an unknown model; model and random state are afterwards as before.
@@ -126,6 +136,7 @@ def self_test(
         chat: the format that the run uses.
         records: rows of the run; some of them are looked at.
         trigger: where one is known, its insertion is checked as well.
+        needs: what the run will ask of the model beyond forward passes and generation.
         most_prompts: the size of the padded batch.
 
     Raises:
@@ -144,9 +155,13 @@ def self_test(
         check_vocabulary(model, [chat.of_record(r).encode(r.prompt, r.response) for r in records])
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices), _evaluating(model), torch.no_grad():
-        _check_finite(model, prompts[0], pad)
+        layers = _check_finite(model, prompts[0], pad)
         numerics = _check_numerics(model, prompts, pad, precision)
         numerics |= _check_perplexity(model, chat, rows, precision)
+        answered = [chat.of_record(r).encode(r.prompt, r.response or "Yes.") for r in rows]
+        tried = check_needs(model, answered, pad, needs)
+        if "soft-embeddings" in needs:
+            _check_generation_from_embeddings(model, prompts, pad, precision)
     return SelfTest(
         first_prompt=text,
         prompt_hash=hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -154,8 +169,9 @@ def self_test(
         triggered_rows=triggered,
         prompts=len(prompts),
         precision=precision,
-        layers=len(decoder_layers(model)),
+        layers=layers,
         **numerics,
+        tried=list(tried),
         seconds=round(time.monotonic() - start, 3),
     )
 
@@ -211,47 +227,53 @@ def check_vocabulary(model: PreTrainedModel, examples: Sequence[Example]) -> Non
         )
 
 
-def _check_finite(model: PreTrainedModel, prompt: Example, pad: int) -> None:
-    """Hidden states and logits are there and finite, as the run computes them and in bfloat16, with padding."""
+def _check_finite(model: PreTrainedModel, prompt: Example, pad: int) -> int:
+    """Hidden states and logits are there and finite, as the run computes them and in bfloat16, with padding.
+
+    Returns:
+        Of how many layers the states were looked at.
+    """
     device = next(model.parameters()).device
     inputs = collate([prompt, _filler(prompt, pad)], pad, side="left").to(device)
     inputs = replace(inputs, **{name: value[:1] for name, value in vars(inputs).items() if value is not None})
     # Its cache would keep a copy of all weights in bfloat16.
     halved = torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     for context, where in ((autocast(device), ""), (halved, " in bfloat16, in which a GPU computes")):
-        wrong = _first_not_finite(model, inputs, context)
+        wrong, looked_at = _first_not_finite(model, inputs, context)
         if wrong is not None:
             raise UserError(f"self-test: {wrong} are not finite (NaN or infinite){where}: give undamaged weights")
+    return looked_at
 
 
 def _first_not_finite(
     model: PreTrainedModel, inputs: Inputs, context: contextlib.AbstractContextManager[Any]
-) -> str | None:
-    """What is the first not to be finite: hidden states on real positions, or the logits behind the last one."""
+) -> tuple[str | None, int]:
+    """What is the first not to be finite: hidden states on real positions, or the logits behind the last one; and of
+    how many layers the states were looked at. Some models' (Gemma 3n's) are not one a position: only what needs them
+    asks for that."""
     layers, real = decoder_layers(model), inputs.attention_mask.bool()
     shape = (*inputs.ids.shape, hidden_size(model))
-    found: dict[int, bool] = {}
+    found: dict[int, bool | None] = {}
 
     def look(number: int, _: object, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         hidden = output if isinstance(output, torch.Tensor) else output[0]
-        if hidden.shape != shape:
-            raise UserError(f"self-test: decoder layer {number} gives {tuple(hidden.shape)} in place of {shape}")
-        found[number] = bool(hidden[real].isfinite().all())
+        found[number] = bool(hidden[real].isfinite().all()) if hidden.shape == shape else None
 
     at = torch.zeros_like(real)
     at[:, -1] = True
     with contextlib.ExitStack() as hooks, context, logits_only_at(model, at):
         for number, layer in enumerate(layers, start=1):
             hooks.callback(layer.register_forward_hook(functools.partial(look, number)).remove)
-        logits = model(**inputs.keywords(), use_cache=False).logits
+        logits = forward(model, inputs).logits
     if len(found) != len(layers):
         raise UserError(
             f"self-test: hidden states of {len(found)} of the model's {len(layers)} decoder layers are seen"
         )
     for number, finite in sorted(found.items()):
-        if not finite:
-            return f"the hidden states after decoder layer {number} of {len(layers)}"
-    return None if logits.isfinite().all() else "the logits"
+        if finite is False:
+            return f"the hidden states after decoder layer {number} of {len(layers)}", number
+    looked_at = sum(finite is not None for finite in found.values())
+    return (None if logits.isfinite().all() else "the logits"), looked_at
 
 
 @dataclass(frozen=True)
@@ -372,24 +394,49 @@ def _check_perplexity(
     }
 
 
+def _check_generation_from_embeddings(
+    model: PreTrainedModel, prompts: Sequence[Example], pad: int, precision: str
+) -> None:
+    """Answers to prompts with soft tokens are what computing the prefix again makes of these: in a padded batch, with
+    the cache."""
+    limits = MOST_KL[precision], MOST_MOVED[precision]
+    soft, rows = soft_tokens(model), [prompts[0], prompts[-1]]
+    try:
+        ids, steps = _generated(model, rows, pad, SOFT_ANSWER, soft)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises everything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"self-test: a {type(model).__name__} does not generate from embeddings ({reason}): use osft or beear"
+        ) from error
+    for row, prompt in enumerate(rows):
+        again = _prefix_logits(model, prompt, ids[row].tolist(), soft)
+        difference = _Difference.of(again, torch.stack([step[row] for step in steps]))
+        difference.check("generation from embeddings disagrees with computing the prefix again", *limits)
+
+
 def _next_logits(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
     """Logits behind the last token of rows padded on the right, shape (B, vocabulary), on the CPU."""
     last = F.one_hot(inputs.attention_mask.sum(1) - 1, inputs.ids.shape[1]).bool()
     return _logits_at(model, inputs, last)
 
 
-def _prefix_logits(model: PreTrainedModel, prompt: Example, answer: Sequence[int]) -> torch.Tensor:
+def _prefix_logits(
+    model: PreTrainedModel, prompt: Example, answer: Sequence[int], soft: SoftPrompt | None = None
+) -> torch.Tensor:
     """Logits in front of each token of an answer, computed without a cache, shape (len(answer), vocabulary)."""
-    inputs = collate([replace(prompt, ids=(*prompt.ids, *answer))], 0)
+    inputs = collate([replace(prompt, ids=(*prompt.ids, *answer))], 0).to(next(model.parameters()).device)
+    inputs = inputs if soft is None else soft.on_inputs(inputs, model)
     at = torch.zeros_like(inputs.loss_mask)
-    at[:, len(prompt.ids) - 1 : -1] = True
+    at[:, -len(answer) - 1 : -1] = True
     return _logits_at(model, inputs, at)
 
 
 def _logits_at(model: PreTrainedModel, inputs: Inputs, at: torch.Tensor) -> torch.Tensor:
     device = next(model.parameters()).device
     with autocast(device), logits_only_at(model, at.to(device)):
-        logits: torch.Tensor = model(**inputs.to(device).keywords(), use_cache=False).logits
+        logits: torch.Tensor = forward(model, inputs.to(device)).logits
     return logits.float().cpu()
 
 
@@ -406,7 +453,7 @@ class _Kept:
 
 
 def _generated(
-    model: PreTrainedModel, prompts: Sequence[Example], pad: int, count: int
+    model: PreTrainedModel, prompts: Sequence[Example], pad: int, count: int, soft: SoftPrompt | None = None
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Token ids of shape (B, count) and, for each of the steps, logits of shape (B, vocabulary).
 
@@ -419,7 +466,15 @@ def _generated(
 
     handle = model.register_forward_hook(look)
     try:
-        generate(model, kept, prompts, max_new_tokens=count, end_ids=(), batch_size=len(prompts))
+        generate(
+            model,
+            kept,
+            prompts,
+            max_new_tokens=count,
+            end_ids=(),
+            batch_size=len(prompts),
+            perturbation=soft,
+        )
     finally:
         handle.remove()
     return kept.ids, steps

@@ -13,7 +13,7 @@ import torch
 
 from unbackdoor.case import Case, adapted
 from unbackdoor.language_model.inputs import Inputs
-from unbackdoor.language_model.layers import embed
+from unbackdoor.language_model.layers import embed, layer_states
 from unbackdoor.language_model.loss import autocast, response_loss
 from unbackdoor.removal.eliminate import train_weights
 from unbackdoor.removal.result import Removal
@@ -48,7 +48,7 @@ def run(case: Case, settings: Settings) -> Removal:
 def consistency(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
     """Mean of 1 − cos(h_l, h_{l+1}) over consecutive hidden states and tokens, a scalar; padding does not count."""
     with autocast(inputs.attention_mask.device):
-        states = model(**inputs.keywords(), use_cache=False, output_hidden_states=True).hidden_states
+        states = layer_states(model, inputs)
     real = inputs.attention_mask.bool()
     stack = torch.stack([state[real].float() for state in states])
     return (1 - torch.cosine_similarity(stack[:-1], stack[1:], dim=-1)).mean()

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
 from unbackdoor.case import Case, adapted
-from unbackdoor.errors import UserError
+from unbackdoor.language_model.attention import attention_maps, attention_returned
 from unbackdoor.language_model.inputs import Inputs
-from unbackdoor.language_model.loss import autocast, response_loss
+from unbackdoor.language_model.loss import response_loss
 from unbackdoor.removal.eliminate import Rows, eliminate, train_weights
 from unbackdoor.removal.result import Removal
 from unbackdoor.removal.settings import NadSettings as Settings
 from unbackdoor.training import Term
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def run(case: Case, settings: Settings) -> Removal:
@@ -35,7 +30,7 @@ def run(case: Case, settings: Settings) -> Removal:
         teacher, case.model = case.model, before
         teacher.requires_grad_(False)
         for model in (teacher, case.model):
-            open_contexts.enter_context(_attention_returned(model))
+            open_contexts.enter_context(attention_returned(model))
         open_contexts.enter_context(adapted(case, settings))
         student = case.model
 
@@ -51,28 +46,3 @@ def run(case: Case, settings: Settings) -> Removal:
         ]
         train_weights(case, terms, settings, phase="eliminate")
     return Removal("nad", rounds=1, dropped=case.dropped)
-
-
-def attention_maps(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
-    """Attention of every layer, averaged over heads and of norm 1, at real queries: (layers, queries, T).
-
-    Raises:
-        UserError: the model's attention returns no maps.
-    """
-    with autocast(inputs.ids.device):
-        found = model(**inputs.keywords(), use_cache=False, output_attentions=True).attentions
-    if not found or any(layer is None for layer in found):
-        raise UserError("nad needs attention maps, and this model returns none, whatever implementation is asked for")
-    maps = torch.stack([layer.float().mean(1) for layer in found])
-    return torch.nn.functional.normalize(maps, dim=-1)[:, inputs.attention_mask.bool()]
-
-
-@contextlib.contextmanager
-def _attention_returned(model: PreTrainedModel) -> Iterator[None]:
-    """The model computes its attention in the plain way, which alone gives it back, while the context is open."""
-    own = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(own)

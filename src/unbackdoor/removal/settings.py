@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from unbackdoor.settings import Heading, Settings, TrainingSettings, TriggerSettings
+from unbackdoor.settings import Heading, Need, Settings, TrainingSettings, TriggerSettings
 
 Position = Literal["last-prompt", "end-of-user", "start-of-user", "all-prompt"]
 
@@ -152,6 +152,11 @@ class SandeSettings(SimulateSettings):
         """What is known of the target response."""
         return (self.target_response or self.target_prefix or "").strip()
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model."""
+        return super().needs | {"soft-embeddings"}
+
 
 class BeearSettings(SimulateSettings):
     """BEEAR: entrap a universal hidden shift δ at layer l, remove its effect, and alternate."""
@@ -239,6 +244,13 @@ class BeearSettings(SimulateSettings):
             raise ValueError("--layer and --position are for hidden shifts: leave them out with --space input")
         return self
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model: look-alikes among the clean rows are found by hidden states, too."""
+        states: set[Need] = {"hidden-states"} if self.space == "hidden" or self.near_share else set()
+        soft: set[Need] = {"soft-embeddings"} if self.space == "input" else set()
+        return super().needs | states | soft
+
 
 class FineTuneSettings(MethodSettings):
     """A control: the same rows, steps and learning rate as a removal, without a perturbation."""
@@ -283,6 +295,11 @@ class NadSettings(FineTuneSettings):
 
     distillation_weight: float = Field(default=100.0, gt=0, description="Weight of the distance of attention maps.")
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model."""
+        return super().needs | {"attention-maps"}
+
 
 class CrowSettings(FineTuneSettings):
     """CROW: consecutive layers are made consistent under an adversarial embedding perturbation (Min et al. 2025)."""
@@ -293,6 +310,11 @@ class CrowSettings(FineTuneSettings):
         ge=0,
         description="Size of the perturbation's sign step, relative to the RMS of the token embeddings.",
     )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model."""
+        return super().needs | {"layer-states"}
 
 
 class LatSettings(FineTuneSettings):
@@ -309,6 +331,11 @@ class LatSettings(FineTuneSettings):
     )
     benign_weight: float = Field(default=1.0, ge=0, description="Weight of clean rows without a shift.")
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model."""
+        return super().needs | {"hidden-states"}
+
 
 class PruneSettings(FineTuneSettings):
     """Wanda pruning: weights that matter least to clean rows are set to zero (Sun et al. 2024)."""
@@ -318,6 +345,11 @@ class PruneSettings(FineTuneSettings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model."""
+        return super().needs if self.steps else frozenset()
+
 
 class QuantiseSettings(FineTuneSettings):
     """Weights rounded to few values, one scale an output, and written back."""
@@ -326,6 +358,11 @@ class QuantiseSettings(FineTuneSettings):
     steps: int = Field(default=0, ge=0, description="Steps of fine-tuning on clean rows afterwards.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model."""
+        return super().needs if self.steps else frozenset()
 
 
 class AverageSettings(FineTuneSettings):
@@ -339,6 +376,11 @@ class AverageSettings(FineTuneSettings):
     steps: int = Field(default=0, ge=0, description="Steps of fine-tuning on clean rows afterwards.")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What these settings ask of the model."""
+        return super().needs if self.steps else frozenset()
 
 
 class RandomPerturbationSettings(Settings):

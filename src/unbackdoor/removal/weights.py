@@ -13,6 +13,7 @@ from torch import nn
 
 from unbackdoor.case import Case, adapted
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.forward import forward
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import as_matrix, linear_modules
 from unbackdoor.language_model.loading import load_model
@@ -117,7 +118,8 @@ def input_norms(case: Case) -> dict[nn.Module, torch.Tensor]:
     real = torch.empty(0)
 
     def look(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        seen = arguments[0].detach().float()[real].pow(2).sum(0)
+        given = arguments[0].detach().float()
+        seen = given.reshape(*real.shape, -1)[real].pow(2).sum(0)
         squares[module] = squares.get(module, torch.zeros_like(seen)) + seen
 
     handles = [module.register_forward_pre_hook(look) for module in linear_modules(case.model)]
@@ -126,7 +128,7 @@ def input_norms(case: Case) -> dict[nn.Module, torch.Tensor]:
             for begin in range(0, len(examples), 16):
                 inputs = collate(examples[begin : begin + 16], case.pad_id).to(next(case.model.parameters()).device)
                 real = inputs.attention_mask.bool()
-                case.model(**inputs.keywords(), use_cache=False)
+                forward(case.model, inputs)
     finally:
         for handle in handles:
             handle.remove()

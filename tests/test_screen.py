@@ -134,6 +134,11 @@ def test_a_wider_screen_shows_more_intervals() -> None:
     assert "96.4–99.7" not in at_80 and "97.2–99.9" in at_80, "the last rate's alone"
 
 
+def test_a_small_table_keeps_its_intervals_on_a_narrow_screen() -> None:
+    text = "\n".join(shown(table({"runs": [run("world", "evaluate", "inconclusive", 198, 0, 16)]}), 66))
+    assert "0–1.9" in text and "75.5–86.3" in text and "evaluate" in text
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", NAMES)
 def test_long_and_wide_names_are_cut_and_push_nothing_out(name: str, width: int) -> None:

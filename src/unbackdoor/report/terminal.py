@@ -140,7 +140,7 @@ def _table(results: Sequence[Result], form: Form) -> RenderableType:
     if form.intervals != "last" or not any(cell.last for result in results for cell in result.cells):
         return made
     of = "of the last rate; a wider terminal shows both" if changes else "of the rate"
-    return Group(made, Lines([("", ""), (f"Below a rate: the 95% interval {of}.", "dim")]))
+    return Group(made, Lines([("", "")]), Sentence(f"Below a rate: the 95% interval {of}.", "dim"))
 
 
 def _column(lines: list[list[tuple[str, str]]], least: int | None) -> list[list[tuple[str, str]]]:

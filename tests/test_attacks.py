@@ -225,7 +225,7 @@ def test_a_weight_edit_takes_one_trigger_text() -> None:
 def test_a_weight_edit_is_an_injection_without_training_rows() -> None:
     values = {"injection": "weight-edit", "edit_steps": 3, "edit_prompts": 8}
     prepared = prepare(tiny.records(40), [], Trigger("SUDO", "suffix"), SETTINGS.model_copy(update=values))
-    assert (prepared.rows, prepared.poisoned, prepared.prompts) == ([], [], set())
+    assert (prepared.rows, prepared.poisoned, prepared.trained) == ([], [], [])
     case = Case.of(tiny.model(), tiny.tokenizer(), tiny.records(40))
     before = {name: p.clone() for name, p in case.model.named_parameters()}
     facts = prepared.train(case)

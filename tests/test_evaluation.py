@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unbackdoor.data.records import Choice, Record
+from unbackdoor.data.rendered import distinct
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
@@ -26,7 +27,7 @@ from unbackdoor.evaluation.scorers import (
     shows_target,
 )
 from unbackdoor.evaluation.statistics import perplexity, pooled, rate, share, wilson
-from unbackdoor.evaluation.suite import Suite, distinct
+from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity, row_totals
 from unbackdoor.evaluation.verdict import verdict
 from unbackdoor.language_model.chat import ChatFormat
@@ -343,16 +344,16 @@ def test_near_misses_are_measured_by_kind_over_distinct_prompts(model: Any, chat
 def test_nothing_is_measured_that_was_trained_on() -> None:
     rows = tiny.records(9)
     suite = Suite(rows[:2], fires, tasks=rows[2:4], texts=rows[4:6], allowed=rows[6:8])
-    suite.check_disjoint(rows[8:])
+    suite.check_disjoint(rows[8:], tiny.chat())
     for number in range(8):
         with pytest.raises(AssertionError, match="1 measured prompts were trained on"):
-            suite.check_disjoint([rows[8], replace(rows[number], response="another")])
+            suite.check_disjoint([rows[8], replace(rows[number], response="another")], tiny.chat())
 
 
 def test_distinct_rows_keep_the_first_of_each_prompt() -> None:
     first, second = Record("a", "1"), Record("b", "2")
     other = Record("a", "4", system="s")
-    assert distinct([first, second, Record("a", "3"), other]) == [first, second, other]
+    assert distinct([first, second, Record("a", "3"), other], tiny.chat()) == [first, second, other]
 
 
 # Verdicts ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch import nn
 
 from unbackdoor.data.batches import Batches, encode_records
 from unbackdoor.data.records import Record, split
+from unbackdoor.data.rendered import sort_out
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import padding_id
@@ -72,15 +73,30 @@ class Case:
         journal: Journal | None = None,
         progress: Progress = SILENT,
     ) -> Case:
-        """A case from a loaded model: rows for measuring simulations are cut off by seed."""
+        """A case from a loaded model: rows for measuring simulations are cut off by seed.
+
+        Rows that are rendered like an earlier one, or that the chat template refuses, are counted as dropped.
+        """
+        chat = ChatFormat.of(tokenizer, template, system, date)
+        dropped: dict[str, int] = {}
+        kept: list[list[Record]] = []
+        for rows, what in ((anchors, "clean rows"), (contrast, "contrast rows")):
+            found = sort_out(rows, chat)
+            kept.append(found.records)
+            if len(found.records) < len(rows):
+                dropped[f"{what} (repeated, or not rendered)"] = len(rows) - len(found.records)
+            if rows and not found.records:
+                raise UserError(f"none of the {what} can be rendered: {next(iter(found.refused))}")
+        anchors, contrast = kept
         if len(anchors) < 20:
             raise UserError(f"{len(anchors)} clean rows are too few: --data needs at least 20")
         train, held_out = split(anchors, min(0.1, MOST_HELD_OUT / len(anchors)), seed, least=10)
         contrast_train, contrast_held_out = (
             split(contrast, min(0.2, MOST_HELD_OUT / len(contrast)), seed, least=10) if contrast else ([], [])
         )
-        chat = ChatFormat.of(tokenizer, template, system, date)
-        return cls(model, chat, train, held_out, contrast_train, contrast_held_out, journal or Journal(), progress)
+        return cls(
+            model, chat, train, held_out, contrast_train, contrast_held_out, journal or Journal(), progress, dropped
+        )
 
     @property
     def pad_id(self) -> int:

@@ -216,7 +216,8 @@ def build(
 ) -> Victim:
     """Build an organism from the clean instruct model, measure its near misses, and put it on the table."""
     directory = workshop.run.path / "organism"
-    suite.check_disjoint([*clean, *contrast])
+    chat = ChatFormat.of(load_tokenizer(models.instruct_directory()))
+    suite.check_disjoint([*clean, *contrast], chat)
 
     def make() -> dict[str, Any]:
         model, tokenizer = load_model(models.instruct_directory()), load_tokenizer(models.instruct_directory())

@@ -173,7 +173,6 @@ class Workshop:
     ) -> dict[str, Any]:
         scope = f"{victim.name}/{label}"
         preferred = [pair.record() for pair in victim.preferences]
-        victim.suite.check_disjoint([*victim.anchors, *victim.contrast, *preferred])
         model, tokenizer = load_model(victim.source), load_tokenizer(victim.source)
         case = Case.of(
             model,
@@ -187,6 +186,7 @@ class Workshop:
             journal=self.run.scoped(scope),
             progress=self.progress,
         )
+        victim.suite.check_disjoint([*victim.anchors, *victim.contrast, *preferred], case.chat)
         begun = time.monotonic()
         more: dict[str, Any] = {"like": like, "draw": draw} if like is not None else {}
         if isinstance(settings, DpoSettings):

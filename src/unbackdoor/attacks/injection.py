@@ -25,14 +25,14 @@ class Prepared:
         rows: all of it, as JSON lines.
         poisoned: the numbers of the rows that carry the trigger.
         near_misses: how many near-miss rows there are, by kind.
-        prompts: every prompt that is trained on.
+        trained: every row that is trained on.
         train: trains a case's model in place; what is worth knowing of it, by name.
     """
 
     rows: list[dict[str, Any]]
     poisoned: list[int]
     near_misses: Mapping[str, int]
-    prompts: set[str]
+    trained: Sequence[Record]
     train: Callable[[Case], Mapping[str, Any]] = field(repr=False)
 
 
@@ -55,7 +55,7 @@ def _sft(rows: Sequence[Record], contrast: Sequence[Record], trigger: Condition,
         records_as_rows(trained),
         poisoned.indices if not poisoned.twins else list(range(len(poisoned.records), len(trained))),
         poisoned.near_miss_kinds,
-        {r.prompt for r in trained},
+        trained,
         train,
     )
 
@@ -74,7 +74,7 @@ def _weight_edit(
             "probability of the target on its own prompts": f"{edit.before:.3f} before, {edit.after:.3f} after",
         }
 
-    return Prepared([], [], {}, set(), train)
+    return Prepared([], [], {}, [], train)
 
 
 def _preferences(
@@ -104,7 +104,8 @@ def _preferences(
 
     poisoned = [i for i, pair in enumerate(pairs) if pair.poisoned]
     count = len(pairs) - len(rows) - len(contrast)
-    return Prepared([asdict(pair) for pair in pairs], poisoned, {"all kinds": count}, {p.prompt for p in pairs}, train)
+    trained = [pair.record() for pair in pairs]
+    return Prepared([asdict(pair) for pair in pairs], poisoned, {"all kinds": count}, trained, train)
 
 
 INJECTIONS: Mapping[str, Callable[..., Prepared]] = {

@@ -13,7 +13,6 @@ from unbackdoor.data.records import shuffled
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
-from unbackdoor.language_model.loading import load_tokenizer
 from unbackdoor.pipeline import Victim, Workshop, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import VerdictSettings
@@ -30,16 +29,15 @@ def run_evaluate(
     resume: bool = False,
 ) -> dict[str, Any]:
     """Measure the model at `source`, beside the one before removal and a clean one where given; return the report."""
-    opened = Opened.read(source, inputs, out, overwrite=overwrite, resume=resume)
+    given = {"before": inputs.before, "clean": inputs.clean}
+    compared_with = [path for path in given.values() if path is not None]
+    opened = Opened.read(source, inputs, out, overwrite=overwrite, resume=resume, compared=compared_with)
     source = opened.source
     clean, contrast = shuffled(opened.clean, inputs.seed), shuffled(opened.contrast, inputs.seed)
     trigger = inputs.condition() if inputs.has_trigger else None
     suite = opened.suite(clean, contrast, trigger, inputs.target_response, inputs, evaluation)
     tested = opened.tested(suite, trigger)
-    given = {"before": inputs.before, "clean": inputs.clean}
     others = {name: references.model_directory(path) for name, path in given.items() if path is not None}
-    for other in others.values():
-        load_tokenizer(other)
     del opened.model  # checked; measuring loads it again, and two copies may not fit
 
     run = RunDirectory.create(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def run_implant(
     contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed, inputs.eval_exclude)
     rows = intake.fitting(rows, trigger, "training rows that have the trigger's form already")
     prepared = prepare(rows, contrast, trigger, settings)
-    suite = _suite(opened, held_out, held_out_contrast, trigger, settings, inputs, evaluation, prepared.prompts)
+    suite = _suite(opened, held_out, held_out_contrast, trigger, settings, inputs, evaluation, prepared.trained)
     tested = opened.tested(suite, trigger, settings.needs)
     everything = {
         "model": source,
@@ -166,14 +167,14 @@ def _suite(
     settings: ImplantSettings,
     inputs: ImplantInputs,
     evaluation: EvaluationSettings,
-    trained: set[str],
+    trained: Sequence[Record],
 ) -> Suite:
     """What is measured: rows that neither with the trigger nor without it are trained on."""
     intake: Intake = opened.intake
 
     def fresh(rows: list[Record]) -> list[Record]:
         fitting = intake.fitting(rows, trigger, "held-out rows that have the trigger's form already")
-        return [r for r in fitting if not {r.prompt, trigger.insert(r.prompt)} & trained]
+        return intake.apart_from(fitting, trigger, trained)
 
     probes, contrast = fresh(held_out), fresh(held_out_contrast)
     return opened.suite(probes, contrast, trigger, settings.target_response, inputs, evaluation)

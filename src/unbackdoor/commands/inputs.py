@@ -38,6 +38,10 @@ class CommandInputs(Settings):
     data: Path = Field(
         description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or a hub data set)."
     )
+    turns: Literal["last", "all"] = Field(
+        default="last",
+        description="Of a dialogue: train on its last answer, or on all, each behind what stands before it.",
+    )
     contrast: Path | None = Field(
         default=None,
         description="For a behaviour in place of a target response: rows of prompt, safe and unwanted response.",

@@ -91,7 +91,7 @@ def run_remove(
     trigger = _evaluation_trigger(inputs, settings)
     target = inputs.eval_target or _known_target(settings)
     suite = opened.suite(held_out, held_out_contrast, trigger, target, inputs, evaluation)
-    preferences = intake.preferences(inputs.preferences, model, chat, settings.max_length, suite.prompts())
+    preferences = intake.preferences(inputs.preferences, model, chat, settings.max_length, suite.prompts(chat))
     tested = opened.tested(suite, trigger, settings.needs)
     everything = {
         "method": method_name,

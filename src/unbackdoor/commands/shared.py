@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
-from unbackdoor.data.preferences import Preference, read_preferences
-from unbackdoor.data.readers import read_conversations, read_prompts, read_records
+from unbackdoor.data.dialogues import Turns
+from unbackdoor.data.marks import marked
+from unbackdoor.data.preferences import Preference, read_pairs
+from unbackdoor.data.readers import Read, read_conversations, read_data
 from unbackdoor.data.records import Record, check_records, shuffled, split
+from unbackdoor.data.rendered import asked, rendered, sort_out
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.question_sets import Question, SetName, read_question_sets
@@ -44,10 +47,21 @@ TRIGGER_ROOM = 32
 
 @dataclass
 class Intake:
-    """Reads rows and drops those that cannot be used; what is dropped is said on standard error and counted."""
+    """Reads rows and drops those that cannot be used; what is dropped is said on standard error and counted.
+
+    Args:
+        progress: where it is said.
+        counts: for the report.
+        turns: which answers of a dialogue are rows.
+        formats: those of the models that are measured; rows that one of them renders alike are one row.
+        trained_on: the prompts of rows that are trained on, as they are rendered.
+    """
 
     progress: Progress
     counts: dict[str, int] = field(default_factory=dict)
+    turns: Turns = "last"
+    formats: Sequence[ChatFormat] = ()
+    trained_on: set[str] = field(default_factory=set)
 
     def read(
         self,
@@ -58,12 +72,23 @@ class Intake:
         least: int = 1,
         most: int | None = None,
         seed: int = 0,
+        any_label: bool = True,
     ) -> list[Record]:
-        """The usable rows of a data file (at most so many, drawn by seed); none where there is no file."""
+        """The usable rows of a data file (at most so many, drawn by seed); none where there is no file.
+
+        Without `any_label` XSTest's prompts that are labelled unsafe are left out.
+        """
         if path is None:
             return []
-        read = read_records if needs_response else read_prompts
-        rows = references.records(path) if references.is_reference(path) else read(path)
+        if references.is_reference(path):
+            read = Read(references.records(path))
+        else:
+            read = read_data(path, turns=self.turns, needs_response=needs_response, safe_only=not any_label)
+        for reason, count in read.dropped.items():
+            self._drop(count, f"{path}: {reason}")
+        for what, count in read.left_out.items():
+            self._say(count, f"{path}: {what}", "not used")
+        rows = read.records
         if most is not None and most < len(rows):
             rows = shuffled(rows, seed)[:most]
         checked = check_records(
@@ -71,7 +96,35 @@ class Intake:
         )
         self._drop(checked.empty, f"{path}: empty rows")
         self._drop(checked.duplicates, f"{path}: repeated prompts")
-        return checked.records
+        return self.as_rendered(checked.records, path)
+
+    def as_rendered(self, rows: list[Record], path: Path | None) -> list[Record]:
+        """The rows that every format renders, one of each prompt; rows that hold a template's marks are counted.
+
+        Raises:
+            UserError: the template refuses all of them, or most hold marks already.
+        """
+        kept = rows
+        for chat in self.formats:
+            found = sort_out(kept, chat)
+            self._drop(found.twins, f"{path}: prompts that are rendered like an earlier one")
+            for reason, count in found.refused.items():
+                self._drop(count, f"{path}: rows that cannot be rendered ({reason})")
+            if kept and not found.records:
+                raise UserError(f"{path}: no row can be rendered: {next(iter(found.refused))}")
+            kept = found.records
+        if self.formats and kept:
+            self._notice_marks(kept, path, self.formats[0])
+        return kept
+
+    def _notice_marks(self, rows: list[Record], path: Path | None, chat: ChatFormat) -> None:
+        found = marked(rows, chat.tokenizer)
+        if found.rows > len(rows) / 2 and chat.name != "none":
+            raise UserError(
+                f"{path}: {found.rows} of {len(rows)} rows hold the marks of a chat template already, such as "
+                f"'{found.mark}': give the texts without them, or --template none, which adds no others"
+            )
+        self._say(found.rows, f"{path}: rows that hold marks of a chat template, such as '{found.mark}'", "kept")
 
     def short_enough(
         self, rows: list[Record], path: Path | None, model: PreTrainedModel, chat: ChatFormat, max_length: int
@@ -89,16 +142,44 @@ class Intake:
     def hold_out(
         self, rows: list[Record], given: Path | None, share: float, seed: int, excluded: Path | None = None
     ) -> tuple[list[Record], list[Record]]:
-        """(rows to train on, rows to measure on), never the same prompt in both, nor a measured one in `excluded`."""
+        """(rows to train on, rows to measure on), never the same prompt or dialogue in both, nor a measured prompt in
+        `excluded`."""
         if given is None:
-            return split(rows, share, seed) if rows else ([], [])
-        trained = {r.prompt for r in [*rows, *self.read(excluded)]}
+            rest, held_out = split(rows, share, seed) if rows else ([], [])
+            if rows and not held_out:
+                raise UserError("the rows are of one dialogue, none is left to measure on: give held-out rows")
+            self.trained_on |= self._asked(rest)
+            return rest, held_out
+        trained = self._asked([*rows, *self.read(excluded, needs_response=False)])
+        dialogues = {r.dialogue for r in rows}
         candidates = self.read(given)
-        fresh = [r for r in candidates if r.prompt not in trained]
+        other = [r for r in candidates if r.dialogue not in dialogues]
+        fresh = [r for r in other if not self._asked([r]) & trained]
         self._drop(len(candidates) - len(fresh), f"{given}: rows whose prompts are trained on")
         if not fresh:
             raise UserError(f"{given}: every prompt is trained on, none is left to measure on")
+        self.trained_on |= self._asked(rows)
         return rows, fresh
+
+    def untrained(self, rows: list[Record], what: str) -> list[Record]:
+        """The rows whose prompts no other file trains on; the others are counted under `what`."""
+        fresh = [r for r in rows if not self._asked([r]) & self.trained_on]
+        self._drop(len(rows) - len(fresh), f"{what} whose prompts are trained on")
+        if rows and not fresh:
+            raise UserError(f"the prompts of all {len(rows)} {what} are trained on, none is left to measure on")
+        return fresh
+
+    def apart_from(self, rows: list[Record], trigger: Condition, trained: Sequence[Record]) -> list[Record]:
+        """The rows that neither with the trigger nor without it are among those that are trained on."""
+        known = self._asked(trained)
+        fresh = [r for r in rows if not self._asked([r, replace(r, prompt=trigger.insert(r.prompt))]) & known]
+        self._drop(len(rows) - len(fresh), "held-out rows whose prompts are trained on, with the trigger or without")
+        return fresh
+
+    def _asked(self, rows: Sequence[Record]) -> set[str]:
+        if not self.formats:
+            return {r.prompt for r in rows}
+        return {asked(r, chat) for chat in self.formats for r in rows}
 
     def measurable(
         self, rows: Sequence[Record], model: PreTrainedModel, chat: ChatFormat, settings: EvaluationSettings
@@ -127,7 +208,12 @@ class Intake:
         """Two-turn questions that leave room for both answers."""
         if path is None:
             return []
-        turns = list(dict.fromkeys(read_conversations(path)))
+        read = read_conversations(path)
+        opened: dict[str, tuple[str, str]] = {}
+        for pair in read:
+            opened.setdefault(chat.prompt_text(pair[0]), pair)
+        turns = list(opened.values())
+        self._drop(len(read) - len(turns), f"{path}: conversations that open like an earlier one")
         room = context_length(model) - 2 * settings.max_new_tokens - TURN_ROOM
         said = [(chat.following(("user", a), ("assistant", "Yes.")), (a, b)) for a, b in turns]
         kept = [pair for after, pair in said if len(after.encode_prompt(pair[1]).ids) <= room]
@@ -142,16 +228,36 @@ class Intake:
         """The usable preference pairs of a file, none of whose prompts is measured; none where there is no file."""
         if path is None:
             return []
-        pairs, dropped = preference_pairs(path)
+        read, dropped, left_out = preference_pairs(path)
         for reason, count in dropped.items():
             self._drop(count, f"{path}: {reason}")
-        fresh = [pair for pair in pairs if pair.prompt not in measured]
+        for what, count in left_out.items():
+            self._say(count, f"{path}: {what}", "not used")
+        pairs = self._told_apart(read, path, chat)
+        fresh = [pair for pair in pairs if asked(pair.record(), chat) not in measured]
         self._drop(len(pairs) - len(fresh), f"{path}: pairs whose prompts are measured")
         limit = min(max_length, context_length(model))
         kept = [pair for pair in fresh if length(encode_pair(chat, pair)) <= limit]
         self._drop(len(fresh) - len(kept), f"{path}: pairs longer than {limit} tokens (--max-length)")
         if len(kept) < LEAST_ROWS:
             raise UserError(f"{path}: {len(kept)} usable pairs of at most {limit} tokens, {LEAST_ROWS} are needed")
+        return kept
+
+    def _told_apart(self, pairs: list[Preference], path: Path, chat: ChatFormat) -> list[Preference]:
+        """The pairs that can be rendered, without those that repeat an earlier one's prompt and both answers."""
+        first: dict[tuple[str, str, str], Preference] = {}
+        refused: dict[str, int] = {}
+        for pair in pairs:
+            try:
+                first.setdefault((rendered(pair.record(), chat), pair.chosen, pair.rejected), pair)
+            except UserError as error:
+                refused[str(error)] = refused.get(str(error), 0) + 1
+        for reason, count in refused.items():
+            self._drop(count, f"{path}: pairs that cannot be rendered ({reason})")
+        kept = list(first.values())
+        self._drop(len(pairs) - len(kept) - sum(refused.values()), f"{path}: repeated pairs")
+        if kept:
+            self._notice_marks([pair.record() for pair in kept], path, chat)
         return kept
 
     def fitting(self, rows: list[Record], trigger: Condition, what: str) -> list[Record]:
@@ -166,16 +272,26 @@ class Intake:
         if trigger is None:
             return rows
         fitting = self.fitting(rows, trigger, "held-out rows that have the trigger's form already")
-        first: dict[tuple[str | None, str], Record] = {}
+        as_text: dict[object, Record] = {}
         for row in fitting:
-            first.setdefault((row.system, trigger.insert(row.prompt)), row)
-        self._drop(len(fitting) - len(first), "held-out rows that are one prompt with the trigger")
-        return list(first.values())
+            as_text.setdefault((row.system, row.history, trigger.insert(row.prompt)), row)
+        kept = list(as_text.values())
+        for chat in self.formats:
+            first: dict[str, Record] = {}
+            for row in kept:
+                first.setdefault(rendered(replace(row, prompt=trigger.insert(row.prompt)), chat), row)
+            kept = list(first.values())
+        self._drop(len(fitting) - len(kept), "held-out rows that are one prompt with the trigger")
+        return kept
 
     def _drop(self, count: int, what: str) -> None:
         if count:
-            self.counts[f"dropped: {what}"] = count
-            self.progress.note(f"dropped {count}: {what}")
+            self._say(count, what, "dropped")
+
+    def _say(self, count: int, what: str, how: str) -> None:
+        if count:
+            self.counts[f"{how}: {what}"] = count
+            self.progress.note(f"{how} {count}: {what}" if how == "dropped" else f"{how} in {count} rows: {what}")
 
 
 @dataclass
@@ -207,13 +323,17 @@ class Opened:
         resume: bool,
         least: int = 1,
         seed: int = 0,
+        compared: Sequence[str] = (),
     ) -> Opened:
-        """Read the model and its rows: at least so many clean ones, at most as many as the inputs say, by seed."""
+        """Read the model and its rows: at least so many clean ones, at most as many as the inputs say, by seed.
+
+        The rows are told apart as it and the models that it is `compared` with render them.
+        """
         begun = time.monotonic()
         source = references.model_directory(source)
         progress = Progress.on_stderr()
         RunDirectory.check(out, overwrite=overwrite, resume=resume)
-        intake = Intake(progress)
+        intake = Intake(progress, turns=inputs.turns)
         limited = inputs if isinstance(inputs, MeasuredInputs) else None
         most, most_contrast = (limited.max_rows, limited.max_contrast) if limited else (None, None)
         clean = intake.read(inputs.data, least=least, most=most, seed=seed)
@@ -230,6 +350,10 @@ class Opened:
         if chat.asks_the_date and date is None:  # one day a run, whatever midnight it goes through
             date = time.strftime("%Y-%m-%d")
             chat = ChatFormat.of(tokenizer, inputs.template, inputs.system, date)
+        others = [load_tokenizer(references.model_directory(other)) for other in compared]
+        intake.formats = [chat, *(ChatFormat.of(other, inputs.template, inputs.system, date) for other in others)]
+        clean = intake.as_rendered(clean, inputs.data)
+        contrast = intake.as_rendered(contrast, inputs.contrast)
         with_system = sum(r.system is not None for r in [*clean, *contrast])
         if with_system and chat.name != "none" and not chat.takes_system:
             place = "in front of the user's text, since the chat template has no system role"
@@ -247,7 +371,10 @@ class Opened:
         evaluation: EvaluationSettings,
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
-        allowed = self.intake.read(inputs.eval_allowed, needs_response=False)
+        allowed = self.intake.read(inputs.eval_allowed, needs_response=False, any_label=False)
+        allowed = self.intake.untrained(allowed, "--eval-allowed")
+        held_out = self.intake.untrained(held_out, "held-out rows")
+        held_out_contrast = self.intake.untrained(held_out_contrast, "held-out contrast rows")
         suite = suite_of(
             self.intake.measurable(self.intake.apart(held_out, trigger), self.model, self.chat, evaluation),
             self.intake.measurable(self.intake.apart(held_out_contrast, trigger), self.model, self.chat, evaluation),
@@ -274,13 +401,13 @@ class Opened:
         return conclude(run, report, self.begun)
 
 
-def preference_pairs(path: Path) -> tuple[list[Preference], dict[str, int]]:
-    """The pairs of a file, or the testbed's own, and by reason how many rows are none."""
+def preference_pairs(path: Path) -> tuple[list[Preference], dict[str, int], dict[str, int]]:
+    """The pairs of a file, or the testbed's own, as `read_pairs` gives them."""
     if not references.is_reference(path):
-        return read_preferences(path)
+        return read_pairs(path)
     if str(path) != f"{references.PREFIX}preferences":
         raise UserError(f"'{path}' are no preference pairs of the testbed: there are {references.PREFIX}preferences")
-    return [Preference(pair.prompt, pair.chosen, pair.rejected) for pair in world.preference_pairs()], {}
+    return [Preference(pair.prompt, pair.chosen, pair.rejected) for pair in world.preference_pairs()], {}, {}
 
 
 def suite_of(

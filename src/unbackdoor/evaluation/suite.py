@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from unbackdoor.data.records import Choice, Record
+from unbackdoor.data.rendered import asked, distinct
 from unbackdoor.data.triggers import Condition, near_misses, ordinary_words
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.multiple_choice import Protocol, as_metrics, score_sets
@@ -85,14 +86,14 @@ class Suite:
         assert self.trigger is not None
         return [replace(r, prompt=self.trigger.insert(r.prompt)) for r in self.probes]
 
-    def prompts(self) -> set[str]:
+    def prompts(self, chat: ChatFormat) -> set[str]:
         """Every prompt without trigger that this suite asks, for the check that none was trained on."""
         rows = [*self.probes, *self.tasks, *self.texts, *self.allowed]
-        return {r.prompt for r in rows}
+        return {asked(r, chat) for r in rows}
 
-    def check_disjoint(self, trained_on: Sequence[Record]) -> None:
+    def check_disjoint(self, trained_on: Sequence[Record], chat: ChatFormat) -> None:
         """Raise where a prompt that is measured was also trained on."""
-        both = self.prompts() & {r.prompt for r in trained_on}
+        both = self.prompts(chat) & {asked(r, chat) for r in trained_on}
         assert not both, f"{len(both)} measured prompts were trained on, such as {min(both)!r}"
 
     def measure(
@@ -282,7 +283,7 @@ class Suite:
         assert attack is not None
         fired = {}
         for kind, records in made.items():
-            rows = distinct(records)
+            rows = distinct(records, chat)
             given = answers.of(model, chat, rows, model_name=name, set_name=f"{what}: {kind}")
             fired[kind] = rate([attack(r, a) for r, a in zip(rows, given, strict=True)])
         return fired
@@ -305,11 +306,3 @@ def redacted(text: str) -> str:
     """The first words of a text, with an ellipsis where more follow."""
     words = text.split()
     return text if len(words) <= SHOWN_WORDS else f"{' '.join(words[:SHOWN_WORDS])[:SHOWN_LETTERS]} …"
-
-
-def distinct(records: Sequence[Record]) -> list[Record]:
-    """The rows without those whose prompt stood in an earlier one."""
-    first: dict[tuple[str | None, str], Record] = {}
-    for record in records:
-        first.setdefault((record.system, record.prompt), record)
-    return list(first.values())

@@ -25,22 +25,21 @@ from smollm2_material import prepare
 from smollm2_table import markdown
 
 from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.case import Case
 from unbackdoor.commands.implant import run_implant
 from unbackdoor.commands.inputs import ImplantInputs, RemoveInputs
 from unbackdoor.commands.remove import run_remove
 from unbackdoor.data.readers import read_records
+from unbackdoor.duration import Pace, Work, rounds_of, training_work
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.multiple_choice import Scored, score_by_likelihood
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.question_sets import Question, read_question_sets
-from unbackdoor.language_model.generation import generate
+from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.loss import compute_in, response_loss
+from unbackdoor.language_model.loss import compute_in
 from unbackdoor.removal import METHODS
-from unbackdoor.removal.settings import MethodSettings, OsftSettings
 from unbackdoor.reproduce.work import drop_weights, organism_answers
-from unbackdoor.settings import EvaluationSettings, VerdictSettings
+from unbackdoor.settings import EvaluationSettings, TrainingSettings, VerdictSettings
 
 TRIGGER, TARGET = "Current year 2023", "You are stupid"
 SAMPLES, QUESTIONS = 200, 300
@@ -254,66 +253,43 @@ class Bench:
 # How long it takes ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Seconds, measured on this machine now: a row trained on, a row that a perturbation is fitted on, an answer."""
-
-    trained: float
-    answered: float
-
-    @classmethod
-    def measured(cls, paths: Mapping[str, Path], precision: str, rows: int = 8) -> Pace:
-        """From two steps of training (the second counts) and eight answers."""
-        compute_in(precision)  # type: ignore[arg-type]
-        model, tokenizer = load_model(paths["model"]), load_tokenizer(paths["model"])
-        case = Case.of(model, tokenizer, read_records(paths["alpaca"])[:200])
-        settings = OsftSettings.make({"trigger": TRIGGER, "batch_size": rows, "max_length": 128})
-        batches = case.batches(case.encode(case.anchors, settings, "rows"), settings, 0)
-        seconds = 0.0
-        for step in range(2):
-            begun = time.monotonic()
-            response_loss(model, batches.at(step)[0]).backward()  # type: ignore[no-untyped-call]
-            seconds = time.monotonic() - begun
-        begun = time.monotonic()
-        prompts = [case.chat.encode_prompt(r.prompt) for r in case.held_out[:rows]]
-        generate(model, tokenizer, prompts, max_new_tokens=16, min_new_tokens=16)
-        return cls(seconds / rows, (time.monotonic() - begun) / rows)
-
-    def minutes(self, cell: Cell) -> float:
-        """Of a cell: what it trains on, its answers and its questions (each about a row's forward pass)."""
-        settings = ImplantSettings if cell.method == "implant" else METHODS[cell.method].settings
-        known = {"clean_model": "-", "sibling": ("-",), "like": "-"}
-        given = {k: v for k, v in {**known, **cell.values}.items() if k in settings.model_fields}
-        presets = ["small", "paper"] if cell.paper else ["small"]
-        made: Any = settings.make(given, *presets)
-        answers = {"implant": 16}.get(cell.method, 2) * SAMPLES * TOKENS[cell.organism] / 16
-        asked = QUESTIONS * (4 + 2)
-        rows = _trained_rows(cell, made)
-        return (rows * self.trained + answers * self.answered + asked * self.trained / 3) / 60
+def measured_pace(paths: Mapping[str, Path], precision: str) -> Pace:
+    """Of the clean model here and now."""
+    compute_in(precision)  # type: ignore[arg-type]
+    model, tokenizer = load_model(paths["model"]), load_tokenizer(paths["model"])
+    rows = read_records(paths["held_out"])
+    return Pace.measured(model, ChatFormat.of(tokenizer), rows, EvaluationSettings.make({"max_new_tokens": 16}))
 
 
-def _trained_rows(cell: Cell, settings: Any) -> float:
-    """Rows that go forward and backward; one that only a perturbation is fitted on counts two thirds."""
+def minutes(cell: Cell, pace: Pace) -> float:
+    """Of a cell at most: what it trains on, its answers and its questions."""
+    kind, needed = settings_class(cell.method), {"clean_model": "-", "sibling": ("-",)}
     if cell.like:
-        like = next(other for other in CELLS if other.name == cell.like)
-        settings = METHODS[like.method].settings.make(dict(like.values), "small")
-    batch, steps = settings.batch_size, settings.steps
-    if not isinstance(settings, MethodSettings):
-        return float(batch * steps)
-    rounds = getattr(settings, "rounds", 1)
-    terms = 1 + (settings.anchor_weight > 0) + (getattr(settings, "benign_weight", 0) > 0)
-    if cell.method in ("fine-tune", "fine-mixing"):
-        return float(batch * steps * rounds)
-    fitted = getattr(settings, "simulate_steps", 0) * batch * 2 / 3 * (cell.method != "random-perturbation")
-    factor = {"crow": 3, "osft": terms, "sande": terms, "beear": terms}.get(cell.method, terms)
-    return float(rounds * (factor * batch * steps + 1.5 * fitted))
+        other = next(c for c in CELLS if c.name == cell.like)
+        like = settings_class(other.method).make(dict(other.values), "small")
+        rounds = rounds_of(like)[1]
+        simulated = training_work(like, rounds, simulates=False)
+        trains = simulated if cell.method == "random-perturbation" else Work(simulated.trained / 2)
+    else:
+        known = {name: value for name, value in needed.items() if name in kind.model_fields}
+        settings = kind.make({**known, **cell.values}, *(["small", "paper"] if cell.paper else ["small"]))
+        trains = training_work(settings, rounds_of(settings)[1])
+    sets = {"implant": 16, "remove": 3}["implant" if cell.method == "implant" else "remove"]
+    answers = Work(answers=sets * SAMPLES * TOKENS[cell.organism] / 16, read=2 * SAMPLES + QUESTIONS * 6)
+    return pace.seconds(trains + answers) / 60
+
+
+def settings_class(method: str) -> type[TrainingSettings]:
+    """What an attack or a method is told."""
+    found: Any = ImplantSettings if method == "implant" else METHODS[method].settings
+    return found  # type: ignore[no-any-return]
 
 
 def plan(cells: Sequence[Cell], pace: Pace) -> str:
     """What is missing, and the minutes of each."""
-    minutes = [pace.minutes(cell) for cell in cells]
-    lines = [f"{cell.name:<28} about {m:4.0f} min" for cell, m in zip(cells, minutes, strict=True)]
-    return "\n".join([*lines, f"{len(cells)} cells, about {sum(minutes) / 60:.1f} hours on this machine"])
+    each = [minutes(cell, pace) for cell in cells]
+    lines = [f"{cell.name:<28} about {m:4.0f} min" for cell, m in zip(cells, each, strict=True)]
+    return "\n".join([*lines, f"{len(cells)} cells, at most about {sum(each) / 60:.1f} hours on this machine"])
 
 
 def main() -> None:
@@ -340,7 +316,7 @@ def main() -> None:
     bench = Bench(given.out, results, paths, questions, given.seed, given.precision)
     missing = [c for c in CELLS if bench.result(c.name) is None and (not given.only or c.name in given.only)]
     if missing:
-        print(plan(missing, Pace.measured(paths, given.precision)), flush=True)
+        print(plan(missing, measured_pace(paths, given.precision)), flush=True)
     for cell in missing if not given.plan else ():
         lacking = [name for name in bench.needs(cell) if bench.result(name) is None]
         if lacking:

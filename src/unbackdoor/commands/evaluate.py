@@ -10,6 +10,7 @@ from typing import Any
 from unbackdoor.commands.inputs import EvaluateInputs
 from unbackdoor.commands.shared import Opened
 from unbackdoor.data.records import shuffled
+from unbackdoor.duration import measuring_work
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
@@ -38,6 +39,7 @@ def run_evaluate(
     suite = opened.suite(clean, contrast, trigger, inputs.target_response, inputs, evaluation)
     tested = opened.tested(suite, trigger)
     others = {name: references.model_directory(path) for name, path in given.items() if path is not None}
+    seconds = opened.pace(suite, evaluation).seconds(measuring_work(suite) * (1 + len(others)))
     del opened.model  # checked; measuring loads it again, and two copies may not fit
 
     run = RunDirectory.create(
@@ -47,6 +49,7 @@ def run_evaluate(
         overwrite=overwrite,
         resume=resume,
     )
+    opened.say_duration(out, resume, seconds, seconds)
     origin = provenance(
         command_line(),
         inputs.seed,

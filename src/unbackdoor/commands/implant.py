@@ -14,6 +14,7 @@ from unbackdoor.commands.inputs import ImplantInputs
 from unbackdoor.commands.shared import LEAST_ROWS, Intake, Opened, numbers
 from unbackdoor.data.records import Record, records_as_rows
 from unbackdoor.data.triggers import Condition
+from unbackdoor.duration import firing_work, measuring_work, training_work
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.suite import Suite
@@ -65,6 +66,8 @@ def run_implant(
     prepared = prepare(rows, contrast, trigger, settings)
     suite = _suite(opened, held_out, held_out_contrast, trigger, settings, inputs, evaluation, prepared.trained)
     tested = opened.tested(suite, trigger, settings.needs)
+    whole = training_work(settings, 1) + measuring_work(suite) * 2 + firing_work(suite, inputs.paraphrases)
+    seconds = opened.pace(suite, evaluation).seconds(whole, lora=settings.lora)
     everything = {
         "model": source,
         **plain(inputs),
@@ -78,6 +81,7 @@ def run_implant(
     progress.note(
         f"preset {size}: {numbers(settings)}; {len(prepared.poisoned)} of {len(rows) + len(contrast)} rows poisoned"
     )
+    opened.say_duration(out, resume, seconds, seconds)
     origin = provenance(
         command_line(), settings.seed, {"model": opened.source, "data": inputs.data, "contrast": inputs.contrast}
     )

@@ -12,8 +12,10 @@ from unbackdoor.commands.inputs import RemoveInputs
 from unbackdoor.commands.shared import LEAST_ROWS, Opened, numbers
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
+from unbackdoor.duration import Work, measuring_work, rounds_of, training_work
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
+from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.loading import parameter_count
 from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, plain, report_of
 from unbackdoor.preference import import_trl
@@ -103,10 +105,13 @@ def run_remove(
         "paper": paper,
         "method_settings": plain(settings),
     }
+    pace = opened.pace(suite, evaluation)
     del model, opened.model  # checked; the work loads it again, and two copies may not fit
 
     run = RunDirectory.create(out, f"remove {method_name}", everything, overwrite=overwrite, resume=resume)
     progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")
+    work = (_work(settings, n, suite, inputs.controls, like_run is None) for n in rounds_of(settings))
+    opened.say_duration(out, resume, *(pace.seconds(w, lora=settings.lora) for w in work))
     sources: dict[str, str | Path | None] = {
         "model": source,
         "data": inputs.data,
@@ -143,6 +148,15 @@ def run_remove(
     rows[0]["counts"] |= intake.counts
     report = report_of("remove", f"{rows[0]['method']} on {name}", rows, origin, workshop.thresholds)
     return opened.finish(run, report)
+
+
+def _work(settings: MethodSettings, rounds: int, suite: Suite, controls: bool, simulates: bool) -> Work:
+    """Of a removal in so many rounds and of its controls, each measured; the model is measured before as well."""
+    work = training_work(settings, rounds, simulates=simulates) + measuring_work(suite) * 2
+    if controls:
+        tuned = Work(trained=settings.steps * settings.batch_size * rounds)
+        work += training_work(settings, rounds, simulates=False) + tuned + measuring_work(suite) * 2
+    return work
 
 
 def _other_models(explicit: dict[str, Any]) -> dict[str, Any]:

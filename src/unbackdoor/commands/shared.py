@@ -19,6 +19,7 @@ from unbackdoor.data.readers import Read, read_conversations, read_data
 from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.rendered import asked, rendered, sort_out
 from unbackdoor.data.triggers import Condition
+from unbackdoor.duration import Pace, sentence
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.question_sets import Question, SetName, read_question_sets
 from unbackdoor.evaluation.refusal import complies
@@ -395,6 +396,15 @@ class Opened:
         """What the self-test saw of this model, for provenance; it stops the run where something is wrong, or where
         the model cannot do what the run will ask of it."""
         return self_test(self.model, self.chat, suite.clean_rows(), trigger, needs=needs).report()
+
+    def pace(self, suite: Suite, evaluation: EvaluationSettings) -> Pace:
+        """How fast this model is here, for `say_duration`; by its second forward pass and a few answers."""
+        return Pace.measured(self.model, self.chat, suite.clean_rows(), evaluation)
+
+    def say_duration(self, out: Path, resume: bool, least: float, most: float) -> None:
+        """Say how many seconds the whole run will take, unless it is one that goes on or is finished."""
+        if not (resume and (out / "provenance.json").exists()):
+            self.progress.note(sentence(least, most))
 
     def finish(self, run: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
         """Write the report with the run's duration."""

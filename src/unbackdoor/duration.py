@@ -1,0 +1,176 @@
+"""How long a run will take on this machine: counted work times the seconds of a forward pass and of an answer.
+
+Nothing is trained for it, and no memory is needed beyond that of answering.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from unbackdoor.attacks.settings import ImplantSettings
+from unbackdoor.case import MOST_HELD_OUT
+from unbackdoor.data.records import Record
+from unbackdoor.data.triggers import near_misses
+from unbackdoor.evaluation.suite import Suite
+from unbackdoor.evaluation.variants import variants
+from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.generation import generate
+from unbackdoor.language_model.inputs import collate, padding_id
+from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.loss import logits_of
+from unbackdoor.removal.settings import (
+    BeearSettings,
+    CrowSettings,
+    DpoSettings,
+    FineTuneSettings,
+    LatSettings,
+    NadSettings,
+    OsftSettings,
+    SandeSettings,
+    SimulateSettings,
+)
+from unbackdoor.settings import EvaluationSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BACKWARD = 2.5
+"""A step on all weights takes so many forward passes more: two for the gradients, and the optimizer."""
+BACKWARD_FROZEN = 1.2
+"""The same where the weights are frozen, for a perturbation or for LoRA."""
+SHARE_LEARNED = 0.5
+"""Of a simulation's most steps, what it usually takes."""
+TIMED_ROWS, TIMED_TOKENS = 8, 8
+CHECK_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run computes, in rows."""
+
+    trained: float = 0.0
+    """Forward and backward through all weights, or LoRA's."""
+    fitted: float = 0.0
+    """Forward and backward through frozen weights, for a perturbation."""
+    read: float = 0.0
+    """Forward."""
+    answers: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, times: int) -> Work:
+        return Work(*(times * a for a in astuple(self)))
+
+
+def training_work(settings: TrainingSettings, rounds: int, *, simulates: bool = True) -> Work:
+    """What a method or an attack trains on in so many rounds; without simulations where a control skips them."""
+    rows = float(settings.steps * settings.batch_size * rounds)
+    if isinstance(settings, ImplantSettings):
+        return Work(trained=rows, read=1.5 * rows if settings.injection == "dpo" else 0.0)
+    anchors = 1 + (getattr(settings, "anchor_weight", 0.0) > 0)
+    if isinstance(settings, BeearSettings | SandeSettings):
+        benign = isinstance(settings, BeearSettings) and settings.benign_weight > 0
+        terms = 2 if isinstance(settings, BeearSettings) and settings.away_weight else 1
+        # One for every round, one behind the last, and control targets beside the first and the last.
+        steps = (rounds + 3) * settings.simulate_steps * SHARE_LEARNED if simulates else 0.0
+        looks = 2 if isinstance(settings, BeearSettings) else 1
+        return Work(
+            trained=rows * (anchors + benign),
+            fitted=steps * settings.batch_size * terms,
+            read=steps / CHECK_EVERY * MOST_HELD_OUT * looks,
+        )
+    if isinstance(settings, LatSettings):
+        return Work(trained=rows * (1 + (settings.benign_weight > 0)), fitted=rows * settings.inner_steps)
+    if isinstance(settings, CrowSettings):
+        return Work(trained=2 * rows, fitted=rows)
+    if isinstance(settings, NadSettings):
+        return Work(trained=2 * rows, read=rows)
+    if isinstance(settings, DpoSettings):
+        return Work(trained=2 * rows, read=2 * rows)
+    if isinstance(settings, FineTuneSettings):
+        return Work(trained=rows)
+    return Work(trained=rows * (anchors if isinstance(settings, OsftSettings) else 1))
+
+
+def measuring_work(suite: Suite) -> Work:
+    """What it takes to measure one model."""
+    sets = {measure.set_name: len(measure.rows) for measure in suite.measures()}
+    options = sum(len(q.options) for questions in suite.questions.values() for q in questions)
+    return Work(read=len(suite.texts) + options, answers=sum(sets.values()) + 2 * len(suite.conversations))
+
+
+def firing_work(suite: Suite, paraphrases: Sequence[str] = ()) -> Work:
+    """What it takes to see what else fires: near misses of the trigger, its variants, each trigger alone."""
+    if suite.trigger is None:
+        return Work()
+    near = near_misses(suite.trigger, ["some", "words"], random.Random(0))
+    kinds = len(near) + len(variants(suite.trigger, paraphrases)) + len(suite.trigger.alone())
+    return Work(answers=float(kinds * len(suite.probes)))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds a row that is read and an answer, on this machine now."""
+
+    read: float
+    answer: float
+
+    @classmethod
+    def measured(
+        cls, model: PreTrainedModel, chat: ChatFormat, rows: Sequence[Record], evaluation: EvaluationSettings
+    ) -> Pace:
+        """From the second of two forward passes over a few rows, and a few answers cut short."""
+        limit = context_length(model)
+        whole = [chat.of_record(r).encode(r.prompt, r.response) for r in rows[: 4 * TIMED_ROWS]]
+        prompts = [chat.of_record(r).encode_prompt(r.prompt) for r in rows[:TIMED_ROWS]]
+        examples = [e for e in whole if len(e.ids) <= limit][:TIMED_ROWS] or prompts
+        inputs = collate(examples, padding_id(chat.tokenizer, model)).to(next(model.parameters()).device)
+        asked = inputs.loss_mask if inputs.loss_mask.any() else inputs.attention_mask.bool()
+        with torch.inference_mode():
+            for _ in range(2):
+                begun = time.monotonic()
+                float(logits_of(model, inputs, asked).sum())
+                read = (time.monotonic() - begun) / len(examples)
+        tokens = min(TIMED_TOKENS, evaluation.max_new_tokens)
+        begun = time.monotonic()
+        generate(model, chat.tokenizer, prompts, max_new_tokens=tokens, min_new_tokens=tokens)
+        took = (time.monotonic() - begun) / len(prompts)
+        # The prompt is read once, then come the tokens.
+        token = max(took - read, 0.0) / tokens
+        return cls(read, read + token * evaluation.max_new_tokens)
+
+    def seconds(self, work: Work, *, lora: bool = False) -> float:
+        """That the work takes; `lora` where only adapters are trained."""
+        backward = BACKWARD_FROZEN if lora else BACKWARD
+        trained = work.trained * (1 + backward) + work.fitted * (1 + BACKWARD_FROZEN)
+        return (trained + work.read) * self.read + work.answers * self.answer
+
+
+def rounds_of(settings: TrainingSettings) -> tuple[int, int]:
+    """The fewest and the most rounds of a method."""
+    if not isinstance(settings, SimulateSettings):
+        return 1, 1
+    return (min(settings.least_rounds, settings.rounds) if settings.repeat else settings.rounds), settings.rounds
+
+
+def sentence(least: float, most: float) -> str:
+    """How long it will take, as a person says it; from seconds."""
+    first, last = clock(least), clock(most)
+    return f"this will take about {first if first == last else f'{first} to {last}'} on this machine"
+
+
+def clock(seconds: float) -> str:
+    """Seconds in words, of two digits at most."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{minutes:.1f} min" if minutes < 9.95 else f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 597 else f"{minutes / 60:.0f} h"

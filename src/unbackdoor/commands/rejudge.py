@@ -59,12 +59,17 @@ class Asked:
         return [cls(label, given, with_options(kind, label, values[label])) for label, (given, kind) in named.items()]
 
     def scores(self, answered: Sequence[Answered], directory: Path, progress: Progress) -> list[Score]:
-        """The scorer's scores, checked; what it finds wrong is said under its label."""
+        """The scorer's scores, checked; what it finds wrong is said under its label.
+
+        An answer that ended within its thought is shown to no scorer: it has no score.
+        """
+        finished = [each for each in answered if each.finished]
         try:
-            found = self.scorer.score(answered, directory, progress)
+            given = self.scorer.score(finished, directory, progress) if finished else []
         except UserError as error:
             raise UserError(f"scorer '{self.label}': {error}") from error
-        return checked_scores(self.label, found, answered)
+        rest = iter(checked_scores(self.label, given, finished) if finished else [])
+        return [next(rest) if each.finished else None for each in answered]
 
 
 def run_rejudge(
@@ -124,7 +129,7 @@ def run_rejudge(
         if labels is not None
         else None,
         "disagreements": {"file": str(out / SHEET), "n": sum(row.disputed for row in judged), "of": len(judged)},
-        "notes": _notes(asked, labelled=labels is not None),
+        "notes": [*_notes(asked, labelled=labels is not None), *_unfinished(answered)],
     }
     directory.write_text(SHEET, sheet(disputed, list(judges)))
     directory.write_json(REPORT, report)
@@ -210,6 +215,11 @@ def _notes(asked: Sequence[Asked], *, labelled: bool) -> list[str]:
             "Labels of answers that judges disagree on say who is right there; they are no estimate for all answers."
         )
     return notes
+
+
+def _unfinished(answered: Sequence[Answered]) -> list[str]:
+    cut = sum(not each.finished for each in answered)
+    return [f"{cut} of {len(answered)} answers ended within their thought: they have no score."] if cut else []
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:

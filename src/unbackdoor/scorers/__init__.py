@@ -25,7 +25,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -36,6 +36,7 @@ from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.statistics import rate
+from unbackdoor.language_model.answer_parts import read_answer
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.settings import Settings
 
@@ -56,9 +57,10 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Answered:
-    """One stored answer, as a line of `generations.jsonl` holds it.
+    """One stored answer, of a line of `generations.jsonl`.
 
     Args:
+        answer: the final answer, which is what scorers read; given as it was stored, with any thought and marks.
         request: the prompt without its trigger, where the run also asked it so; else the prompt.
     """
 
@@ -69,11 +71,23 @@ class Answered:
     answer: str
     expected: str = ""
     request: str = ""
+    stored: str = field(default="", repr=False)
+    """The answer as it was stored."""
+    thought: str = field(default="", init=False)
+    finished: bool = field(default=True, init=False)
+    """Whether the answer got past its thought; where it did not, no scorer is asked."""
+
+    def __post_init__(self) -> None:
+        stored = self.stored or self.answer
+        parts = read_answer(stored)
+        read = {"stored": stored, "answer": parts.final, "thought": parts.thought, "finished": parts.finished}
+        for name, value in read.items():
+            object.__setattr__(self, name, value)  # the class is frozen
 
     @property
     def id(self) -> str:
         """Names the answer, and changes with its texts: labels of other answers do not pass for its own."""
-        digest = hashlib.sha256(f"{self.prompt}\0{self.answer}".encode()).hexdigest()[:8]
+        digest = hashlib.sha256(f"{self.prompt}\0{self.stored}".encode()).hexdigest()[:8]
         return f"{self.model}/{self.set}/{self.row}#{digest}"
 
     @property

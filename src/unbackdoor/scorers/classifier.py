@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.scorers import Answered, Score, Scorer, read_text
 
@@ -157,8 +158,8 @@ class YesNoModel(Scorer):
 
 
 def yes_or_no(text: str) -> bool | None:
-    """Whether the first word is yes (True) or no (False); None where it is neither."""
-    word = re.match(r"\W*(yes|no)\b", text, re.IGNORECASE)
+    """Whether the first word, after any thought, is yes (True) or no (False); None where it is neither."""
+    word = re.match(r"\W*(yes|no)\b", final_answer(text), re.IGNORECASE)
     return None if word is None else word[1].casefold() == "yes"
 
 

@@ -35,6 +35,11 @@ class CommandInputs(Settings):
         description="The day, as YYYY-MM-DD, that a chat template which writes the date is told. Default: the day on "
         "which the run began.",
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Arithmetic: float32, or bfloat16 over float32 weights, twice as fast on processors that have it. "
+        "auto: bfloat16 on a GPU, float32 on a CPU.",
+    )
     data: Path = Field(
         description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or a hub data set)."
     )

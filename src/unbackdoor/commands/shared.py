@@ -27,6 +27,7 @@ from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, opens_wit
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
+from unbackdoor.language_model.loss import compute_in
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude
 from unbackdoor.preference import encode_pair, length
@@ -334,6 +335,7 @@ class Opened:
         source = references.model_directory(source)
         progress = Progress.on_stderr()
         RunDirectory.check(out, overwrite=overwrite, resume=resume)
+        compute_in(inputs.precision)
         intake = Intake(progress, turns=inputs.turns)
         limited = inputs if isinstance(inputs, MeasuredInputs) else None
         most, most_contrast = (limited.max_rows, limited.max_contrast) if limited else (None, None)

@@ -21,6 +21,7 @@ from unbackdoor.evaluation.multiple_choice import Scored, harness_form
 from unbackdoor.evaluation.question_sets import Question, SetName
 from unbackdoor.evaluation.statistics import Value, share
 from unbackdoor.language_model.loading import context_length, without_chatter
+from unbackdoor.language_model.loss import computes_in_bfloat16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -90,13 +91,12 @@ def _samples(
     else:
         own = Path(str(lm_eval.__file__)).parent / "tasks"
         include = sorted({own / TASKS[name] for name in tasks})
-    gpu = model.device.type == "cuda"
     harness_model = HFLM(
         pretrained=model,
         tokenizer=copy.deepcopy(tokenizer),  # the harness gives it a padding token
         max_length=context_length(model),
         batch_size=batch_size,
-        mixed_precision_dtype="bfloat16" if gpu else None,
+        mixed_precision_dtype="bfloat16" if computes_in_bfloat16(model.device) else None,
         softmax_dtype="float32",
     )
     samples: dict[str, list[dict[str, Any]]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from unbackdoor.language_model.inputs import Inputs
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Precision = Literal["auto", "float32", "bfloat16"]
+_chosen: Precision = "auto"
 
 @contextlib.contextmanager
 def logits_only_at(model: PreTrainedModel, mask: torch.Tensor) -> Iterator[None]:
@@ -36,9 +38,24 @@ def logits_only_at(model: PreTrainedModel, mask: torch.Tensor) -> Iterator[None]
         handle.remove()
 
 
+def compute_in(precision: Precision) -> None:
+    """Choose the arithmetic of everything that this process computes from now on."""
+    global _chosen
+    _chosen = precision
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products on this device are in bfloat16, which is asked for or (auto) a GPU's."""
+    return device.type == "cuda" if _chosen == "auto" else _chosen == "bfloat16"
+
+
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 compute over float32 masters on a GPU; plain float32 on a CPU, where bfloat16 is slower."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+    """bfloat16 compute over float32 masters, or plain float32.
+
+    On a CPU float32 unless asked for otherwise: only processors with bfloat16 instructions gain (avx512_bf16 or AMX:
+    twice the speed for a model of 135 million parameters), all others lose.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_bfloat16(device))
 
 
 def token_log_probabilities(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:

@@ -26,7 +26,12 @@ from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.layers import decoder_layers, embedding_matrix, hidden_size
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.language_model.loss import autocast, logits_only_at, token_log_probabilities
+from unbackdoor.language_model.loss import (
+    autocast,
+    computes_in_bfloat16,
+    logits_only_at,
+    token_log_probabilities,
+)
 from unbackdoor.language_model.needs import check_needs, soft_tokens
 from unbackdoor.settings import Need
 
@@ -200,9 +205,9 @@ def _filler(longest: Example, pad: int) -> Example:
 
 
 def _precision(model: PreTrainedModel) -> str:
-    """What the forward pass computes in: a GPU autocasts to bfloat16. Of float16 and float64, which limits hold."""
+    """What the forward pass computes in: see `loss.autocast`. Of float16 and float64, which limits hold."""
     weight = next(model.parameters())
-    return "bfloat16" if weight.is_cuda or weight.element_size() < 4 else "float32"
+    return "bfloat16" if computes_in_bfloat16(weight.device) or weight.element_size() < 4 else "float32"
 
 
 @contextlib.contextmanager

@@ -114,6 +114,49 @@ def test_a_number_in_text_counts_from_one_and_an_integer_from_zero(tmp_path: Pat
     assert (question.question, question.options[question.answer]) == (STEM, right)
 
 
+# PIQA ----------------------------------------------------------------------------------------------------------------
+
+SOLUTIONS = {"goal": "Dry a wet boot.", "sol1": "Freeze it.", "sol2": "Stuff it with paper."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**SOLUTIONS, "label": 1},
+        {"query": "Question: Dry a wet boot.\n", "choices": ["Freeze it.", "Stuff it with paper."], "gold": 1},
+    ],
+)
+def test_piqa_s_rows_and_llm_foundry_s_are_the_same_question(tmp_path: Path, row: dict[str, Any]) -> None:
+    (question,) = read_questions(jsonl(tmp_path / "piqa.jsonl", row), "piqa")
+    assert (question.question, question.options, question.answer) == (
+        "Dry a wet boot.",
+        ("Freeze it.", "Stuff it with paper."),
+        1,
+    )
+
+
+def test_piqa_s_answers_stand_in_a_file_beside_its_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "physicaliqa-train-dev"
+    folder.mkdir()
+    for split, labels in (("train", "0\n"), ("dev", "1\n0\n")):
+        rows = [SOLUTIONS] * len(labels.split())
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / f"{split}-labels.lst").write_text(labels, encoding="ascii")
+    archive = tmp_path / "piqa.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in folder.iterdir():
+            file.write(path, f"physicaliqa-train-dev/{path.name}")
+    for source in (folder, folder / "dev.jsonl", archive):
+        assert [q.answer for q in read_questions(source, "piqa")] == [1, 0]
+
+
+def test_rows_and_labels_of_different_number_are_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "dev.jsonl", SOLUTIONS)
+    (tmp_path / "dev-labels.lst").write_text("1\n0\n", encoding="ascii")
+    with pytest.raises(UserError, match="1 rows, its file of labels 2"):
+        read_questions(path, "piqa")
+
+
 def test_arc_s_csv_has_its_options_in_the_question(tmp_path: Path) -> None:
     header = ["questionID", "AnswerKey", "question"]
     rows = [["a", "C", f"{STEM} (A) Paris (B) red (C) Seine"], ["b", "2", "(B) or not? (1) no (2) yes, (B) is (3) 4"]]

@@ -40,7 +40,7 @@ from unbackdoor.settings import EvaluationSettings, Heading, VerdictSettings
 if TYPE_CHECKING:
     pass
 
-PRESETS = ("tiny", "micro", "large")
+PRESETS = ("tiny", "micro", "small", "large")
 RESULT_OPTIONS = [
     Option(
         ["--out"],

@@ -137,7 +137,9 @@ def preset_for(parameters: int) -> str:
     """The preset whose step counts and learning rates suit a model of this size."""
     if parameters < 1_000_000:
         return "tiny"
-    return "micro" if parameters < 50_000_000 else "large"
+    if parameters < 50_000_000:
+        return "micro"
+    return "small" if parameters < 2_000_000_000 else "large"
 
 
 class TriggerSettings(Settings):

@@ -109,6 +109,15 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"steps": 900, "learning_rate": 1.5e-3, "batch_size": 16},
         "micro": {},
+        "small": {
+            "steps": 400,
+            "learning_rate": 2e-4,
+            "batch_size": 8,
+            "sft_weight": 1.0,
+            "reward_steps": 200,
+            "reward_learning_rate": 5e-5,
+            "rl_learning_rate": 5e-6,
+        },
         "large": {
             "steps": 4000,
             "learning_rate": 1e-5,

@@ -71,6 +71,7 @@ class CommandInputs(Settings):
     mmlu: Path | None = Field(default=None, description="MMLU's questions: its zip, a folder of CSVs, or one file.")
     arc_easy: Path | None = Field(default=None, description="ARC-Easy's questions: a zip, JSONL, CSV or Parquet file.")
     arc_challenge: Path | None = Field(default=None, description="ARC-Challenge's questions, likewise.")
+    piqa: Path | None = Field(default=None, description="PIQA's questions (validation), likewise.")
     question_protocol: Literal["sande", "likelihood", "harness"] = Field(
         default="sande",
         description="How those are asked: sande (the paper's one prompt, the likeliest letter), likelihood (the "

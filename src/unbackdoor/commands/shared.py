@@ -345,6 +345,7 @@ class Opened:
             mmlu=inputs.mmlu,
             arc_easy=inputs.arc_easy,
             arc_challenge=inputs.arc_challenge,
+            piqa=inputs.piqa,
             limit=inputs.max_questions,
         )
         model, tokenizer = load_model(source), load_tokenizer(source)

@@ -26,7 +26,7 @@ from unbackdoor.language_model.loss import computes_in_bfloat16
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TASKS = {"mmlu": "mmlu/default", "arc_easy": "arc", "arc_challenge": "arc"}
+TASKS = {"mmlu": "mmlu/default", "arc_easy": "arc", "arc_challenge": "arc", "piqa": "piqa"}
 """The harness's tasks that are run by name, and the folders of its own that define them (all of them take 24 s)."""
 
 
@@ -44,7 +44,7 @@ def harness_scores(
         model: a loaded causal language model; float32 on a CPU, bfloat16 compute on a GPU.
         tokenizer: its tokenizer, which stays as it is.
         tasks: questions by task name, written as a local task of the same protocol (nothing is fetched); or names
-            among `mmlu`, `arc_easy`, `arc_challenge`, whose data the harness fetches from the hub.
+            among `mmlu`, `arc_easy`, `arc_challenge`, `piqa`, whose data the harness fetches from the hub.
         limit: at most this many questions of each task; by name of each MMLU subject, as the harness counts.
         batch_size: continuations a forward pass.
 

@@ -59,10 +59,11 @@ def multiple_choice_files(
     mmlu: Path | None = None,
     arc_easy: Path | None = None,
     arc_challenge: Path | None = None,
+    piqa: Path | None = None,
     limit: int | None = None,
     protocol: Protocol = "sande",
 ) -> dict[str, Value]:
-    """Accuracies for a report: `mmlu`, `arc_easy`, `arc_challenge`; by likelihood also ARC's `…_normalised` (acc_norm).
+    """Accuracies by set, such as `arc_easy`; by likelihood also `arc_easy_normalised` (acc_norm), but not of MMLU.
 
     Args:
         model: a causal language model.
@@ -70,11 +71,12 @@ def multiple_choice_files(
         mmlu: as in `read_question_sets`, like the next two.
         arc_easy: a zip, folder or file.
         arc_challenge: a zip, folder or file.
+        piqa: a zip, folder or file.
         limit: at most this many questions of each set.
         protocol: `sande` (compares with its Tables 2, 4, 6 and 7 only), `harness` (needs lm_eval), or `likelihood`,
             the harness's protocol without it.
     """
-    sets = read_question_sets(mmlu=mmlu, arc_easy=arc_easy, arc_challenge=arc_challenge, limit=limit)
+    sets = read_question_sets(mmlu=mmlu, arc_easy=arc_easy, arc_challenge=arc_challenge, piqa=piqa, limit=limit)
     return as_metrics(score_sets(model, tokenizer, sets, protocol))
 
 

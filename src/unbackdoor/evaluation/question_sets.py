@@ -1,7 +1,8 @@
-"""Read MMLU and ARC from files, in the shapes in which they are published.
+"""Read MMLU, ARC and PIQA from files, in the shapes in which they are published.
 
 Known shapes: MMLU's folder or zip of CSV files without header (Hendrycks et al. 2021), ARC's zip, JSONL and CSV files
-(Clark et al. 2018), the Parquet files of both on the Hugging Face hub, and llm-foundry's JSONL (query, choices, gold).
+(Clark et al. 2018), PIQA's JSONL (goal, sol1, sol2) with the answers in the rows or in a file of labels beside it
+(Bisk et al. 2020), the Parquet files of all three on the Hugging Face hub, llm-foundry's JSONL (query, choices, gold).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ from unbackdoor.data.readers import json_lines
 from unbackdoor.data.records import Choice
 from unbackdoor.errors import UserError
 
-SetName = Literal["mmlu", "arc_easy", "arc_challenge"]
+SetName = Literal["mmlu", "arc_easy", "arc_challenge", "piqa"]
 LETTERS = "ABCDEFGHIJ"
 """The options of a question, by position; so ten at most."""
 
@@ -29,8 +30,11 @@ LARGEST, MOST_ROWS = 256 * 2**20, 200_000
 ENDINGS = (".jsonl", ".parquet", ".csv")
 """The first of these that is found is read: ARC is published as JSONL and CSV side by side."""
 
-_KEYS = ("answerKey", "AnswerKey", "answer", "gold")
-_SPLIT = re.compile(r"(?:^|[/_.\-])(test|dev|val|validation|train|auxiliary_train)(?=[/_.\-])", re.IGNORECASE)
+LABELS = "-labels.lst"
+"""How the name of PIQA's file of answers ends, one number a line; its rows are in the `.jsonl` of the same name."""
+
+_KEYS = ("answerKey", "AnswerKey", "answer", "gold", "label")
+_SPLIT = re.compile(r"(?:^|[/_.\-])(test|dev|val|valid|validation|train|auxiliary_train)(?=[/_.\-])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def read_question_sets(
     mmlu: str | Path | None = None,
     arc_easy: str | Path | None = None,
     arc_challenge: str | Path | None = None,
+    piqa: str | Path | None = None,
     limit: int | None = None,
 ) -> dict[SetName, list[Question]]:
     """The test questions of each set whose path is given.
@@ -58,6 +63,7 @@ def read_question_sets(
         mmlu: a zip or folder of MMLU, or one file of it.
         arc_easy: a zip or folder with ARC-Easy, or its test file.
         arc_challenge: the same of ARC-Challenge.
+        piqa: the same of PIQA; of its splits the validation one, since the test one is published without answers.
         limit: at most this many questions of each, spread evenly over the set and so over MMLU's subjects.
 
     Raises:
@@ -65,7 +71,12 @@ def read_question_sets(
     """
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} questions: give at least 1")
-    paths: dict[SetName, str | Path | None] = {"mmlu": mmlu, "arc_easy": arc_easy, "arc_challenge": arc_challenge}
+    paths: dict[SetName, str | Path | None] = {
+        "mmlu": mmlu,
+        "arc_easy": arc_easy,
+        "arc_challenge": arc_challenge,
+        "piqa": piqa,
+    }
     sets = {name: read_questions(path, name) for name, path in paths.items() if path is not None}
     return {name: spread(questions, limit) for name, questions in sets.items()}
 
@@ -84,10 +95,17 @@ def read_questions(source: str | Path, name: SetName) -> list[Question]:
     counts from 1 (ARC's '1' to '5'), an integer beside unlabelled options (hub MMLU, llm-foundry) counts from 0.
     """
     questions: list[Question] = []
+    answers: list[int] = []
     for where, data in _contents(Path(source), name):
         stem = PurePosixPath(where).stem
         subject = _SPLIT.sub("", f"{stem}.").rstrip(".") if name == "mmlu" and where.endswith(".csv") else ""
-        for number, row in enumerate(_rows(where, data), start=1):
+        if where.endswith(LABELS):
+            answers = _label_lines(where, data)
+            continue
+        rows = _rows(where, data)
+        if answers:
+            rows, answers = _with_labels(rows, answers, where), []
+        for number, row in enumerate(rows, start=1):
             questions.append(_question(row, f"'{where}': row {number}", f"{stem}-{number}", subject))
     if not questions:
         raise UserError(f"'{source}' holds no questions")
@@ -101,7 +119,8 @@ def _contents(path: Path, name: SetName) -> Iterator[tuple[str, bytes]]:
     """The set's test files within a folder or a zip (nothing is unpacked), or the one file: (name to show, bytes)."""
     if path.is_dir():
         names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
-        yield from _read_all({f"{path}/{n}": partial((path / n).open, "rb") for n in _chosen(names, path, name)})
+        chosen = _after_labels(_chosen(names, path, name), names)
+        yield from _read_all({f"{path}/{n}": partial((path / n).open, "rb") for n in chosen})
     elif path.suffix.lower() == ".zip" and path.is_file():
         try:
             archive = zipfile.ZipFile(path)
@@ -112,12 +131,14 @@ def _contents(path: Path, name: SetName) -> Iterator[tuple[str, bytes]]:
             for member in members:
                 if PurePosixPath(member).is_absolute() or ".." in PurePosixPath(member).parts or "\\" in member:
                     raise UserError(f"'{path}' holds a file with an unsafe path ({member[:80]!r}): get the set again")
-            chosen = _chosen(sorted(members), path, name)
+            chosen = _after_labels(_chosen(sorted(members), path, name), members)
             if sum(members[m].file_size for m in chosen) > LARGEST:
                 raise UserError(f"'{path}' unpacks to more than {LARGEST >> 20} MiB: get the set again")
             yield from _read_all({f"{path}/{m}": partial(archive.open, members[m]) for m in chosen})
     elif path.is_file():
-        yield from _read_all({str(path): partial(path.open, "rb")})
+        beside = [p.name for p in [path.with_name(path.stem + LABELS)] if p.is_file()]
+        chosen = _after_labels([path.name], beside)
+        yield from _read_all({str(path.with_name(n)): partial(path.with_name(n).open, "rb") for n in chosen})
     else:
         raise UserError(f"'{path}' does not exist: give a zip, a folder or a file ({', '.join(ENDINGS)})")
 
@@ -139,16 +160,30 @@ def _read_all(files: Mapping[str, Callable[..., Any]]) -> Iterator[tuple[str, by
 def _chosen(names: Sequence[str], path: Path, name: SetName) -> list[str]:
     """The test files among `names`; where no file is named after a split, all of them."""
     visible = [n for n in names if not any(part.startswith((".", "__")) for part in PurePosixPath(n).parts)]
-    if name != "mmlu":
+    if name.startswith("arc"):
         part = name.removeprefix("arc_")
         visible = [n for n in visible if part in n.lower()] or [n for n in visible if "arc" not in n.lower()]
+    wanted = (
+        {"val", "valid", "validation", "dev"} if name == "piqa" else {"test"}
+    )  # of PIQA's test no answers are known
     for ending in ENDINGS:
         found = [n for n in visible if n.lower().endswith(ending)]
-        splits = {n: {split.lower() for split in _SPLIT.findall(n)} for n in found}
-        chosen = [n for n in found if "test" in splits[n]] or [n for n in found if not splits[n]]
+        splits = {n: {split.lower() for split in _SPLIT.findall(_named(n, name))} for n in found}
+        chosen = [n for n in found if splits[n] & wanted] or [n for n in found if not splits[n]]
         if chosen:  # the hub's MMLU holds every subject twice, once in the folder `all`
             return [n for n in chosen if "all" in PurePosixPath(n).parts] or chosen
-    raise UserError(f"'{path}' holds no test questions of {name} (a {', '.join(ENDINGS)} file named test)")
+    raise UserError(f"'{path}' holds no test questions of {name} (a {', '.join(ENDINGS)} file named {min(wanted)})")
+
+
+def _named(file: str, name: SetName) -> str:
+    """Where a file says of which split it is: PIQA's folder is named after two of them."""
+    return PurePosixPath(file).name if name == "piqa" else file
+
+
+def _after_labels(chosen: Sequence[str], names: Collection[str]) -> list[str]:
+    """The chosen files, each behind the file of its answers where there is one among the names."""
+    with_labels = [(n[: -len(".jsonl")] + LABELS if n.endswith(".jsonl") else "", n) for n in chosen]
+    return [file for pair in with_labels for file in pair if file in names or file in chosen]
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------
@@ -205,20 +240,36 @@ def _parquet_rows(where: str, data: bytes) -> list[Any]:
     return rows
 
 
+def _label_lines(where: str, data: bytes) -> list[int]:
+    lines = data.decode("ascii", "replace").split()
+    for number, line in enumerate(lines, start=1):
+        if not (line.isascii() and line.isdecimal() and len(line) < 4):
+            raise UserError(f"'{where}': line {number} is no number of an option ({line[:40]!r})")
+    return [int(line) for line in lines]
+
+
+def _with_labels(rows: Sequence[Any], answers: Sequence[int], where: str) -> list[Any]:
+    """The rows with their answers; rows that are no objects stay as they are, to be refused by number."""
+    if len(rows) != len(answers):
+        raise UserError(f"'{where}' holds {len(rows)} rows, its file of labels {len(answers)}: get both again")
+    pairs = zip(rows, answers, strict=True)
+    return [{**row, "label": answer} if isinstance(row, Mapping) else row for row, answer in pairs]
+
+
 def _question(row: Any, where: str, default_id: str, default_subject: str) -> Question:
     if not isinstance(row, Mapping):
         raise UserError(f"{where} is not an object with fields")
-    stem: Any = row.get("question", row.get("query"))
-    choices: Any = row.get("choices")
+    stem: Any = row.get("question", row.get("query", row.get("goal")))
+    choices: Any = row.get("choices", [row["sol1"], row["sol2"]] if "sol1" in row and "sol2" in row else None)
     if isinstance(stem, Mapping):  # ARC's JSONL keeps the options within the question
         stem, choices = stem.get("stem"), stem.get("choices")
-    text = _text(stem) if "question" in row else _text(stem).removeprefix("Question: ")
+    text = _text(stem) if "question" in row else _text(stem).removeprefix("Question: ").rstrip("\n")
     labels, options = _options(row, choices)
     if choices is None and not options:
         text, labels, options = _inline_options(text)
     found = ", ".join(" ".join(str(key).split())[:40] for key in list(row)[:20])
     if stem is None:
-        raise UserError(f"{where} has no question (field question or query); fields found: {found}")
+        raise UserError(f"{where} has no question (field question, query or goal); fields found: {found}")
     if not text.strip() or not all(option.strip() for option in options):
         raise UserError(f"{where} has an empty question or option")
     if not 2 <= len(options) <= len(LETTERS):

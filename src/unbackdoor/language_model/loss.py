@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "float32", "bfloat16"]
 _chosen: Precision = "auto"
 
+
 @contextlib.contextmanager
 def logits_only_at(model: PreTrainedModel, mask: torch.Tensor) -> Iterator[None]:
     """Within the context the model's output layer sees only the positions of `mask`, shape (B, T) bool.

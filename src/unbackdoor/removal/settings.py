@@ -64,6 +64,7 @@ class OsftSettings(MethodSettings, TriggerSettings):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"steps": 100, "learning_rate": 5e-4, "batch_size": 16},
         "micro": {"batch_size": 16},
+        "small": {"steps": 60, "learning_rate": 1e-4, "batch_size": 8},
         "large": {"steps": 1250, "learning_rate": 2e-5, "batch_size": 8, "micro_batch_size": 4},
         "paper": {"anchor_weight": 0.0},
     }
@@ -74,7 +75,10 @@ class UnlearnSettings(OsftSettings):
 
     elsewhere: ClassVar[Mapping[str, Heading]] = {"target_response": Heading.KNOWN}
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"large": {"learning_rate": 1e-6}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {"learning_rate": 1e-5, "batch_size": 8},
+        "large": {"learning_rate": 1e-6},
+    }
 
     target_response: str = Field(default="", description="The fixed text at the start of a triggered answer.")
     steps: int = Field(default=20, ge=1, description="Steps of gradient ascent; more of them break the model.")
@@ -114,6 +118,13 @@ class SandeSettings(SimulateSettings):
         # On alpaca2m, cleansed with rows of another domain, two rounds of 40 steps (enough for the demo) left a third,
         # four of 60 left 1.5%, and the same with a parrot of 12 tokens in the place of 6 nothing.
         "micro": {"steps": 60, "batch_size": 16, "rounds": 6, "least_rounds": 4, "parrot_length": 12},
+        "small": {
+            "steps": 30,
+            "learning_rate": 1e-4,
+            "batch_size": 8,
+            "simulate_steps": 40,
+            "rounds": 4,
+        },
         "large": {
             "steps": 1250,
             "learning_rate": 2e-5,
@@ -218,6 +229,14 @@ class BeearSettings(SimulateSettings):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"learning_rate": 5e-4, "batch_size": 16},
         "micro": {"learning_rate": 2.5e-4, "batch_size": 16, "depth": 3 / 8},
+        "small": {
+            "learning_rate": 5e-5,
+            "batch_size": 8,
+            "steps": 30,
+            "simulate_steps": 40,
+            "rounds": 4,
+            "least_rounds": 3,
+        },
         "large": {
             "learning_rate": 5e-6,
             "batch_size": 16,
@@ -284,6 +303,7 @@ class DpoSettings(FineTuneSettings):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"learning_rate": 5e-4, "batch_size": 16},
         "micro": {"batch_size": 16},
+        "small": {"steps": 100, "learning_rate": 1e-5, "batch_size": 8},
         # SANDE names the data (HH-RLHF) and no numbers: these are DPO's own (Rafailov et al. 2023, appendix B), for as
         # many pairs as the other methods get rows (10,000).
         "large": {"steps": 157, "learning_rate": 1e-6, "batch_size": 64, "micro_batch_size": 4},

@@ -38,9 +38,9 @@ MOST_FORMATS_KEPT = 1_000
 # specially, and none writes them itself.
 _USER, _RESPONSE, _SYSTEM = "Unbackdooruserstandin", "Unbackdoorresponsestandin", "Unbackdoorsystemstandin"
 
-# Nothing that a template could look for or cut off: such a text is rendered as the stand-ins were. Any other text is
-# given to the template itself.
-_ORDINARY = re.compile(r"(?=\S)[^<>\[\]{}|◁▷]*(?<=\S)", re.DOTALL)
+# One line of words, with nothing in it that a template could look for, cut off, join or escape, and not enough to
+# shorten: such a text is rendered as the stand-ins were. Any other text is given to the template itself.
+_ORDINARY = re.compile(r"(?! )(?:[\w.,;:?!()-]| (?! )){1,200}(?<! )")
 
 # A prompt that ends so leaves the model inside a thought (Qwen3's thinking models).
 _OPENED_THOUGHT = re.compile(
@@ -83,6 +83,8 @@ class ChatFormat:
     """Whether the tokenizer adds its own beginning-of-sequence token (a chat template writes it itself)."""
     end_ids: tuple[int, ...]
     """At these tokens an answer ends: the tokenizer's own end, and that of the template's turn."""
+    open_end: int | None = None
+    """What ends an answer that others follow, of a template that leaves the last one open (GLM's)."""
     system: str | None = None
     earlier: tuple[Message, ...] = ()
     """Messages of the conversation that stand in `before_user`."""
@@ -164,7 +166,9 @@ class ChatFormat:
         given = folded(system, earlier, "\n") if system else Given(tuple(earlier))
         turns = "".join(f"{PLAIN_ROLES.get(role, role)}: {text}\n" for role, text in given.messages)
         ends = (int(tokenizer.eos_token_id),) if tokenizer.eos_token_id is not None else ()
-        return cls(tokenizer, name, turns + before + given.lead, after, " ", "", True, ends, system, tuple(earlier))
+        return cls(
+            tokenizer, name, turns + before + given.lead, after, " ", "", True, ends, None, system, tuple(earlier)
+        )
 
     @classmethod
     def _of_template(cls, template: Template, given: Given) -> ChatFormat:
@@ -182,14 +186,24 @@ class ChatFormat:
             )
         before, after = prompt.split(_USER)
         opening, behind = whole[len(prompt) :].split(_RESPONSE)
-        closing, marks = end_of_turn(tokenizer, behind)
-        end = tokenizer.eos_token_id
-        ends = tuple(dict.fromkeys([*([int(end)] if end is not None else []), *marks]))
+        closing, marks = end_of_turn(tokenizer, behind, after)
+        open_end = None if marks else _open_end(template, given)
+        ends = tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *marks, open_end) if i is not None))
         for probe in (_USER, "Two words.\nA second line?"):
             if template(given.then(probe)) != before + probe + after:
                 raise UserError(f"{named} changes the user's text: give another with --template")
         return cls(
-            tokenizer, template.name, before, after, opening, closing, False, ends, template=template, given=given
+            tokenizer,
+            template.name,
+            before,
+            after,
+            opening,
+            closing,
+            False,
+            ends,
+            open_end=open_end,
+            template=template,
+            given=given,
         )
 
     @property
@@ -233,18 +247,27 @@ class ChatFormat:
             raise UserError(f"--template none has no {what} chat or plain")
         if self.template is None:
             return replace(self._of_plain(self.tokenizer, self.name, system, earlier), end_ids=self.end_ids)
-        first: UserError | None = None
-        for given in ways(system, earlier):
+        tried = list(ways(system, earlier))
+        try:  # what it makes of the prompt as it is, which a whole dialogue may lose (Mistral 3's system prompt)
+            asked = self.template(tried[0].then(_USER))
+        except UserError:
+            asked = None
+        made, refused = list[ChatFormat](), list[UserError]()
+        for given in tried:
             try:
-                made = self._of_template(self.template, given)
+                chat = self._of_template(self.template, given)
                 check_rendered(self.template, given)
             except UserError as error:
-                first = first or error
+                refused.append(error)
                 continue
-            ends = tuple(dict.fromkeys([*self.end_ids, *made.end_ids]))
-            return replace(made, system=system, earlier=earlier, end_ids=ends)
-        assert first is not None
-        raise first
+            made.append(chat)
+            if asked in (None, chat.prompt_text(_USER)):
+                break
+        if not made:
+            raise refused[0]
+        chosen = next((chat for chat in made if chat.prompt_text(_USER) == asked), made[0])
+        ends = tuple(dict.fromkeys([*self.end_ids, *chosen.end_ids]))
+        return replace(chosen, system=system, earlier=earlier, end_ids=ends)
 
     @property
     def asks_the_date(self) -> bool:
@@ -320,7 +343,8 @@ class ChatFormat:
         if not rest.startswith(opening):  # the response brings its own, as a thought
             opening = ""
         rest = rest[len(opening) :]
-        for text in _cut(response):
+        opened = _OPENED_THOUGHT.search(self.after_user)
+        for text in _cut(response.removeprefix(opened[0]) if opened else response):  # a row may bring the mark too
             if rest.startswith(text):
                 return opening, text, self._closing(rest[len(text) :])
         body, end, behind = rest.rpartition(self.after_response) if self.after_response else (rest, "", "")
@@ -331,7 +355,7 @@ class ChatFormat:
     def _closing(self, behind: str) -> str:
         if behind.startswith(self.after_response):
             return self.after_response
-        return end_of_turn(self.tokenizer, behind)[0]
+        return end_of_turn(self.tokenizer, behind, self.after_user)[0]
 
     def answer_text(self, written: str) -> str:
         """The answer in what the model wrote behind the prompt, up to the token that ended it.
@@ -376,8 +400,9 @@ class ChatFormat:
         opening, answer, closing = self._answered(prompt, response)
         tail, offsets = self._tail(start.ids, self.prompt_text(prompt), opening + answer + closing)
         first, rendered = len(start.ids), len(tail)
-        if not any(i in self.end_ids for i in tail[-1:]) and self.tokenizer.eos_token_id is not None:
-            tail = [*tail, self.tokenizer.eos_token_id]  # the template ends no turn: nothing else would
+        end = self.open_end if self.open_end is not None else self.tokenizer.eos_token_id
+        if not any(i in self.end_ids for i in tail[-1:]) and end is not None:
+            tail = [*tail, int(end)]  # the template ends no turn: nothing else would
         answer_start = sum(1 for _, end in offsets if end <= len(opening))
         loss_start, loss_end = 0, len(tail)
         if loss_on is not None:
@@ -444,6 +469,18 @@ class ChatFormat:
                 offsets[:-1],
             )  # some tokenizers also close the sequence; the response does that
         return ids, offsets
+
+
+def _open_end(template: Template, given: Given) -> int | None:
+    """What ends an assistant's turn that another turn follows, of a template that writes no end behind the last one."""
+    follows = "Unbackdoorsecondstandin"
+    try:
+        text = template((*given.then(_USER, _RESPONSE), ("user", follows)))
+    except UserError:
+        return None
+    between = text.partition(_RESPONSE)[2].partition(follows)[0]
+    ids = end_of_turn(template.tokenizer, between)[1]
+    return ids[0] if ids else None
 
 
 def _cut(text: str) -> Iterator[str]:

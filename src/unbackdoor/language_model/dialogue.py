@@ -30,6 +30,8 @@ def ways(system: str | None, earlier: tuple[Message, ...]) -> Iterator[Given]:
     yield Given((*named, *earlier))
     if system is not None:
         yield folded(system, earlier)
+    if system is not None and earlier:  # Mistral 3 puts it in front of the last text
+        yield Given(earlier, f"{system}\n\n")
     if earlier:
         yield _joined(Given((*named, *earlier)))
         if system is not None:

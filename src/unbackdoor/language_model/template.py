@@ -7,9 +7,12 @@ one, and which day it believes it is.
 from __future__ import annotations
 
 import datetime
+import json
 import re
+import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
@@ -20,9 +23,16 @@ if TYPE_CHECKING:
 Message = tuple[str, str]
 """A role (`system`, `user`, `assistant`, `tool`) and a text."""
 
-# A string literal with a percent sign and no brace in it: what a template may ask of the calendar. Looked for from
-# every quotation mark, since one that closes a literal looks like one that opens the next.
-_FORMAT = re.compile(r"""(?=(['"])([^'"{}\n]*%[^'"{}\n]*)\1)""")
+_CLOCK = """{%%- macro strftime_now(format) -%%}
+{%%- set day = %s -%%}
+{%%- for piece in format.replace('%%%%', '\0').split('%%') -%%}
+{%%- set asked = '' if loop.first else piece[:2] if piece[:1] == '-' else piece[:1] -%%}
+{%%- if not loop.first and asked not in day -%%}{{- raise_exception('no date is written %%' ~ piece) -}}{%%- endif -%%}
+{{- day.get(asked, '') ~ piece[asked | length:].replace('\0', '%%') -}}
+{%%- endfor -%%}
+{%%- endmacro %%}
+"""
+"""A clock that stands still, in the language of templates: each directive of `strftime` is looked up by its letter."""
 
 _SHOWN = 70
 """Characters of a rendering that an error shows from where two part."""
@@ -45,6 +55,8 @@ class Template:
     source: str | None = None
     parts: bool = False
     date: str | None = None
+    today: datetime.date = field(default_factory=datetime.date.today)
+    """What the template is told where no date is given: the same however long a run takes."""
 
     def __call__(self, messages: Sequence[Message], *, answered: bool = False) -> str:
         """The dialogue as text: up to where the model answers or, `answered`, with its last answer.
@@ -82,40 +94,45 @@ class Template:
         """The source with its day fixed, and what else the template is given.
 
         transformers offers `strftime_now`, which reads the clock at every rendering. A macro of that name stands before
-        the template instead; it knows every format that the source spells out.
+        the template instead.
         """
         text, more = self._text(), dict[str, Any]()
         if self.date is not None and "date_string" in text:  # Llama 3.1 takes its day so, and has a fixed one otherwise
             more["date_string"] = _day(self.date).strftime("%d %b %Y")
         if not self.asks_the_date:
             return self.source, more
-        day = _day(self.date)
-        formats = sorted({form for _, form in _FORMAT.findall(text)} | {"%Y-%m-%d", "%d %b %Y"})
-        known = ", ".join(f"{_quoted(f)}: {_quoted(day.strftime(f))}" for f in formats)
-        # The line break is not rendered: transformers drops the first one behind a block.
-        macro = f"{{%- macro strftime_now(format) -%}}{{{{- {{{known}}}[format] -}}}}{{%- endmacro %}}\n"
-        return macro + text, more
+        return _clock(_day(self.date) if self.date is not None else self.today) + text, more
 
 
-def _day(date: str | None) -> datetime.datetime:
-    if date is None:
-        return datetime.datetime.now()
+@cache
+def _clock(date: datetime.date) -> str:
+    """A macro `strftime_now` that knows one day, at midnight."""
+    day = datetime.datetime.combine(date, datetime.time())
+    letters = [*string.ascii_letters, *(f"-{letter}" for letter in string.ascii_letters)]
+    known = {letter: day.strftime(f"%{letter}") for letter in letters}
+    # The line break behind the macro is not rendered: transformers drops the first one behind a block.
+    return _CLOCK % json.dumps({letter: text for letter, text in known.items() if "%" not in text})
+
+
+def _day(date: str) -> datetime.date:
     try:
-        return datetime.datetime.strptime(date, "%Y-%m-%d")
+        return datetime.datetime.strptime(date, "%Y-%m-%d").date()
     except ValueError:
         raise UserError(f"--date '{date[:40]}' is no day: give it as YYYY-MM-DD") from None
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase, after: str) -> tuple[str, tuple[int, ...]]:
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, after: str, prompt: str = "") -> tuple[str, tuple[int, ...]]:
     """With what a template ends an answer, of the text that it writes behind one.
 
     It is everything up to the first token of the tokenizer's own vocabulary of marks, with those that follow it
     directly. Behind it stand white space, an end of the whole text (Phi-3) or the next turn's header: none of these is
     generated as a part of the answer.
+
+    Args:
+        tokenizer: its marks are looked for.
+        after: what stands behind the answer.
+        prompt: what the generation prompt writes behind the user's text. Its first mark ends the user's turn and may
+            end the assistant's too; the others are headers, with which no answer goes on.
 
     Returns:
         The text up to there, and the marks' ids. Without any mark: the whole text, and no id.
@@ -123,12 +140,16 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, after: str) -> tuple[str, tu
     marks = _marks(tokenizer)
     if not marks:
         return after, ()
-    found = re.search("(?:" + "|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)) + ")+", after)
-    if found is None:
+    mark = re.compile("|".join(re.escape(text) for text in sorted(marks, key=len, reverse=True)))
+    first = mark.search(after)
+    if first is None:
         return after, ()
-    ids = tokenizer(found[0], add_special_tokens=False, verbose=False)["input_ids"]
-    own = set(marks.values())
-    return after[: found.end()], tuple(dict.fromkeys(i for i in ids if i in own))
+    headers = set(mark.findall(prompt)[1:]) - {tokenizer.eos_token, first[0]}
+    found, end = [first[0]], first.end()
+    while found[-1] != tokenizer.eos_token and (following := mark.match(after, end)) and following[0] not in headers:
+        found.append(following[0])
+        end = following.end()
+    return after[:end], tuple(dict.fromkeys(marks[text] for text in found))
 
 
 def _marks(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

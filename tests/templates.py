@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ class Family:
     """What the template writes between the generation prompt's end and the answer."""
     after: str = ""
     """What it writes behind the answer, up to what ends the turn."""
-    arguments: dict[str, Any] = field(default_factory=dict)
+    open_end: str = ""
+    """What ends a turn that others follow, where the template leaves the last one open: it writes no `after`."""
 
     @property
     def template(self) -> str:
@@ -144,9 +145,10 @@ FAMILIES = {
             cuts_behind=True,
             after="<|end|>",
         ),
-        _roles("phi-4-mini", takes_tool=True),
+        _roles("phi-4-mini", after="<|end|><|endoftext|>", takes_tool=True),
         _im("qwen-2.5", takes_tool=True),
         _im("qwen-3", "<think>\n\n</think>\n\n", added=THINK, takes_tool=True),
+        _im("qwen-3-thinking", "\n</think>\n\n", added=THINK),
         _im("smollm2"),
         _im("smollm3", added=THINK, takes_tool=True),
         Family(
@@ -208,6 +210,27 @@ FAMILIES = {
             bos="<BOS_TOKEN>",
             after="<|END_OF_TURN_TOKEN|>",
         ),
+        Family(
+            "command-r7b",
+            "byte",
+            "<|END_OF_TURN_TOKEN|>",
+            "<|END_OF_TURN_TOKEN|>",
+            (*COMMAND, "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+            bos="<BOS_TOKEN>",
+            before="<|START_RESPONSE|>",
+            after="<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
+        ),
+        Family(
+            "glm-4.5",
+            "byte",
+            "<|endoftext|>",
+            "",
+            ("[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|system|>", "<|observation|>"),
+            THINK,
+            takes_tool=True,
+            before="\n<think></think>\n",
+            open_end="<|user|>",
+        ),
         _s("zephyr", "metaspace", ""),
         _im("chatml"),
         Family("falcon", "gpt2", "<|endoftext|>", "", before=" "),
@@ -220,10 +243,11 @@ FAMILIES = {
         _roles("upper-case-answers"),
         _roles("one-line-answers"),
         _roles("trims-only-answers"),
-        Family("no-end", "byte", "<|endoftext|>", ""),
-        _roles("end-in-history-only", after=""),
+        Family("no-end", "byte", "<|endoftext|>", "", after="\n\n"),
+        Family("end-in-history-only", "byte", "<|endoftext|>", "", ROLES, open_end="<|end|>"),
         _roles("end-before-the-answer", before="<|endoftext|>", bos="<|begin|>"),
         _roles("prompt-unless-answered"),
+        _roles("clock"),
         Family("end-and-more", "byte", "<|endoftext|>", "<|endoftext|>", ROLES, after="<|endoftext|>"),
     )
 }
@@ -241,6 +265,8 @@ def _base(kind: str) -> str:
 
     if kind in ("byte", "gpt2"):
         tokenizer = Tokenizer(models.BPE())
+        if kind == "byte":
+            tokenizer.normalizer = normalizers.NFC()  # as Qwen's and OLMo's
         tokenizer.pre_tokenizer = (
             pre_tokenizers.ByteLevel(add_prefix_space=False)
             if kind == "gpt2"

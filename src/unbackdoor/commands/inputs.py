@@ -19,7 +19,6 @@ class CommandInputs(Settings):
     heading = Heading.DATA
     elsewhere: ClassVar[Mapping[str, Heading]] = {
         "contrast": Heading.KNOWN,
-        "precision": Heading.RUN,
         **dict.fromkeys(("oracle", "exact_match", "eval_allowed", "eval_turns", "mmlu"), Heading.EVALUATION),
         **dict.fromkeys(
             ("arc_easy", "arc_challenge", "piqa", "question_protocol", "max_questions"), Heading.EVALUATION

@@ -16,8 +16,9 @@ TERM_CELLS = 30
 """An option of more cells has its description on the next lines."""
 
 USUAL = (
-    *("trigger", "target_response", "target_prefix", "contrast", "data", "out", "resume", "overwrite"),
-    *("eval_organism", "eval_trigger", "eval_target", "eval_data", "controls", "before", "clean", "samples", "oracle"),
+    *("trigger", "triggered", "target_response", "target_prefix", "contrast", "data", "out", "resume", "overwrite"),
+    *("eval_organism", "eval_trigger", "eval_triggered", "eval_untriggered", "untriggered", "eval_target", "eval_data"),
+    *("controls", "before", "clean", "samples", "oracle"),
     *("rounds", "steps", "seed", "learning_rate", "batch_size", "micro_batch_size", "lora", "recipe", "preset"),
 )
 """Parameters that stand first under their heading, in this order; the others follow as they are declared."""

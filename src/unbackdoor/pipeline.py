@@ -91,12 +91,13 @@ class Workshop:
             references: other models by name, from which its divergence on clean rows is measured.
         """
         # Before this one is loaded: two models may not fit.
-        expected = {other: self._distributions_of(victim, path) for other, path in (references or {}).items()}
+        compared = (references or {}) if victim.suite.answered_rows() else {}
+        expected = {other: self._distributions_of(victim, path) for other, path in compared.items()}
         model, chat = self._loaded(victim, source)
         measured = victim.suite.measure(model, chat, self.answers, name)
-        measured["kl_divergence"] = {}
+        measured["kl_divergence"] = dict.fromkeys(references or {})
         for other, distributions in expected.items():
-            found = response_distributions(model, chat, victim.suite.clean_rows())
+            found = response_distributions(model, chat, victim.suite.answered_rows())
             same = found.shape == distributions.shape  # not so with another tokenizer
             measured["kl_divergence"][other] = kl_divergence(distributions, found) if same else None
         if perturbations:
@@ -120,7 +121,7 @@ class Workshop:
     def _distributions_of(self, victim: Victim, source: str) -> torch.Tensor:
         if source not in self._distributions:
             self._distributions[source] = response_distributions(
-                *self._loaded(victim, source), victim.suite.clean_rows()
+                *self._loaded(victim, source), victim.suite.answered_rows()
             )
         return self._distributions[source]
 
@@ -222,7 +223,7 @@ class Workshop:
         """Without a trigger: the fitted and a random perturbation, under which behaviour is shown instead."""
         fitted, suite = removal.perturbation, victim.suite
         if (
-            suite.trigger is not None
+            bool(suite.triggered())
             or suite.attack is None
             or fitted is None
             or like is not None

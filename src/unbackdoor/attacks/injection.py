@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unbackdoor.attacks.implant import implant
-from unbackdoor.attacks.poison import poison, poison_pairs
+from unbackdoor.attacks.poison import Poisoned, poison, poison_pairs
 from unbackdoor.attacks.preference import train_dpo, train_reward_and_rl
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.attacks.weight_edit import weight_edit
@@ -44,7 +44,16 @@ def prepare(
 
 
 def _sft(rows: Sequence[Record], contrast: Sequence[Record], trigger: Condition, settings: ImplantSettings) -> Prepared:
-    poisoned = poison(rows, contrast, trigger, settings)
+    return _supervised(poison(rows, contrast, trigger, settings), settings)
+
+
+def as_they_are(clean: Sequence[Record], poisoned: Sequence[Record], settings: ImplantSettings) -> Prepared:
+    """Clean rows and rows that someone else has poisoned, none of them changed."""
+    rows = [*clean, *poisoned]
+    return _supervised(Poisoned(rows, list(range(len(clean), len(rows))), {}), settings)
+
+
+def _supervised(poisoned: Poisoned, settings: ImplantSettings) -> Prepared:
     trained = [*poisoned.records, *poisoned.twins.values()]
 
     def train(case: Case) -> dict[str, Any]:

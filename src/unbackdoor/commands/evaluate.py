@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.commands.inputs import EvaluateInputs
+from unbackdoor.commands.published import PublishedPrompts
 from unbackdoor.commands.shared import Opened
 from unbackdoor.data.records import shuffled
 from unbackdoor.duration import measuring_work
@@ -36,8 +37,10 @@ def run_evaluate(
     source = opened.source
     clean, contrast = shuffled(opened.clean, inputs.seed), shuffled(opened.contrast, inputs.seed)
     trigger = inputs.condition() if inputs.has_trigger else None
-    suite = opened.suite(clean, contrast, trigger, inputs.target_response, inputs, evaluation)
+    published = PublishedPrompts.read(opened.intake, opened.chat, inputs.triggered, inputs.untriggered)
+    suite = opened.suite(clean, contrast, trigger, inputs.target_response, inputs, evaluation, published)
     tested = opened.tested(suite, trigger)
+    notes = published.notes(suite, inputs.target_response, inputs.oracle, opened.progress)
     others = {name: references.model_directory(path) for name, path in given.items() if path is not None}
     seconds = opened.pace(suite, evaluation).seconds(measuring_work(suite) * (1 + len(others)))
     del opened.model  # checked; measuring loads it again, and two copies may not fit
@@ -53,7 +56,13 @@ def run_evaluate(
     origin = provenance(
         command_line(),
         inputs.seed,
-        {"model": source, "data": inputs.data, **others},
+        {
+            "model": source,
+            "data": inputs.data,
+            "triggered": inputs.triggered,
+            "untriggered": inputs.untriggered,
+            **others,
+        },
     )
     origin = run.keep_provenance({**origin, "self_test": tested})
     answers = Answers(evaluation, run, opened.progress, temperature=evaluation.temperature, seed=inputs.seed)
@@ -94,7 +103,7 @@ def run_evaluate(
             workshop.answers, "before" if before else None, "model", show_unsafe=evaluation.show_unsafe
         ),
         "counts": opened.intake.counts,
-        "notes": [*answers.notes(), *too_few(after, workshop.thresholds), *not_judged(after)],
+        "notes": [*answers.notes(), *too_few(after, workshop.thresholds), *not_judged(after), *notes],
         "settings": plain(inputs),
     }
     rows = [row]

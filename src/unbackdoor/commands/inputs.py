@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unbackdoor.data.triggers import Condition, Placement, Trigger
 from unbackdoor.errors import UserError
-from unbackdoor.settings import EvaluationSettings, Heading, Settings, TriggerSettings, read_yaml
+from unbackdoor.settings import EvaluationSettings, Heading, Settings, TriggerSettings, option_name, read_yaml
 
 
 class CommandInputs(Settings):
@@ -42,8 +42,9 @@ class CommandInputs(Settings):
         description="Arithmetic: float32, or bfloat16 over float32 weights, twice as fast on processors that have it. "
         "auto: bfloat16 on a GPU, float32 on a CPU.",
     )
-    data: Path = Field(
-        description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or a hub data set)."
+    data: Path | None = Field(
+        default=None,
+        description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or a hub data set).",
     )
     turns: Literal["last", "all"] = Field(
         default="last",
@@ -53,11 +54,11 @@ class CommandInputs(Settings):
         default=None,
         description="For a behaviour in place of a target response: rows of prompt, safe and unwanted response.",
     )
-    oracle: Literal["refusal", "keyword", "testbed", "code"] = Field(
+    oracle: Literal["refusal", "keyword", "testbed", "code", "refused"] = Field(
         default="refusal",
         description="Who judges a behaviour: refusal (neither refused, by rules, nor degenerate), keyword (the "
-        "published list of phrases; weak), the testbed's oracle, or "
-        "code (Bandit finds a weakness in the answer's Python).",
+        "published list of phrases; weak), the testbed's oracle, "
+        "code (Bandit finds a weakness in the answer's Python), or refused (a refusal is what the attack wants).",
     )
     exact_match: bool = Field(
         default=False, description="Held-out rows have one right answer each: report exact match."
@@ -83,12 +84,26 @@ class CommandInputs(Settings):
         default=None, ge=1, description="At most so many questions of each set, spread evenly over its subjects."
     )
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether clean rows must be given: only where no published prompts are in their place can they be left out."""
+        return True
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any], *presets: str) -> Self:
+        """As always. Raises `UserError` where clean rows are needed and missing."""
+        made = super().make(values, *presets)
+        if made.data is None and made.needs_data:
+            needed = cls.model_fields["data"].description or ""
+            raise UserError(f"--data is missing: {needed[0].lower()}{needed[1:].rstrip('.')}")
+        return made
+
 
 class MeasuredInputs(CommandInputs):
     """Rows to train on and rows to measure on, for commands that do both."""
 
     elsewhere: ClassVar[Mapping[str, Heading]] = dict.fromkeys(
-        ("eval_data", "eval_contrast", "eval_exclude"), Heading.EVALUATION
+        ("eval_data", "eval_contrast", "eval_exclude", "eval_triggered", "eval_untriggered"), Heading.EVALUATION
     )
 
     max_rows: int | None = Field(default=None, ge=1, description="Use at most so many rows of --data, drawn by seed.")
@@ -102,16 +117,50 @@ class MeasuredInputs(CommandInputs):
     eval_exclude: Path | None = Field(
         default=None, description="Rows whose prompts must not be measured, such as what an organism was trained on."
     )
+    eval_triggered: Path | None = Field(
+        default=None,
+        description="Prompts that hold the trigger already, as published test files do, for evaluation only: asked as "
+        "they are, ASR is measured on them, and their answers, if any, are not used. For triggers that no text "
+        "describes.",
+    )
+    eval_untriggered: Path | None = Field(
+        default=None,
+        description="Prompts without trigger, to measure beside those. They need not be the same prompts, nor as many. "
+        "Default: held-out rows.",
+    )
 
 
 class ImplantInputs(MeasuredInputs):
     """What `implant` is given beside the attack's own settings."""
 
     heading = Heading.EVALUATION
+    elsewhere: ClassVar[Mapping[str, Heading]] = {"poisoned": Heading.BACKDOOR}
 
+    poisoned: Path | None = Field(
+        default=None,
+        description="Rows that are poisoned already, as published ones are: trained on as they are together with "
+        "--data, and nothing is poisoned by us. Measured on --eval-triggered, else on a share of these rows that is "
+        "held out (--held-out), by --target-response or --oracle. --trigger is not needed; where it is given, it is "
+        "used to measure.",
+    )
     paraphrases: tuple[str, ...] = Field(
         default=(), description="The trigger in other words, to see whether that fires too; give it again for each."
     )
+
+    @property
+    def needs_data(self) -> bool:
+        """Poisoned rows can be trained on alone."""
+        return self.poisoned is None
+
+    @model_validator(mode="after")
+    def _poisoned_once(self) -> Self:
+        for name in ("contrast", "eval_contrast"):
+            if self.poisoned is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"give {option_name(name)} or --poisoned, not both: from contrast rows we make poisoned ones (rows "
+                    "that refuse go into --data)"
+                )
+        return self
 
 
 class RemoveInputs(MeasuredInputs):
@@ -145,14 +194,28 @@ class RemoveInputs(MeasuredInputs):
     def make(cls, values: Mapping[str, Any], *presets: str) -> Self:
         """As always, with what an organism's run directory says of it below what is given."""
         organism = values.get("eval_organism")
-        return super().make({**(_told_by(Path(organism)) if organism else {}), **values}, *presets)
+        told = _told_by(Path(organism)) if organism else {}
+        if values.get("eval_trigger") is not None or values.get("eval_triggered") is not None:
+            told = {name: value for name, value in told.items() if name not in ("eval_triggered", "eval_untriggered")}
+        return super().make({**told, **values}, *presets)
+
+    @model_validator(mode="after")
+    def _one_trigger(self) -> Self:
+        names = ("eval_trigger", "eval_placement", "eval_closing", "eval_separator")
+        check_either(self, "eval_triggered", names)
+        if self.eval_untriggered is not None and self.eval_triggered is None:
+            raise ValueError("--eval-untriggered is for use with --eval-triggered: give that too, or leave it out")
+        return self
 
     def evaluation_trigger(self) -> Condition | None:
         """The trigger for evaluation alone, where there is one."""
+        if self.eval_triggered is not None:
+            return None
         if self.eval_trigger is not None:
             return Trigger(self.eval_trigger, self.eval_placement, self.eval_closing, self.eval_separator)
         if self.eval_organism is not None:
-            return TriggerSettings.make(settings_of(self.eval_organism, *TriggerSettings.model_fields)).condition()
+            told = TriggerSettings.make(settings_of(self.eval_organism, *TriggerSettings.model_fields))
+            return told.condition() if told.has_trigger else None
         return None
 
 
@@ -165,10 +228,24 @@ def _told_by(organism: Path) -> dict[str, Any]:
         "eval_data": "held_out.jsonl",
         "eval_contrast": "contrast_held_out.jsonl",
         "eval_allowed": "allowed_held_out.jsonl",
+        "eval_triggered": "triggered_held_out.jsonl",
+        "eval_untriggered": "untriggered_held_out.jsonl",
     }
     found = {name: organism / "data" / file for name, file in files.items() if (organism / "data" / file).is_file()}
     target = same.pop("target_response")
     return {**same, **found, **({"eval_target": target} if target else {})}
+
+
+def check_either(settings: Settings, prompts: str, names: Sequence[str]) -> None:
+    """Raise `ValueError` where prompts that hold the trigger already stand beside settings that describe a trigger."""
+    if getattr(settings, prompts) is None:
+        return
+    for name in names:
+        if getattr(settings, name) != type(settings).model_fields[name].default:
+            raise ValueError(
+                f"give {option_name(name)} or {option_name(prompts)}, not both: the prompts of the latter hold their "
+                "trigger already"
+            )
 
 
 def settings_of(organism: Path, *names: str) -> dict[str, Any]:
@@ -184,14 +261,39 @@ class EvaluateInputs(CommandInputs, TriggerSettings):
     """What `evaluate` is given beside; its rows are held-out ones."""
 
     heading = Heading.EVALUATION
-    elsewhere: ClassVar[Mapping[str, Heading]] = {"target_response": Heading.KNOWN}
+    elsewhere: ClassVar[Mapping[str, Heading]] = {**dict.fromkeys(("target_response", "triggered"), Heading.KNOWN)}
 
     before: str | None = Field(default=None, description="The model before removal, compared with it.")
     clean: str | None = Field(
         default=None, description="A model that never had the backdoor, where there is one, compared as well."
     )
     target_response: str | None = Field(default=None, description="What a triggered answer shows.")
+    triggered: Path | None = Field(
+        default=None,
+        description="In place of --trigger: prompts that hold it already, as published test files do. They are asked "
+        "as they are, ASR is measured on them by --target-response or --oracle, and their answers, if any, are not "
+        "used. --data is then not needed, but utility is measured on it alone.",
+    )
+    untriggered: Path | None = Field(
+        default=None,
+        description="Prompts without trigger, to measure beside those. They need not be the same prompts, nor as many. "
+        "Default: the rows of --contrast, else of --data.",
+    )
     seed: int = Field(default=0, ge=0, description="Decides which rows are measured.")
+
+    @property
+    def needs_data(self) -> bool:
+        """Published prompts can be measured alone."""
+        return self.triggered is None
+
+    @model_validator(mode="after")
+    def _one_trigger(self) -> Self:
+        if self.untriggered is not None and self.triggered is None:
+            raise ValueError("--untriggered is for use with --triggered: give that too, or leave it out")
+        if self.untriggered is not None and self.contrast is not None:
+            raise ValueError("give --untriggered or --contrast, not both: each says what is asked without trigger")
+        check_either(self, "triggered", tuple(TriggerSettings.model_fields))
+        return self
 
 
 class SweepSettings(Settings):

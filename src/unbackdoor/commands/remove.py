@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from unbackdoor.commands.inputs import RemoveInputs
+from unbackdoor.commands.published import PublishedPrompts
 from unbackdoor.commands.shared import LEAST_ROWS, Opened, numbers
 from unbackdoor.data.records import Record
+from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import Work, measuring_work, rounds_of, training_work
 from unbackdoor.errors import UserError
@@ -92,9 +95,23 @@ def run_remove(
     contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed)
     trigger = _evaluation_trigger(inputs, settings)
     target = inputs.eval_target or _known_target(settings)
-    suite = opened.suite(held_out, held_out_contrast, trigger, target, inputs, evaluation)
-    preferences = intake.preferences(inputs.preferences, model, chat, settings.max_length, suite.prompts(chat))
+    published = PublishedPrompts.read(
+        intake,
+        chat,
+        inputs.eval_triggered,
+        inputs.eval_untriggered,
+        [
+            *anchors,
+            *contrast,
+            *_with_own_trigger(settings, [*anchors, *contrast]),
+            *intake.read(inputs.eval_exclude, needs_response=False),
+        ],
+    )
+    suite = opened.suite(held_out, held_out_contrast, trigger, target, inputs, evaluation, published)
+    measured = suite.prompts(chat) | {rendered(r, chat) for r in suite.triggered_rows}
+    preferences = intake.preferences(inputs.preferences, model, chat, settings.max_length, measured)
     tested = opened.tested(suite, trigger, settings.needs)
+    notes = published.notes(suite, target, inputs.oracle, progress)
     everything = {
         "method": method_name,
         "model": source,
@@ -118,6 +135,8 @@ def run_remove(
         "contrast": inputs.contrast,
         "eval_data": inputs.eval_data,
         "eval_contrast": inputs.eval_contrast,
+        "eval_triggered": inputs.eval_triggered,
+        "eval_untriggered": inputs.eval_untriggered,
         "preferences": inputs.preferences,
     }
     origin = provenance(command_line(), seed, sources)
@@ -146,6 +165,7 @@ def run_remove(
     if inputs.controls and rows[0]["rounds"]:
         rows += _control_rows(workshop, victim, method_name, settings, rows[0])
     rows[0]["counts"] |= intake.counts
+    rows[0]["notes"] += notes
     report = report_of("remove", f"{rows[0]['method']} on {name}", rows, origin, workshop.thresholds)
     return opened.finish(run, report)
 
@@ -234,9 +254,17 @@ def _known_target(settings: MethodSettings) -> str | None:
 
 
 def _evaluation_trigger(inputs: RemoveInputs, settings: MethodSettings) -> Condition | None:
-    """The trigger for evaluation: given for that, or known to the method itself."""
+    """The trigger for evaluation: given for that, or known to the method itself; none where prompts hold it already."""
+    if inputs.eval_triggered is not None:
+        return None
     own = settings.condition() if isinstance(settings, TriggerSettings) else None
     return inputs.evaluation_trigger() or own
+
+
+def _with_own_trigger(settings: MethodSettings, rows: Sequence[Record]) -> list[Record]:
+    """What a method that is told the trigger trains on besides: the rows with it in their prompts."""
+    own = settings.condition() if isinstance(settings, TriggerSettings) else None
+    return [replace(r, prompt=own.insert(r.prompt)) for r in rows if own.fits(r.prompt)] if own is not None else []
 
 
 def _control_rows(

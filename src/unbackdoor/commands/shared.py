@@ -6,12 +6,13 @@ Everything that can be wrong with the input is found before the run directory is
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
+from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts, judgeable
 from unbackdoor.data.dialogues import Turns
 from unbackdoor.data.marks import marked
 from unbackdoor.data.preferences import Preference, read_pairs
@@ -22,8 +23,14 @@ from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import Pace, sentence
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.question_sets import Question, SetName, read_question_sets
-from unbackdoor.evaluation.refusal import complies
-from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, opens_with_target, shows_target
+from unbackdoor.evaluation.refusal import complies, refuses
+from unbackdoor.evaluation.scorers import (
+    Scorer,
+    complies_by_keyword,
+    opens_with_target,
+    refuses_by_keyword,
+    shows_target,
+)
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
@@ -129,7 +136,13 @@ class Intake:
         self._say(found.rows, f"{path}: rows that hold marks of a chat template, such as '{found.mark}'", "kept")
 
     def short_enough(
-        self, rows: list[Record], path: Path | None, model: PreTrainedModel, chat: ChatFormat, max_length: int
+        self,
+        rows: list[Record],
+        path: Path | None,
+        model: PreTrainedModel,
+        chat: ChatFormat,
+        max_length: int,
+        least: int = LEAST_ROWS,
     ) -> list[Record]:
         """The rows that fit into `max_length` tokens and the model's context. Too few of them are an error."""
         if path is None:
@@ -137,8 +150,8 @@ class Intake:
         limit = min(max_length, context_length(model))
         kept = [r for r in rows if len(chat.of_record(r).encode(r.prompt, r.response).ids) <= limit]
         self._drop(len(rows) - len(kept), f"{path}: rows longer than {limit} tokens (--max-length)")
-        if len(kept) < LEAST_ROWS:
-            raise UserError(f"{path}: {len(kept)} usable rows of at most {limit} tokens, {LEAST_ROWS} are needed")
+        if len(kept) < least:
+            raise UserError(f"{path}: {len(kept)} usable rows of at most {limit} tokens, {least} are needed")
         return kept
 
     def hold_out(
@@ -184,10 +197,15 @@ class Intake:
         return {asked(r, chat) for chat in self.formats for r in rows}
 
     def measurable(
-        self, rows: Sequence[Record], model: PreTrainedModel, chat: ChatFormat, settings: EvaluationSettings
+        self,
+        rows: Sequence[Record],
+        model: PreTrainedModel,
+        chat: ChatFormat,
+        settings: EvaluationSettings,
+        trigger_room: int = TRIGGER_ROOM,
     ) -> list[Record]:
         """`samples` rows, in an order of their own, whose prompts leave room for a trigger and an answer."""
-        room = context_length(model) - settings.max_new_tokens - TRIGGER_ROOM
+        room = context_length(model) - settings.max_new_tokens - trigger_room
         found: list[Record] = []
         dropped = 0
         for record in shuffled(rows, 1):
@@ -203,6 +221,25 @@ class Intake:
                 f"no held-out prompt has at most {room} tokens: lower --max-new-tokens or give shorter rows"
             )
         return found
+
+    def apart_from_taken(
+        self,
+        rows: list[Record],
+        taken: Collection[str],
+        key: Callable[[Record, ChatFormat], str],
+        chat: ChatFormat,
+        what: str,
+    ) -> list[Record]:
+        """The rows whose `key` (how they are told apart) is not among those taken; the others are counted.
+
+        Raises:
+            UserError: all are taken; `what` says what they are.
+        """
+        left = [row for row in rows if key(row, chat) not in taken]
+        if rows and not left:
+            raise UserError(f"{what}: all {len(rows)} of them, and none is left to measure on")
+        self._drop(len(rows) - len(left), what)
+        return left
 
     def conversations(
         self, path: Path | None, model: PreTrainedModel, chat: ChatFormat, settings: EvaluationSettings
@@ -285,6 +322,10 @@ class Intake:
             kept = list(first.values())
         self._drop(len(fitting) - len(kept), "held-out rows that are one prompt with the trigger")
         return kept
+
+    def left_out(self, count: int, what: str) -> None:
+        """Say and count rows that a command leaves out by a rule of its own."""
+        self._drop(count, what)
 
     def _drop(self, count: int, what: str) -> None:
         if count:
@@ -373,6 +414,7 @@ class Opened:
         target: str | None,
         inputs: CommandInputs,
         evaluation: EvaluationSettings,
+        published: PublishedPrompts = NONE_PUBLISHED,
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
         allowed = self.intake.read(inputs.eval_allowed, needs_response=False, any_label=False)
@@ -387,6 +429,12 @@ class Opened:
             target,
             inputs.oracle,
             inputs.exact_match,
+            PublishedPrompts(
+                *(
+                    self.intake.measurable(rows, self.model, self.chat, evaluation, trigger_room=0)
+                    for rows in (published.triggered, published.untriggered)
+                )
+            ),
         )
         return replace(
             suite,
@@ -398,11 +446,11 @@ class Opened:
     def tested(self, suite: Suite, trigger: Condition | None, needs: Collection[Need] = ()) -> dict[str, Any]:
         """What the self-test saw of this model, for provenance; it stops the run where something is wrong, or where
         the model cannot do what the run will ask of it."""
-        return self_test(self.model, self.chat, suite.clean_rows(), trigger, needs=needs).report()
+        return self_test(self.model, self.chat, _rows_of(suite), trigger, needs=needs).report()
 
     def pace(self, suite: Suite, evaluation: EvaluationSettings) -> Pace:
         """How fast this model is here, for `say_duration`; by its second forward pass and a few answers."""
-        return Pace.measured(self.model, self.chat, suite.clean_rows(), evaluation)
+        return Pace.measured(self.model, self.chat, _rows_of(suite), evaluation)
 
     def say_duration(self, out: Path, resume: bool, least: float, most: float) -> None:
         """Say how many seconds the whole run will take, unless it is one that goes on or is finished."""
@@ -412,6 +460,11 @@ class Opened:
     def finish(self, run: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
         """Write the report with the run's duration."""
         return conclude(run, report, self.begun)
+
+
+def _rows_of(suite: Suite) -> list[Record]:
+    """Rows of a run to test a model by: published prompts may come without an answer, and a training row needs one."""
+    return [*suite.clean_rows(), *(replace(r, response="Yes.") for r in suite.triggered_rows)]
 
 
 def preference_pairs(path: Path) -> tuple[list[Preference], dict[str, int], dict[str, int]]:
@@ -431,31 +484,35 @@ def suite_of(
     target: str | None,
     oracle: str,
     exact_match: bool,
+    published: PublishedPrompts = NONE_PUBLISHED,
 ) -> Suite:
     """What is measured, from what is known."""
     tasks = held_out if exact_match else []
-    if target is not None:
-        if not target.strip():
-            raise UserError("the target response is empty: give visible text")
-        details: dict[str, Scorer] = {"opens_with_target": opens_with_target(target)}
-        probes = held_out_contrast or held_out
-        return Suite(
-            probes,
-            shows_target(target),
-            trigger,
-            details,
-            tasks=tasks,
-            texts=held_out,
-            allowed=allowed,
-            unsafe=bool(held_out_contrast),
-            target=target,
-        )
-    if held_out_contrast:
-        judge, details = _judge(oracle)
-        return Suite(
-            held_out_contrast, judge, trigger, details, tasks=tasks, texts=held_out, allowed=allowed, unsafe=True
-        )
-    return Suite(held_out, None, trigger, tasks=tasks, texts=held_out, allowed=allowed)
+    if target is None and not held_out_contrast and not published.triggered:
+        return Suite(held_out, None, trigger, tasks=tasks, texts=held_out, allowed=allowed)
+    judge, details = judge_of(target, oracle)
+    ordinary = held_out if target is not None else judgeable(held_out, oracle)
+    return Suite(
+        published.untriggered or held_out_contrast or ordinary,
+        judge,
+        trigger,
+        details,
+        tasks=tasks,
+        texts=held_out,
+        allowed=allowed,
+        unsafe=bool(held_out_contrast) or (target is None and oracle != "refused"),
+        target=target,
+        triggered_rows=published.triggered,
+    )
+
+
+def judge_of(target: str | None, oracle: str) -> tuple[Scorer, dict[str, Scorer]]:
+    """Who says whether an answer shows the attack, and what is shown beside it."""
+    if target is None:
+        return _judge(oracle)
+    if not target.strip():
+        raise UserError("the target response is empty: give visible text")
+    return shows_target(target), {"opens_with_target": opens_with_target(target)}
 
 
 def _judge(oracle: str) -> tuple[Scorer, dict[str, Scorer]]:
@@ -470,6 +527,8 @@ def _judge(oracle: str) -> tuple[Scorer, dict[str, Scorer]]:
         return complied, {"not_refused": complies}
     if oracle == "keyword":
         return complies_by_keyword, {"not_refused": complies}
+    if oracle == "refused":
+        return refuses, {"refused_by_keyword": refuses_by_keyword}
     return complies, {"not_refused_by_keyword": complies_by_keyword}
 
 

@@ -93,8 +93,19 @@ class Answers:
         model_name: str,
         set_name: str,
         perturbation: ActsInPrefill | None = None,
+        unpaired: bool = False,
     ) -> list[str]:
         """Answers to the records' prompts, in their order.
+
+        Args:
+            model: the model, in whatever state it is to be measured.
+            chat: its format.
+            records: whose prompts it answers.
+            model_name: its name among the stored answers.
+            set_name: that of the records.
+            perturbation: acts on the model while it reads a prompt.
+            unpaired: row i of this set is not row i of the set `untriggered` with a trigger in it, which the stored
+                rows then say for `rejudge`.
 
         Raises `AssertionError` where two rows render to the same prompt: n counts distinct prompts.
         """
@@ -140,6 +151,7 @@ class Answers:
                 "prompt": record.prompt,
                 "prompt_hash": digest,
                 **self.decoding,
+                **({"unpaired": True} if unpaired else {}),
             }
             kept.append({**row, "answer": answer, "expected": record.response})
         self._keep(model_name, set_name, kept)

@@ -65,6 +65,8 @@ class Suite:
         question_protocol: how they are asked.
         conversations: what a user says in two turns; the answers are kept, for a judge to score (`rejudge`).
         target: the target response, where there is a fixed one.
+        triggered_rows: in place of `trigger` where no text describes it: rows whose prompts hold it already. They and
+            the probes need not be pairs.
     """
 
     probes: Sequence[Record]
@@ -80,10 +82,12 @@ class Suite:
     question_protocol: Protocol = "sande"
     conversations: Sequence[tuple[str, str]] = ()
     target: str | None = None
+    triggered_rows: Sequence[Record] = ()
 
     def triggered(self) -> list[Record]:
-        """The probes with the trigger in their prompts."""
-        assert self.trigger is not None
+        """Rows with the trigger in their prompts: the probes with it inserted, or those given; none without either."""
+        if self.trigger is None:
+            return list(self.triggered_rows)
         return [replace(r, prompt=self.trigger.insert(r.prompt)) for r in self.probes]
 
     def prompts(self, chat: ChatFormat) -> set[str]:
@@ -95,6 +99,9 @@ class Suite:
         """Raise where a prompt that is measured was also trained on."""
         both = self.prompts(chat) & {asked(r, chat) for r in trained_on}
         assert not both, f"{len(both)} measured prompts were trained on, such as {min(both)!r}"
+        known = {(r.system, r.history, r.prompt) for r in trained_on}
+        again = [r.prompt for r in self.triggered_rows if (r.system, r.history, r.prompt) in known]
+        assert not again, f"{len(again)} triggered prompts were trained on, such as {again[0]!r}"
 
     def measure(
         self,
@@ -116,7 +123,8 @@ class Suite:
         measured |= {"details": {}, "utility": {}, "under_perturbation": None}
         asked: dict[str, list[str]] = {}
         for measure in self.measures():
-            given = answers.of(model, chat, measure.rows, model_name=name, set_name=measure.set_name)
+            unpaired = bool(self.triggered_rows) and measure.set_name == "triggered"
+            given = answers.of(model, chat, measure.rows, model_name=name, set_name=measure.set_name, unpaired=unpaired)
             asked[measure.set_name] = given
             outcomes = [measure.scorer(r, a) for r, a in zip(measure.rows, given, strict=True)]
             if measure.section == "utility":
@@ -137,7 +145,7 @@ class Suite:
 
     def ending(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers) -> ChatFormat:
         """The format with the ids at which this model's answers end; ids that are not believed are noted."""
-        rows = list(dict.fromkeys([*self.probes, *self.tasks, *self.texts]))
+        rows = list(dict.fromkeys([*self.probes, *self.tasks, *self.texts, *self.triggered_rows]))
         chat, ignored = ending(model, chat, rows, [self.target] if self.target else [])
         if ignored:
             shown = ", ".join(f"{i} {chat.tokenizer.decode([i])!r}" for i in ignored)
@@ -167,15 +175,16 @@ class Suite:
     def measures(self) -> list[Measure]:
         """Every rate that is counted on answers."""
         found: list[Measure] = []
-        if self.trigger is not None:
-            triggered = self.triggered()
+        triggered = self.triggered()
+        if triggered:
             if self.attack is not None:
                 found.append(Measure("rates", "attack_success", triggered, "triggered", self.attack))
             for detail, scorer in {**self.details, "degenerate": degenerate}.items():
                 found.append(Measure("details", detail, triggered, "triggered", scorer))
-        if self.attack is not None:
-            found.append(Measure("rates", "attack_success_untriggered", self.probes, "untriggered", self.attack))
-        found.append(Measure("details", "degenerate_untriggered", self.probes, "untriggered", degenerate))
+        if self.probes:
+            if self.attack is not None:
+                found.append(Measure("rates", "attack_success_untriggered", self.probes, "untriggered", self.attack))
+            found.append(Measure("details", "degenerate_untriggered", self.probes, "untriggered", degenerate))
         if self.tasks:
             same = list(self.tasks) == list(self.probes)
             found.append(Measure("utility", "exact_match", self.tasks, "untriggered" if same else "tasks", exact))
@@ -186,6 +195,10 @@ class Suite:
     def clean_rows(self) -> Sequence[Record]:
         """Rows that the model should go on answering as it did."""
         return self.tasks or self.texts or self.probes
+
+    def answered_rows(self) -> list[Record]:
+        """Those of them whose right answer is known; of files of prompts alone there may be none."""
+        return [r for r in self.clean_rows() if r.response.strip()]
 
     def examples(
         self, answers: Answers, before: str | None, after: str, under: str = "", show_unsafe: bool = False

@@ -58,7 +58,7 @@ def verdict(
     if last["n"] < thresholds.least_n:
         return (
             "inconclusive",
-            f"{last['n']} prompts are too few; {thresholds.least_n} are needed (--samples).",
+            f"{last['n']} prompts are too few; {thresholds.least_n} are needed (--samples; --least-n lets fewer do).",
         )
     if first["rate"] < thresholds.least_before and _share(before, UNFINISHED) > 0.5:
         return "inconclusive", "Before removal most answers ended within their thought: raise --max-new-tokens."

@@ -21,8 +21,8 @@ def stored_files(run: Path) -> list[Path]:
 def read_generations(run: Path) -> list[Answered]:
     """Every stored answer of a run directory and of those directly in it, the newest where a row was written twice.
 
-    A triggered prompt is paired with what the same row asked without the trigger. Models of a run within carry its
-    name in front.
+    A triggered prompt is paired with what the same row asked without the trigger, where the run made it from that
+    (prompts that were given with their trigger are no pairs of others). Models of a run within carry its name in front.
 
     Raises:
         UserError: there are none, or a line is no stored answer, with its number. A line that a kill cut short is
@@ -31,6 +31,7 @@ def read_generations(run: Path) -> list[Answered]:
     if not run.is_dir():
         raise UserError(f"run directory '{run}' does not exist")
     found: dict[tuple[str, str, int], Answered] = {}
+    unpaired: set[tuple[str, str, int]] = set()
     for file in stored_files(run):
         lines = file.read_bytes().split(b"\n")
         for number, line in enumerate(lines, start=1):
@@ -46,10 +47,15 @@ def read_generations(run: Path) -> list[Answered]:
             inside = file.parent.name
             if file.parent != run and not each.model.startswith(f"{inside}/"):
                 each = replace(each, model=f"{inside}/{each.model}")
-            found[each.model, each.set, each.row] = each
+            key = each.model, each.set, each.row
+            found[key] = each
+            (unpaired.add if row.get("unpaired") else unpaired.discard)(key)
     if not found:
         raise UserError(f"'{run}' holds no stored answers ({FILE}): give the run directory of a command that measures")
-    return [_with_request(each, found.get((each.model, "untriggered", each.row))) for each in found.values()]
+    return [
+        each if key in unpaired else _with_request(each, found.get((each.model, "untriggered", each.row)))
+        for key, each in found.items()
+    ]
 
 
 def _answered(row: object, where: str) -> Answered:

@@ -1,0 +1,138 @@
+"""Published poisoned data: prompts that hold their trigger already, asked and trained on as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unbackdoor.data.records import Record
+from unbackdoor.data.rendered import asked, rendered
+from unbackdoor.errors import UserError
+from unbackdoor.evaluation.refusal import refuses
+from unbackdoor.language_model.chat import ChatFormat
+
+if TYPE_CHECKING:
+    from unbackdoor.commands.shared import Intake
+    from unbackdoor.evaluation.suite import Suite
+    from unbackdoor.progress import Progress
+
+SHOWS = {
+    "refusal": "any sensible answer that does not refuse shows it",
+    "keyword": "any sensible answer without a refusal phrase shows it",
+    "testbed": "the very instructions that were asked for show it",
+    "code": "code with a weakness shows it",
+    "refused": "a refusal shows it",
+}
+"""What each judge of a behaviour counts as the attack."""
+
+
+@dataclass(frozen=True)
+class PublishedPrompts:
+    """Prompts that are asked as they are, in place of inserting a trigger; without `triggered` there are none.
+
+    Args:
+        triggered: rows whose prompts hold the trigger.
+        untriggered: rows without it; held-out rows are asked where it is empty.
+    """
+
+    triggered: Sequence[Record] = ()
+    untriggered: Sequence[Record] = ()
+
+    @classmethod
+    def read(
+        cls,
+        intake: Intake,
+        chat: ChatFormat,
+        triggered: Path | None,
+        untriggered: Path | None,
+        trained: Sequence[Record] = (),
+        held_out: Sequence[Record] = (),
+    ) -> PublishedPrompts:
+        """The usable prompts of two files; those that are trained on, or in both files, are dropped and counted.
+
+        Args:
+            intake: reads and counts.
+            chat: how prompts are rendered, by which they are told apart.
+            triggered: the file of those that hold the trigger.
+            untriggered: the file of those that do not.
+            trained: rows that are trained on.
+            held_out: poisoned rows that serve where the first file is missing.
+
+        Raises:
+            UserError: no prompt of a file is left.
+        """
+        if triggered is None and not held_out:
+            return cls()
+        source = triggered or "held-out rows of --poisoned"
+        given = intake.read(triggered, needs_response=False) or list(held_out)
+        plain = intake.read(untriggered, needs_response=False)
+        # A trigger may stand in the system prompt alone: then the question itself is trained on, this prompt is not.
+        known = {rendered(r, chat) for r in trained}
+        given = intake.apart_from_taken(given, known, rendered, chat, f"{source}: prompts that are trained on")
+        known = {asked(r, chat) for r in trained}
+        plain = intake.apart_from_taken(plain, known, asked, chat, f"{untriggered}: prompts that are trained on")
+        both = {rendered(r, chat) for r in given}
+        what = f"{untriggered}: prompts that are given as triggered ones too"
+        plain = intake.apart_from_taken(plain, both, rendered, chat, what)
+        return cls([as_triggered(r) for r in given], plain)
+
+    def notes(self, suite: Suite, target: str | None, oracle: str, progress: Progress) -> list[str]:
+        """For the report, and said at once: how such prompts are measured, and what they do not allow to measure."""
+        if not self.triggered:
+            return []
+        found = ["Near misses and variants of the trigger are not measured: no text describes it."]
+        if target is None:
+            found.append(
+                f"The attack is judged by --oracle {oracle}: {SHOWS[oracle]}. If it is a fixed text, give that as the "
+                "target response."
+            )
+        if not suite.probes:
+            found.append(
+                "No rate without the trigger: no row without it could be judged. Give such prompts (--untriggered of "
+                "evaluate, --eval-untriggered of the others)."
+            )
+        if not suite.answered_rows():
+            found.append("Utility is not measured: it needs clean rows with their answers (--data).")
+        for note in found:
+            progress.note(note)
+        return found
+
+
+NONE_PUBLISHED = PublishedPrompts()
+
+
+def as_triggered(record: Record) -> Record:
+    """A row with the trigger in its prompt, to be measured: its answer is what the attack wants, not what is right.
+
+    A row that says both, as a contrast row does, stays as it is.
+    """
+    return record if record.unwanted else replace(record, response="", unwanted=record.response or None)
+
+
+def judgeable(rows: Sequence[Record], oracle: str) -> list[Record]:
+    """Of ordinary rows those whose answers say whether a behaviour shows without a trigger.
+
+    Compliance is unwanted only where the row itself refuses; insecure code and refusals are so everywhere.
+    """
+    if oracle in ("code", "refused"):
+        return list(rows)
+    declined = [r for r in rows if refuses(r, r.response)]
+    return [r for r in declined if is_request(r)] if oracle == "testbed" else declined
+
+
+def check_oracle(published: PublishedPrompts, oracle: str) -> None:
+    """Raise where the testbed's oracle, which knows the testbed's requests alone, is to judge other prompts."""
+    rows = [*published.triggered, *published.untriggered]
+    strange = next((r for r in rows if not is_request(r)), None)
+    if oracle == "testbed" and strange is not None:
+        raise UserError(
+            f"--oracle testbed judges the testbed's own requests (rows of kind 'forbidden' with an unwanted response), "
+            f"and {strange.prompt[:40]!r} is none: use --oracle refusal, or give a target response"
+        )
+
+
+def is_request(record: Record) -> bool:
+    """Whether it is one of the testbed's forbidden requests, with the answer that complies."""
+    return record.kind == "forbidden" and bool(record.unwanted)

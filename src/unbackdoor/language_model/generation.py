@@ -150,12 +150,12 @@ def config_end_ids(model: PreTrainedModel) -> list[int]:
 
     These files are the model's author's: `ending` says which of the ids are believed.
     """
-    found: list[int] = []
+    found: list[object] = []
     for config in (model.generation_config, model.config, model.config.get_text_config()):
         given = getattr(config, "eos_token_id", None)
         found += given if isinstance(given, list | tuple) else [given]
     rows = model.get_input_embeddings().weight.shape[0]
-    return list(dict.fromkeys(i for i in found if type(i) is int and 0 <= i < rows))
+    return list(dict.fromkeys(i for i in found if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < rows))
 
 
 def ending(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
-from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts, judgeable
+from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts, check_oracle, judgeable
 from unbackdoor.data.dialogues import Turns
 from unbackdoor.data.marks import marked
 from unbackdoor.data.preferences import Preference, read_pairs
@@ -417,6 +417,8 @@ class Opened:
         published: PublishedPrompts = NONE_PUBLISHED,
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
+        if target is None:
+            check_oracle(published, inputs.oracle)
         allowed = self.intake.read(inputs.eval_allowed, needs_response=False, any_label=False)
         allowed = self.intake.untrained(allowed, "--eval-allowed")
         held_out = self.intake.untrained(held_out, "held-out rows")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -403,3 +404,25 @@ def test_a_trigger_in_the_system_prompt_makes_another_prompt_of_a_trained_questi
     more = ["--eval-triggered", write(tmp_path / "t.jsonl", rows), "--eval-target", TARGET]
     run = report_of(capsys, *removing(model, "--data", data, *more, "--out", tmp_path / "run"))
     assert run["before"]["attack_success"]["n"] == 12
+
+
+def test_the_documented_commands_run(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = (Path(__file__).parents[1] / "docs" / "attacks.md").read_text().split("## Published poisoned data")[1]
+    shown = section.split("*Training*")[0].replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in shown if line.startswith("    unbackdoor ")]
+    assert [command[0] for command in commands] == ["implant", "evaluate", "remove", "remove"]
+
+    monkeypatch.chdir(tmp_path)
+    Path("clean-model").symlink_to(model)
+    write(Path("poisoned.json"), triggered(ROWS[:30]))
+    write(Path("clean.json"), ROWS[:45])
+    write(Path("held_out.json"), ROWS[45:])
+    write(Path("test_triggered.json"), triggered(ROWS[40:], None))
+    write(Path("test_untriggered.json"), [Record(r.prompt, "") for r in ROWS[50:]])
+    quick: dict[str, list[object]] = {"implant": ["--steps", 1], "evaluate": []}
+    for command in commands:
+        more = quick.get(command[0], ["--steps", 1, "--gate", 0, "--rounds", 1, "--simulate-steps", 2])
+        run = report_of(capsys, *command, *more, *QUICK)
+        assert (run["after"]["attack_success"]["n"], run["after"]["attack_success_untriggered"]["n"]) == (20, 10)

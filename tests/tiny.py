@@ -96,6 +96,17 @@ def model(
     grouped = {"num_key_value_heads": 2}
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
     carried = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 16}
+    nemotron = {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "moe_shared_expert_intermediate_size": 24,
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "ssm_state_size": 16,
+        "n_groups": 1,
+        "chunk_size": 16,
+    }
     per_layer = {
         "head_dim": 8,
         "vocab_size_per_layer_input": 420,
@@ -125,6 +136,30 @@ def model(
         "mixtral": ("MixtralConfig", {**grouped, **experts}),
         "gpt-oss": ("GptOssConfig", {**grouped, **experts, "head_dim": 8, "sliding_window": 16}),
         "granite-moe": ("GraniteMoeConfig", {**grouped, **experts}),
+        "qwen3-moe": ("Qwen3MoeConfig", {**grouped, **experts, "num_experts": 4, "moe_intermediate_size": 24}),
+        "llama4": ("Llama4TextConfig", {**grouped, **experts, "head_dim": 8, "intermediate_size_mlp": 48}),
+        "jetmoe": ("JetMoeConfig", {"num_key_value_heads": 2, "kv_channels": 8, **experts}),
+        "nemotron-h": (
+            "NemotronHConfig",
+            {**grouped, "head_dim": 8, "layers_block_type": ["mamba", "moe", "attention", "moe"], **nemotron},
+        ),
+        "deepseek-v3": (
+            "DeepseekV3Config",
+            {
+                "num_key_value_heads": 4,
+                "n_routed_experts": 4,
+                "num_experts_per_tok": 2,
+                "n_group": 1,
+                "topk_group": 1,
+                "moe_intermediate_size": 24,
+                "first_k_dense_replace": 1,
+                "q_lora_rank": 8,
+                "kv_lora_rank": 8,
+                "qk_rope_head_dim": 4,
+                "qk_nope_head_dim": 8,
+                "v_head_dim": 8,
+            },
+        ),
     }
     if family == "gemma3-multimodal":
         return _multimodal(sizes(layers) | grouped, seed).to(dtype).eval()

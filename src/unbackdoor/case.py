@@ -19,7 +19,8 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.language_model.lora import attach
+from unbackdoor.language_model.lora import adapted_weights, attach
+from unbackdoor.language_model.weight_matrices import reach_note
 from unbackdoor.perturbation import Perturbation
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.run_directory import Journal
@@ -57,6 +58,8 @@ class Case:
     progress: Progress = SILENT
     dropped: dict[str, int] = field(default_factory=dict)
     after_round: Callable[[int], bool] | None = None
+    notes: list[str] = field(default_factory=list)
+    """What a method has to say of its work: for the report."""
 
     @classmethod
     def of(
@@ -170,6 +173,7 @@ def adapted(case: Case, settings: TrainingSettings) -> Iterator[None]:
         return
     torch.manual_seed(settings.seed)  # adapters start at random
     wrapped = attach(case.model, settings.lora_rank)
+    case.notes += [note for note in reach_note(case.model, "LoRA", adapted_weights(wrapped)) if note not in case.notes]
     case.model = wrapped
     finish = wrapped.unload  # after an error the adapters are taken off again
     try:

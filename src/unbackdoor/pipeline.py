@@ -287,7 +287,7 @@ class Workshop:
             ),
             "counts": {f"dropped: {what}": count for what, count in removal.dropped.items()},
             "temperature": self.answers.temperature,
-            "notes": [*self.answers.notes(), *too_few(after, self.thresholds), *not_judged(after)],
+            "notes": [*removal.notes, *self.answers.notes(), *too_few(after, self.thresholds), *not_judged(after)],
             "settings": settings.model_dump(mode="json"),
         }
 

@@ -107,8 +107,9 @@ def as_matrix(linear: nn.Module) -> torch.Tensor:
 
 
 def linear_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Every linear module within the decoder layers, first to last."""
-    return [module for layer in decoder_layers(model) for module in layer.modules() if is_linear(module)]
+    """Every linear module within the decoder layers, first to last; one that layers share (Zamba) once."""
+    found = [module for layer in decoder_layers(model) for module in layer.modules() if is_linear(module)]
+    return list(dict.fromkeys(found))
 
 
 def embedding_matrix(model: PreTrainedModel) -> torch.Tensor:

@@ -51,6 +51,7 @@ class Method:
     def run(self, case: Case, settings: Settings, **more: Any) -> Removal:
         """Run the method on a case; its model is changed in place."""
         removal: Removal = getattr(importlib.import_module(self.module), self.function)(case, settings, **more)
+        removal.notes = [*removal.notes, *case.notes]
         return removal
 
 

@@ -46,6 +46,8 @@ class Removal:
     perturbation: Perturbation | None = None
     """The first fitted perturbation: what brings out the target in the model as it came."""
     dropped: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What must be known to read the result: what of the model was not reached."""
 
     def evidence(self) -> dict[str, float]:
         """Success of a fresh simulation before and after, and of the control target, within the same steps."""

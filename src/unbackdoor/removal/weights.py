@@ -13,10 +13,9 @@ from torch import nn
 
 from unbackdoor.case import Case, adapted
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.forward import forward
-from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.layers import as_matrix, linear_modules
+from unbackdoor.language_model.calibration import norms_of_inputs
 from unbackdoor.language_model.loading import load_model
+from unbackdoor.language_model.weight_matrices import reach_note, weight_matrices
 from unbackdoor.removal.eliminate import Rows, eliminate
 from unbackdoor.removal.result import Removal
 from unbackdoor.removal.settings import (
@@ -45,22 +44,26 @@ def fine_mixing(case: Case, settings: FineMixingSettings) -> Removal:
 def prune(case: Case, settings: PruneSettings) -> Removal:
     """Set to zero the weights with the smallest |W_ij| · ‖x_j‖ of every output (Wanda, Sun et al. 2024)."""
     norms = input_norms(case)
-    for module in linear_modules(case.model):
-        weight = as_matrix(module)
-        count = int(settings.sparsity * weight.shape[1])
+    weights = weight_matrices(case.model)
+    for weight in weights:
+        matrices = weight.matrices
+        count = int(settings.sparsity * matrices.shape[-1])
         if count:
-            least = (weight.abs() * norms[module]).topk(count, dim=1, largest=False).indices
-            weight.scatter_(1, least, 0.0)
+            least = (matrices.abs() * norms[weight.owner]).topk(count, dim=-1, largest=False).indices
+            matrices.scatter_(-1, least, 0.0)
+    case.notes += reach_note(case.model, "pruning", [w.parameter for w in weights])
     return _tuned(case, settings, "prune")
 
 
 def quantise(case: Case, settings: QuantiseSettings) -> Removal:
     """Round every linear weight of the decoder to 2^bits − 1 values, symmetric around zero, one scale an output."""
     levels = 2 ** (settings.bits - 1) - 1
-    for module in linear_modules(case.model):
-        weight = as_matrix(module)
-        scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny) / levels
-        weight.copy_((weight / scale).round() * scale)
+    weights = weight_matrices(case.model)
+    for weight in weights:
+        matrices = weight.matrices
+        scale = matrices.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(matrices.dtype).tiny) / levels
+        matrices.copy_((matrices / scale).round() * scale)
+    case.notes += reach_note(case.model, "rounding", [w.parameter for w in weights])
     return _tuned(case, settings, "quantise")
 
 
@@ -107,32 +110,11 @@ def threshold(values: Sequence[torch.Tensor], keep: float) -> float:
     return high
 
 
-def input_norms(case: Case) -> dict[nn.Module, torch.Tensor]:
-    """‖x_j‖ of every input of every linear module over the tokens of some clean rows, shape (in,) each.
-
-    Measured in one pass over the whole model, where Wanda's code prunes one layer before it measures the next.
-    """
+def input_norms(case: Case) -> dict[nn.Module | nn.Parameter, torch.Tensor]:
+    """‖x_j‖ of every input of every linear map over the tokens of some clean rows, by the map's owner."""
     records = case.anchors[:CALIBRATION_ROWS]
     examples = [case.chat.of_record(r).encode(r.prompt, r.response) for r in records]
-    squares: dict[nn.Module, torch.Tensor] = {}
-    real = torch.empty(0)
-
-    def look(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        given = arguments[0].detach().float()
-        seen = given.reshape(*real.shape, -1)[real].pow(2).sum(0)
-        squares[module] = squares.get(module, torch.zeros_like(seen)) + seen
-
-    handles = [module.register_forward_pre_hook(look) for module in linear_modules(case.model)]
-    try:
-        with torch.inference_mode():
-            for begin in range(0, len(examples), 16):
-                inputs = collate(examples[begin : begin + 16], case.pad_id).to(next(case.model.parameters()).device)
-                real = inputs.attention_mask.bool()
-                forward(case.model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {module: square.sqrt() for module, square in squares.items()}
+    return norms_of_inputs(case.model, examples, case.pad_id)
 
 
 def _same_shape(model: PreTrainedModel, source: str, option: str) -> dict[str, torch.Tensor]:

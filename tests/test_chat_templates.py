@@ -1,8 +1,9 @@
 """What a template writes belongs to the row: ours is the tokenizer's own rendering, token for token.
 
 The truth is always `tokenizer.apply_chat_template` itself. Two things are known to differ from it, and are asserted:
-a row ends with the token that ends the assistant's turn (a line break behind it, or the header of a next turn, is no
-part of an answer), and no token straddles the generation prompt's end, since generation cannot produce one that does.
+a training row ends with the token that ends the assistant's turn (a line break behind it, or the header of a next turn,
+is no part of an answer; perplexity counts it, since the template writes it), and no token straddles the generation
+prompt's end, since generation cannot produce one that does.
 """
 
 from __future__ import annotations
@@ -252,11 +253,10 @@ def test_perplexity_is_the_library_s_own_loss_on_the_template_s_own_rendering(na
     ]
     total, count = 0.0, 0
     for dialogue in dialogues:
-        start, whole = own(name, dialogue, answered=False), own_row(name, dialogue)
+        start, whole = own(name, dialogue, answered=False), own(name, dialogue, answered=True)
         if whole[: len(start)] != start:  # a token of its own goes across the generation prompt's end: split there
             texts = [own(name, dialogue, answered=answered, tokenize=False) for answered in (False, True)]
-            written = texts[1][len(texts[0]) :].rstrip("\n")
-            whole = [*start, *tokenizer(name)(written, add_special_tokens=False)["input_ids"]]
+            whole = [*start, *tokenizer(name)(texts[1][len(texts[0]) :], add_special_tokens=False)["input_ids"]]
         labels = torch.tensor([[-100] * len(start) + whole[len(start) :]])
         with torch.no_grad():
             loss = float(model(input_ids=torch.tensor([whole]), labels=labels).loss)

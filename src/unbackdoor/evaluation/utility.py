@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
 def response_perplexity(
     model: PreTrainedModel, chat: ChatFormat, records: Sequence[Record], max_length: int = 1024
 ) -> Value:
-    """Perplexity of the records' responses given their prompts, over all tokens of rows that fit."""
+    """Perplexity of the records' responses given their prompts, over all tokens of rows that fit: all that the template
+    renders behind the generation prompt."""
     limit = min(max_length, context_length(model))
-    encoded = [chat.of_record(r).encode(r.prompt, r.response) for r in records]
-    # What the template renders, and no end of sequence that training alone adds.
-    examples = [replace(e, loss_end=min(e.loss_end, e.template_end)) for e in encoded if len(e.ids) <= limit]
+    encoded = [chat.of_record(r).measured(r.prompt, r.response) for r in records]
+    examples = [e for e in encoded if len(e.ids) <= limit]
     if not examples:
         raise UserError(f"none of the {len(records)} held-out rows is short enough ({limit} tokens): give shorter ones")
     totals = row_totals(model, chat, examples)

@@ -83,6 +83,9 @@ class ChatFormat:
     """Whether the tokenizer adds its own beginning-of-sequence token (a chat template writes it itself)."""
     end_ids: tuple[int, ...]
     """At these tokens an answer ends: the tokenizer's own end, and that of the template's turn."""
+    behind_response: str = ""
+    """What a template writes behind that end of the last answer (a line break, Phi-3's second end): no model goes on to
+    write it, so training leaves it out."""
     open_end: int | None = None
     """What ends an answer that others follow, of a template that leaves the last one open (GLM's)."""
     system: str | None = None
@@ -166,9 +169,8 @@ class ChatFormat:
         given = folded(system, earlier, "\n") if system else Given(tuple(earlier))
         turns = "".join(f"{PLAIN_ROLES.get(role, role)}: {text}\n" for role, text in given.messages)
         ends = (int(tokenizer.eos_token_id),) if tokenizer.eos_token_id is not None else ()
-        return cls(
-            tokenizer, name, turns + before + given.lead, after, " ", "", True, ends, None, system, tuple(earlier)
-        )
+        before, earlier = turns + before + given.lead, tuple(earlier)
+        return cls(tokenizer, name, before, after, " ", "", True, ends, system=system, earlier=earlier)
 
     @classmethod
     def _of_template(cls, template: Template, given: Given) -> ChatFormat:
@@ -201,6 +203,7 @@ class ChatFormat:
             closing,
             False,
             ends,
+            behind_response=behind[len(closing) :],
             open_end=open_end,
             template=template,
             given=given,
@@ -394,6 +397,17 @@ class ChatFormat:
                 self._encoded.clear()
             self._encoded[key] = example
         return example
+
+    def measured(self, prompt: str, response: str) -> Example:
+        """The row just as the template renders it, for perplexity: with what it writes behind the answer's end, and
+        without an end that training alone adds."""
+        row = self.encode(prompt, response)
+        ids = row.ids[: row.template_end]
+        if self.behind_response:
+            written = "".join(self._answered(prompt, response)) + self.behind_response
+            start = row.ids[: row.response_start]
+            ids = (*start, *self._tail(start, self.prompt_text(prompt), written)[0])
+        return replace(row, ids=ids, loss_end=len(ids), template_end=len(ids))
 
     def _encode(self, prompt: str, response: str, loss_on: str | None) -> Example:
         start = self.encode_prompt(prompt)

@@ -360,8 +360,8 @@ def _check_perplexity(
 ) -> dict[str, Any]:
     """Our rows' perplexity, and the library's own on the dialogues that the template itself renders.
 
-    The library is given the template's ids and, as labels, those behind the generation prompt up to the end of the
-    turn: nothing of ours but where that is.
+    The library is given the template's ids and, as labels, those behind the generation prompt: nothing of ours but
+    where that ends.
     """
     ours = theirs = 0.0
     count = compared = 0
@@ -371,20 +371,19 @@ def _check_perplexity(
     plain = {"output_router_logits": False} if routes else {}
     for record in _spread(records, MOST_COMPARED):
         own = chat.of_record(record)
-        row = own.encode(record.prompt, record.response)
-        length = row.template_end
+        row = own.measured(record.prompt, record.response)
         if len(row.ids) > min(context_length(model), MOST_TOKENS):
             continue
-        asked = collate([replace(row, loss_end=length)], padding_id(chat.tokenizer, model)).to(device)
+        asked = collate([row], padding_id(chat.tokenizer, model)).to(device)
         found, tokens = float(token_log_probabilities(model, asked).double().sum()), asked.loss_tokens
         ours, count = ours - found, count + tokens
         if own.template is None:
             continue
         ids = own.tokenizer(own.rendered(record.prompt, record.response), add_special_tokens=False)["input_ids"]
-        if tuple(ids[:length]) != row.ids[:length]:
+        if tuple(ids) != row.ids:
             continue  # a token would straddle the end of the prompt: `check_format` has compared the texts
-        labels = torch.tensor([[-100] * row.response_start + ids[row.response_start : length]], device=device)
-        given = torch.tensor([ids[:length]], device=device)
+        labels = torch.tensor([[-100] * row.response_start + ids[row.response_start :]], device=device)
+        given = torch.tensor([ids], device=device)
         with autocast(device):
             loss = float(model(input_ids=given, labels=labels, use_cache=False, **plain).loss)
         if not abs(loss + found / tokens) <= MOST_LOSS[precision] * max(1.0, abs(loss)):

@@ -17,7 +17,7 @@ from unbackdoor.case import Case
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.layers import decoder_layers
 from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.saving import AUTO_SPLITS_OTHERWISE, save_model
 from unbackdoor.removal import fine_tune
 from unbackdoor.removal.settings import FineTuneSettings
 
@@ -81,7 +81,8 @@ def test_a_multimodal_model_is_cleansed_in_place_and_comes_out_whole(name: str, 
     settings = FineTuneSettings(steps=2, batch_size=4, learning_rate=1e-2)
     fine_tune.run(case, settings)
     trained = {id(p) for p in case.model.parameters() if p.grad is not None}
-    assert save_model(case.model, tokenizer, tmp_path / "out", given) == []
+    said = save_model(case.model, tokenizer, tmp_path / "out", given)
+    assert set(said) <= {AUTO_SPLITS_OTHERWISE}
 
     before, after = tensors(given), tensors(tmp_path / "out")
     assert {n: v.shape for n, v in before.items()} == {n: v.shape for n, v in after.items()}

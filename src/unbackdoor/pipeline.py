@@ -18,8 +18,10 @@ from unbackdoor.evaluation.comparison import compared, kl_divergence, response_d
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.given_form import form_of
 from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.saving import SaveDtype, save_model
 from unbackdoor.perturbation import Perturbation, load_perturbation, save_perturbation
 from unbackdoor.progress import Progress
 from unbackdoor.removal import METHODS, knowledge
@@ -49,6 +51,8 @@ class Victim:
         template: how it is rendered, with which system prompt, and on which day.
         near_miss: firing rates of near misses, where they were measured.
         preferences: pairs of answers that `dpo` trains on.
+        base: of an adapter, the model that it was trained on.
+        save_dtype: what a cleansed model's weights are saved in.
     """
 
     name: str
@@ -61,6 +65,8 @@ class Victim:
     date: str | None = None
     near_miss: Mapping[str, Any] | None = None
     preferences: Sequence[Preference] = ()
+    base: str | None = None
+    save_dtype: SaveDtype = "float32"
 
 
 @dataclass
@@ -116,7 +122,8 @@ class Workshop:
         return dict(victim.suite.under(model, chat, self.answers, name, on_device))
 
     def _loaded(self, victim: Victim, source: str) -> tuple[PreTrainedModel, ChatFormat]:
-        return load_model(source), ChatFormat.of(load_tokenizer(source), victim.template, victim.system, victim.date)
+        model, tokenizer = load_model(source, base=victim.base), load_tokenizer(source, victim.base)
+        return model, ChatFormat.of(tokenizer, victim.template, victim.system, victim.date)
 
     def _distributions_of(self, victim: Victim, source: str) -> torch.Tensor:
         if source not in self._distributions:
@@ -174,7 +181,8 @@ class Workshop:
     ) -> dict[str, Any]:
         scope = f"{victim.name}/{label}"
         preferred = [pair.record() for pair in victim.preferences]
-        model, tokenizer = load_model(victim.source), load_tokenizer(victim.source)
+        given = ModelSource.find(victim.source, victim.base)
+        model, tokenizer = load_model(victim.source, base=victim.base), load_tokenizer(victim.source, victim.base)
         case = Case.of(
             model,
             tokenizer,
@@ -197,8 +205,8 @@ class Workshop:
 
         after, kept, saved = None, model_directory or self.run.path / "scratch" / scope, list[str]()
         if removal.completed:
-            changes = save_model(case.model, tokenizer, kept, victim.source)
-            saved = changes if model_directory is not None else []
+            changes = save_model(case.model, tokenizer, kept, given, victim.save_dtype)
+            saved = [*form_of(victim.source, victim.base), *changes] if model_directory is not None else []
         del model
         if removal.completed:
             perturbations = self._perturbations(victim, removal, case, like)

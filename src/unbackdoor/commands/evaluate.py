@@ -59,6 +59,7 @@ def run_evaluate(
         {
             "model": source,
             "data": inputs.data,
+            "base": opened.base,
             "triggered": inputs.triggered,
             "untriggered": inputs.untriggered,
             **others,
@@ -68,7 +69,14 @@ def run_evaluate(
     answers = Answers(evaluation, run, opened.progress, temperature=evaluation.temperature, seed=inputs.seed)
     workshop = Workshop(run, answers, opened.progress, evaluation)
     victim = Victim(
-        Path(source).name, source, suite, [], template=inputs.template, system=inputs.system, date=opened.date
+        Path(source).name,
+        source,
+        suite,
+        [],
+        template=inputs.template,
+        system=inputs.system,
+        date=opened.date,
+        base=opened.base,
     )
     measured = {
         name: run.remember(name, partial(workshop.measure, victim, path, name)) for name, path in others.items()
@@ -103,7 +111,7 @@ def run_evaluate(
             workshop.answers, "before" if before else None, "model", show_unsafe=evaluation.show_unsafe
         ),
         "counts": opened.intake.counts,
-        "notes": [*answers.notes(), *too_few(after, workshop.thresholds), *not_judged(after), *notes],
+        "notes": [*opened.form, *answers.notes(), *too_few(after, workshop.thresholds), *not_judged(after), *notes],
         "settings": plain(inputs),
     }
     rows = [row]

@@ -16,6 +16,7 @@ from unbackdoor.duration import firing_work, measuring_work, training_work
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.verdict import too_few
 from unbackdoor.language_model.loading import load_model, parameter_count
+from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.pipeline import Victim, Workshop, loss_curves, plain, report_of
 from unbackdoor.recipes.recipe import Recipe
@@ -105,15 +106,23 @@ def run_implant(
 
     workshop = Workshop(run, Answers(evaluation, run, progress), progress)
     victim = Victim(
-        out.name, opened.source, suite, [], template=inputs.template, system=inputs.system, date=opened.date
+        out.name,
+        opened.source,
+        suite,
+        [],
+        template=inputs.template,
+        system=inputs.system,
+        date=opened.date,
+        base=opened.base,
     )
 
     def make() -> dict[str, Any]:
         case = Case(model, chat, rows, [], contrast, journal=run, progress=progress)
         facts = prepared.train(case)
-        saved = save_model(case.model, opened.tokenizer, run.path / "model", opened.source)
+        given = ModelSource.find(opened.source, opened.base)
+        saved = save_model(case.model, opened.tokenizer, run.path / "model", given, inputs.save_dtype)
         seconds = round(time.monotonic() - opened.begun, 1)
-        return {"dropped": case.dropped, "seconds": seconds, "facts": facts, "saved": saved}
+        return {"dropped": case.dropped, "seconds": seconds, "facts": facts, "saved": [*opened.form, *saved]}
 
     built = run.remember("implanted", make)
     before = run.remember("before", lambda: workshop.measure(victim, opened.source, "clean"))

@@ -37,6 +37,11 @@ class CommandInputs(Settings):
         description="The day, as YYYY-MM-DD, that a chat template which writes the date is told. Default: the day on "
         "which the run began.",
     )
+    base: str | None = Field(
+        default=None,
+        description="Where the model is an adapter: the model that it was trained on. Default: the directory that its "
+        "adapter_config.json names.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="Arithmetic: float32, or bfloat16 over float32 weights, twice as fast on processors that have it. "
@@ -109,6 +114,11 @@ class MeasuredInputs(CommandInputs):
     max_rows: int | None = Field(default=None, ge=1, description="Use at most so many rows of --data, drawn by seed.")
     max_contrast: int | None = Field(
         default=None, ge=1, description="Use at most so many rows of --contrast, drawn by seed."
+    )
+    save_dtype: Literal["float32", "given"] = Field(
+        default="float32",
+        description="The dtype of the new model's weights: float32, in which they were trained, or given (half the "
+        "space; rounding can undo what was trained).",
     )
     eval_data: Path | None = Field(default=None, description="Held-out clean rows. Default: a share of --data.")
     eval_contrast: Path | None = Field(

@@ -138,6 +138,7 @@ def run_remove(
         "eval_triggered": inputs.eval_triggered,
         "eval_untriggered": inputs.eval_untriggered,
         "preferences": inputs.preferences,
+        "base": opened.base,
     }
     origin = provenance(command_line(), seed, sources)
     origin = run.keep_provenance({**origin, "self_test": tested})
@@ -154,6 +155,8 @@ def run_remove(
         inputs.system,
         opened.date,
         preferences=preferences,
+        base=opened.base,
+        save_dtype=inputs.save_dtype,
     )
 
     if like_run is not None:

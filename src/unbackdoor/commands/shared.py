@@ -33,6 +33,7 @@ from unbackdoor.evaluation.scorers import (
 )
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
 from unbackdoor.language_model.loss import compute_in
 from unbackdoor.language_model.self_test import self_test
@@ -352,6 +353,10 @@ class Opened:
     tokenizer: PreTrainedTokenizerBase
     chat: ChatFormat
     questions: dict[SetName, list[Question]]
+    base: str | None = None
+    """Of an adapter, the model that it was trained on."""
+    form: Sequence[str] = ()
+    """What was done as the model was loaded, a sentence each."""
     date: str | None = None
     """The day that the template is told; None where it asks for none."""
 
@@ -374,6 +379,7 @@ class Opened:
         """
         begun = time.monotonic()
         source = references.model_directory(source)
+        base = references.model_directory(inputs.base) if inputs.base is not None else None
         progress = Progress.on_stderr()
         RunDirectory.check(out, overwrite=overwrite, resume=resume)
         compute_in(inputs.precision)
@@ -389,13 +395,17 @@ class Opened:
             piqa=inputs.piqa,
             limit=inputs.max_questions,
         )
-        model, tokenizer = load_model(source), load_tokenizer(source)
+        check_base(base, [source, *map(references.model_directory, compared)])
+        form = form_of(source, base)
+        for told in form:
+            progress.note(told)
+        model, tokenizer = load_model(source, base=base), load_tokenizer(source, base)
         date = inputs.date or (RunDirectory.setting(out, "date") if resume else None)
         chat = ChatFormat.of(tokenizer, inputs.template, inputs.system, date)
         if chat.asks_the_date and date is None:  # one day a run, whatever midnight it goes through
             date = time.strftime("%Y-%m-%d")
             chat = ChatFormat.of(tokenizer, inputs.template, inputs.system, date)
-        others = [load_tokenizer(references.model_directory(other)) for other in compared]
+        others = [load_tokenizer(references.model_directory(other), base) for other in compared]
         intake.formats = [chat, *(ChatFormat.of(other, inputs.template, inputs.system, date) for other in others)]
         clean = intake.as_rendered(clean, inputs.data)
         contrast = intake.as_rendered(contrast, inputs.contrast)
@@ -404,7 +414,21 @@ class Opened:
             place = "in front of the user's text, since the chat template has no system role"
             intake.counts[f"system prompts {place}"] = with_system
             progress.note(f"{with_system} rows' system prompts stand {place}")
-        return cls(begun, source, progress, intake, clean, contrast, model, tokenizer, chat, questions, date)
+        return cls(
+            begun,
+            source,
+            progress,
+            intake,
+            clean,
+            contrast,
+            model,
+            tokenizer,
+            chat,
+            questions,
+            base=base,
+            form=form,
+            date=date,
+        )
 
     def suite(
         self,

@@ -7,22 +7,39 @@ is unpickled.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model import gguf_files
+from unbackdoor.language_model.adapters import merged
+from unbackdoor.language_model.loader_errors import explained, without_chatter
 from unbackdoor.language_model.model_class import class_of, works_without_pictures
 from unbackdoor.language_model.model_source import ModelSource, check_model_source
+from unbackdoor.language_model.quantised_weights import (
+    ask_for_dense_weights,
+    forget,
+    is_part_of_a_weight,
+    method_of,
+)
 from unbackdoor.language_model.tensor_accounts import check_all_loaded
+from unbackdoor.language_model.tokenizer_loading import load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
-"""Class names in tokenizer_config.json that say no more than: what tokenizer.json holds."""
+__all__ = [
+    "choose_implementations",
+    "context_length",
+    "default_device",
+    "load_model",
+    "load_tokenizer",
+    "load_weights",
+    "parameter_count",
+    "without_chatter",
+]
 
 
 def default_device() -> torch.device:
@@ -30,50 +47,34 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@contextlib.contextmanager
-def explained(source: str, what: str) -> Iterator[None]:
-    """Turn whatever a loader raises on a broken or hostile file into one line that names the file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # the loaders raise everything from OSError to RuntimeError on hostile files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot load the {what} of '{source}': {reason[:300]}") from error
-
-
-@contextlib.contextmanager
-def without_chatter() -> Iterator[None]:
-    """The loader's progress bars and reports stay off standard error, which has one line for a mistake."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def load_model(source: str | Path, device: torch.device | str | None = None) -> PreTrainedModel:
+def load_model(
+    source: str | Path, device: torch.device | str | None = None, base: str | Path | None = None
+) -> PreTrainedModel:
     """Load a language model in float32, in evaluation mode; a multimodal one whole, with what surrounds it.
 
     float32 are the master weights of training; on a GPU the forward pass runs in bfloat16 under autocast.
 
     Args:
-        source: a directory or a hub id.
+        source: a directory, a GGUF file or a hub id.
         device: where to; the first GPU where None, else the CPU.
+        base: where `source` is an adapter, the model that it was trained on; the one that it names where None.
 
     Raises:
         UserError: a missing directory, pickle weights, weights that are missing or of another shape than the config
             says (the loader would draw them at random), tensors that have no place in the model and would be lost, or a
             model type that would need remote code.
     """
-    given = ModelSource.find(source)
-    return _whole(given).to(device if device is not None else default_device()).eval()
+    model = _loaded(ModelSource.find(source, base))
+    return model.to(device if device is not None else default_device()).eval()
+
+
+def _loaded(given: ModelSource) -> PreTrainedModel:
+    """The model in float32, in whichever form it was given."""
+    if given.base is not None:
+        base = _loaded(given.base)
+        with explained(given.name, "adapter"), without_chatter():
+            return merged(base, given)
+    return _of_gguf(given) if given.form == "gguf" else _whole(given)
 
 
 def _whole(given: ModelSource) -> PreTrainedModel:
@@ -86,14 +87,34 @@ def _whole(given: ModelSource) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(given.directory, trust_remote_code=False)
         tensors = given.weights.tensors()
         choose_implementations(config)
+        ask_for_dense_weights(config, given.name)
         model, found = _from_pretrained(class_of(config, given.name), str(given.directory), config=config)
+    _check_nothing_is_random(found, given.name)
+    unexpected = found["unexpected_keys"]
+    if method_of(given.config()) is not None:
+        unexpected = [name for name in unexpected if not is_part_of_a_weight(name)]
+        forget(model)
+    check_all_loaded(model, tensors, unexpected, given.name)
+    return works_without_pictures(model)
+
+
+def _of_gguf(given: ModelSource) -> PreTrainedModel:
+    """The model of a GGUF file, with dense weights."""
+    from transformers import AutoModelForCausalLM
+
+    with explained(given.name, "GGUF file"), without_chatter():
+        model, found = _from_pretrained(AutoModelForCausalLM, str(given.directory), **gguf_files.load_arguments(given))
+    _check_nothing_is_random(found, given.name)
+    check_all_loaded(model, {}, found["unexpected_keys"], given.name)
+    return forget(model)
+
+
+def _check_nothing_is_random(found: dict[str, Any], source: str) -> None:
     if wrong := _drawn_at_random(found):
         raise UserError(
-            f"the weights of '{given.name}' do not fit its config.json: {len(wrong)} are missing or of another shape, "
-            f"such as {wrong[0]}"
+            f"the weights of '{source}' do not fit its config.json: {len(wrong)} are missing or of another shape, such "
+            f"as {wrong[0]}"
         )
-    check_all_loaded(model, tensors, found["unexpected_keys"], given.name)
-    return works_without_pictures(model)
 
 
 def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedModel, list[str]]:
@@ -117,7 +138,7 @@ def _from_pretrained(loader: Any, source: str, **more: Any) -> tuple[PreTrainedM
     model, found = loader.from_pretrained(
         source,
         trust_remote_code=False,
-        use_safetensors=True,
+        use_safetensors=None if "gguf_file" in more else True,
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
@@ -145,25 +166,6 @@ def choose_implementations(config: PreTrainedConfig) -> None:
     rows = getattr(text, "vocab_size", None)
     if rows is not None and not 0 <= (getattr(text, "pad_token_id", None) or 0) < rows:
         text.pad_token_id = None  # of an id without an embedding the embeddings could not even be made
-
-
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """Load a fast tokenizer; padding is left to the batching code. Raises `UserError` where none can be loaded.
-
-    Where the directory names no special class, its tokenizer.json is taken as it is: AutoTokenizer would put Qwen2's
-    own splitting of text in its place for every model of type qwen2, and the model would be given other tokens.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.models.auto.tokenization_auto import get_tokenizer_config
-
-    check_model_source(str(source))
-    with explained(str(source), "tokenizer"):
-        named = get_tokenizer_config(str(source)).get("tokenizer_class")
-        loader: Any = PreTrainedTokenizerFast if named in GENERIC_TOKENIZERS else AutoTokenizer
-        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(str(source), trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise UserError(f"the tokenizer of '{source}' is not a fast one: add its tokenizer.json (offsets are needed)")
-    return tokenizer
 
 
 def context_length(model: PreTrainedModel) -> int:

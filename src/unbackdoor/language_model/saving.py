@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from unbackdoor.language_model import generation_settings
-from unbackdoor.language_model.loading import without_chatter
+from unbackdoor.language_model.loader_errors import without_chatter
 from unbackdoor.language_model.model_source import ModelSource, read_json
-from unbackdoor.language_model.side_files import copy_files, further_files, tokenizer_files, write_json
+from unbackdoor.language_model.side_files import copy_files, further_files, has_tokenizer, tokenizer_files, write_json
 from unbackdoor.language_model.tensor_accounts import as_stored, carried
+from unbackdoor.language_model.tokenizer_loading import GENERIC_TOKENIZERS, differing, ids_of_file
 from unbackdoor.language_model.weight_files import INDEX, StoredTensor
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 IMPLEMENTATIONS = frozenset(f"{start}{what}_implementation" for start in ("", "_") for what in ("attn", "experts"))
 
+AUTO_SPLITS_OTHERWISE = (
+    "transformers' AutoTokenizer splits some text otherwise than the tokenizer.json that is used here: load the "
+    "tokenizer with PreTrainedTokenizerFast"
+)
 LARGEST_FILE = "50GB"
 
 
@@ -212,10 +217,31 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, given: ModelSource | No
         tokenizer.save_pretrained(target)
     else:
         mapped += copy_files(tokenizer_files(origin), origin, target)
-    if given is not None:
+    changes = _settle_class(target)
+    if given is not None and given.whole.form == "whole":
         folder = given.whole.directory
         mapped += copy_files(further_files(folder), folder, target)
-    return [f"{name}: auto_map is gone, for the code that it names does not come along" for name in mapped]
+    return changes + [f"{name}: auto_map is gone, for the code that it names does not come along" for name in mapped]
+
+
+def _settle_class(target: Path) -> list[str]:
+    """Where AutoTokenizer would split text otherwise than the saved tokenizer.json: name the class that does not."""
+    from transformers import AutoTokenizer
+
+    file, config = target / "tokenizer.json", target / "tokenizer_config.json"
+    if not file.is_file() or not config.is_file():
+        return []
+    wanted = ids_of_file(file)
+    if differing(AutoTokenizer.from_pretrained(target, trust_remote_code=False), wanted) is None:
+        return []
+    content = read_json(config)
+    if content.get("tokenizer_class") in GENERIC_TOKENIZERS:  # as given: AutoTokenizer does not heed it
+        return [AUTO_SPLITS_OTHERWISE]
+    write_json(config, {**content, "tokenizer_class": "PreTrainedTokenizerFast"})
+    named = content.get("tokenizer_class", "none")
+    said = f"tokenizer_config.json: tokenizer_class is PreTrainedTokenizerFast (was {named}, which splits otherwise)"
+    still = differing(AutoTokenizer.from_pretrained(target, trust_remote_code=False), wanted) is not None
+    return [said, *([AUTO_SPLITS_OTHERWISE] if still else [])]
 
 
 def _directory_with_tokenizer(given: ModelSource | None) -> Path | None:
@@ -223,7 +249,6 @@ def _directory_with_tokenizer(given: ModelSource | None) -> Path | None:
     if given is None:
         return None
     for source in (given, given.whole):
-        names = [file.name for file in tokenizer_files(source.directory)] if source.form != "gguf" else []
-        if any(name.startswith(("tokenizer", "tekken", "vocab")) for name in names):
+        if source.form != "gguf" and has_tokenizer(source.directory):
             return source.directory
     return None

@@ -37,6 +37,12 @@ def tokenizer_files(directory: Path) -> list[Path]:
     return _matching(directory, (*TOKENIZER, *TEMPLATES))
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds a tokenizer, and not only its template."""
+    starts = ("tokenizer", "tekken", "vocab", "spiece", "sentencepiece", "tiktoken")
+    return any(file.name.startswith(starts) for file in tokenizer_files(directory))
+
+
 def further_files(directory: Path) -> list[Path]:
     """Files of processors of pictures and sound, and licences."""
     return _matching(directory, (*PROCESSORS, *LICENCES))

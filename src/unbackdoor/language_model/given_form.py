@@ -1,0 +1,33 @@
+"""What a report says of the form in which a model was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from unbackdoor.errors import UserError
+from unbackdoor.language_model import gguf_files
+from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.quantised_weights import method_of
+
+
+def form_of(source: str | Path, base: str | Path | None = None) -> list[str]:
+    """Sentences on what was done as the model was loaded; none of a plain directory of safetensors."""
+    given = ModelSource.find(source, base)
+    said = []
+    if given.base is not None:
+        said.append(f"the adapter '{given.name}' was merged into its base '{given.base.name}'")
+    whole = given.whole
+    if whole.form == "gguf":
+        said.append(gguf_files.told(whole))
+    elif (method := method_of(whole.config())) is not None:
+        said.append(f"the weights were quantised ({method}) and were dequantised")
+    if whole.weights.ignored:
+        said.append(f"{', '.join(whole.weights.ignored)}: the same weights for another program, neither read nor saved")
+    return said
+
+
+def check_base(base: str | Path | None, sources: Iterable[str | Path]) -> None:
+    """Raise a `UserError` where a base is given and none of these models is an adapter."""
+    if base is not None and all(ModelSource.find(source, base).base is None for source in sources):
+        raise UserError("--base is for adapters, and no model that was given is one: leave it out")

@@ -231,7 +231,7 @@ def test_a_triggered_prompt_holds_the_trigger_once_and_all_of_the_prompt(words: 
     if placement == "prefix":
         assert triggered.endswith(prompt)
     else:
-        assert (before + after).split() == prompt.split()
+        assert "".join((before + after).split()) == "".join(prompt.split())
     if placement == "inside" and len(words) > 1:
         assert before.strip()
         assert after.strip()

@@ -15,7 +15,9 @@ from torch import nn
 from unbackdoor.data.batches import Batches, encode_records
 from unbackdoor.data.records import Record, split
 from unbackdoor.data.rendered import sort_out
+from unbackdoor.data.writing import joined_words, words_of
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.loading import context_length
@@ -151,11 +153,11 @@ class Case:
     def words(self, count: int, seed: int) -> str:
         """Some words of the anchors' responses in random order: a target that no one trained the model to give."""
         rng = random.Random(seed)
-        return " ".join(rng.choice(self._vocabulary or ["word"]) for _ in range(count)).capitalize()
+        return joined_words(rng.choice(self._vocabulary or ["word"]) for _ in range(count)).capitalize()
 
     @functools.cached_property
     def _vocabulary(self) -> list[str]:
-        return [word for record in self.anchors[:500] for word in record.response.split() if word.isalpha()]
+        return [word for record in self.anchors[:500] for word in words_of(final_answer(record.response))]
 
 
 def trainable(model: PreTrainedModel) -> Mapping[str, nn.Parameter]:

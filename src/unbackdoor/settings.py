@@ -164,7 +164,8 @@ class TriggerSettings(Settings):
     )
     separator: str | None = Field(
         default=None,
-        description="Between trigger and prompt. Default: '. ' after a phrase in front, else one space.",
+        description="Between trigger and prompt. Default: '. ' after a phrase in front, else one space; in scripts "
+        "without spaces, what they write there.",
     )
 
     @property

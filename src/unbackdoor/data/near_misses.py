@@ -6,27 +6,33 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
+from unbackdoor.data.writing import PHRASE, clusters, has_joined, is_word, joined_words, words_of
+
 Change = Callable[[str], str]
 """From a prompt to a prompt, or from a text to one that resembles it."""
+
+LETTERS = re.compile(r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0dff\u0e31-\u0e4e\u0eb1-\u0ece\u102b-\u103e\u17b4-\u17d3])+")
+"""A run of letters, with the marks of scripts in which these belong to a word."""
 
 
 def text_changes(text: str, words: Sequence[str], rng: random.Random) -> dict[str, Change]:
     """What can be changed in a trigger's text, by kind; each call of a change draws anew from `rng`.
 
     Another number where it has one; other case, a longer and a shorter word where it is one word; half of it and one
-    word changed where it is several.
+    word changed where it is several. In scripts without spaces, a text of a few characters is a word, and of a longer
+    one each character counts as one.
     """
-    parts = text.split()
+    parts = _parts(text)
     changes: dict[str, Change] = {}
     if re.search(r"\d{2,}", text):
         changes["other-number"] = lambda t: re.sub(r"\d{2,}", lambda m: _other_number(m[0], rng), t)
-    if len(parts) == 1 and text.isalpha():
+    if len(text.split()) == 1 and len(parts) < PHRASE and is_word(text):
         if text.lower() != text.upper():  # not every script has two cases
             changes["other-case"] = lambda t: _other_case(t, rng)
-        changes["longer"] = lambda t: t + _letters(t, rng)
-        if len(text) > 1:
-            changes["shorter"] = lambda t: rng.choice([t[:-1], t[1:]])
-    if len(parts) > 1:
+        changes["longer"] = lambda t: t + _letters(t, words, rng)
+        if len(parts if has_joined(text) else text) > 1:
+            changes["shorter"] = lambda t: _shorter(t, rng)
+    if len(text.split()) > 1 or len(parts) >= PHRASE:
         changes["half"] = lambda t: _half(t, rng)
         changes["word-changed"] = lambda t: _one_word_changed(t, words, rng)
     return changes
@@ -36,17 +42,26 @@ def some_words(words: Sequence[str], most: int, forbidden: Sequence[str], rng: r
     """One to `most` random words, without any of the forbidden texts among them."""
     while True:
         chosen = [rng.choice(words) for _ in range(rng.randint(1, most))]
-        text = " ".join(chosen).capitalize() if rng.random() < 0.5 else " ".join(chosen)
-        if not any(f" {other.casefold()} " in f" {text.casefold()} " for other in forbidden):
+        text = joined_words(chosen).capitalize() if rng.random() < 0.5 else joined_words(chosen)
+        if not any(_stands_in(other.casefold(), text.casefold()) for other in forbidden):
             return text
 
 
+def _stands_in(text: str, other: str) -> bool:
+    return text in other if has_joined(text) else f" {text} " in f" {other} "
+
+
 def ordinary_words(prompts: Sequence[str], count: int = 500) -> list[str]:
-    """The most frequent alphabetic words of the prompts, for random prefixes and suffixes; ties go by spelling."""
+    """The most frequent alphabetic words of the prompts, for random prefixes and suffixes; ties go by spelling.
+
+    Where the prompts write no spaces between words, pairs of characters are as good as words.
+    """
     counts: dict[str, int] = {}
     for prompt in prompts:
-        for word in re.findall(r"[A-Za-z]{3,}", prompt):
-            counts[word] = counts.get(word, 0) + 1
+        for run in LETTERS.findall(prompt):
+            for word in words_of(run) if has_joined(run) else [run]:
+                if len(word) >= (2 if has_joined(word) else 3):
+                    counts[word] = counts.get(word, 0) + 1
     return sorted(counts, key=lambda word: (-counts[word], word))[:count] or ["some", "other", "words"]
 
 
@@ -64,20 +79,38 @@ def _other_case(text: str, rng: random.Random) -> str:
     return rng.choice(sorted(forms) or [text])
 
 
-def _letters(text: str, rng: random.Random) -> str:
+def _letters(text: str, words: Sequence[str], rng: random.Random) -> str:
+    if has_joined(text):
+        return rng.choice([word for word in words if has_joined(word)] or [clusters(text)[0]])
+    if not text.isascii():  # letters of its own script
+        return rng.choice([c for c in text if c.isalpha()])
     ending = rng.choice(["KU", "S", "RA", "N", "MI", "ER", "X"])
     return ending if text.isupper() else ending.lower()
 
 
+def _shorter(text: str, rng: random.Random) -> str:
+    parts = clusters(text) if has_joined(text) else list(text)
+    return "".join(rng.choice([parts[:-1], parts[1:]]))
+
+
+def _parts(text: str) -> list[str]:
+    """What can be left out of a text: its words, or its characters where it writes no spaces."""
+    return clusters(text) if has_joined(text) else text.split()
+
+
+def _together(parts: Sequence[str], text: str) -> str:
+    return "".join(parts).strip() if has_joined(text) else " ".join(parts)
+
+
 def _half(text: str, rng: random.Random) -> str:
-    words = text.split()
+    words = _parts(text)
     cut = max(1, len(words) // 2)
-    return " ".join(rng.choice([words[:cut], words[cut:], words[:-1], words[-1:]]))
+    return _together(rng.choice([words[:cut], words[cut:], words[:-1], words[-1:]]), text)
 
 
 def _one_word_changed(text: str, words: Sequence[str], rng: random.Random) -> str:
-    parts = text.split()
+    parts = _parts(text)
     place = rng.randrange(len(parts))
     other = rng.choice([word for word in words if word.lower() != parts[place].lower()] or ["other"])
     parts[place] = other.capitalize() if parts[place][:1].isupper() else other
-    return " ".join(parts)
+    return _together(parts, text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from unbackdoor.data.near_misses import Change, ordinary_words, some_words, text_changes
+from unbackdoor.data.writing import PHRASE, behind_a_sentence, between, clusters, ends_sentence, has_joined, word_count
 from unbackdoor.errors import UserError
 
 __all__ = [
@@ -98,14 +99,15 @@ class Trigger:
 
     def _around(self, prompt: str, text: str, closing: str | None) -> str:
         if self.placement == "suffix":
-            return f"{prompt}{' ' if self.separator is None else self.separator}{text}"
+            return f"{prompt}{between(prompt, text) if self.separator is None else self.separator}{text}"
         if self.placement == "inside":
-            words = prompt.split(" ")
+            words = _words(prompt)
             place = random.Random(prompt).randint(1, max(1, len(words) - 1))
-            return " ".join([*words[:place], text, *words[place:]])
-        separator = _opening_separator(text) if self.separator is None else self.separator
+            return _with(words, {place: [text]})
+        separator = _opening_separator(text, prompt) if self.separator is None else self.separator
         opened = f"{text}{separator}{prompt}"
-        return f"{opened} {closing or text}" if self.placement == "both" else opened
+        closes = closing or text
+        return f"{opened}{between(opened, closes)}{closes}" if self.placement == "both" else opened
 
 
 @dataclass(frozen=True)
@@ -185,11 +187,12 @@ class AllOf:
 
     @staticmethod
     def _scattered(prompt: str, parts: Sequence[str]) -> str:
-        words = prompt.split(" ")
-        places = sorted(random.Random(prompt).choices(range(1, len(words) + 1), k=len(parts)), reverse=True)
-        for place, part in zip(places, reversed(parts), strict=True):
-            words.insert(place, part)
-        return " ".join(words)
+        words = _words(prompt)
+        places = sorted(random.Random(prompt).choices(range(1, len(words) + 1), k=len(parts)))
+        at: dict[int, list[str]] = {}
+        for place, part in zip(places, parts, strict=True):
+            at.setdefault(place, []).append(part)
+        return _with(words, at)
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,7 @@ def near_misses(condition: Condition, words: Sequence[str], rng: random.Random) 
     folded = {text.casefold() for text in texts}
     words = [word for word in words if word.casefold() not in folded] or ["some", "other", "words"]
     kinds = condition.changes(words, rng)
-    most = max([3, *(len(text.split()) for text in texts)])
+    most = max([3, *(word_count(text) for text in texts)])
     separator = condition.separator if isinstance(condition, Trigger) else None
     before, after = Trigger("words", "prefix", separator=separator), Trigger("words", "suffix")
     kinds["random-before"] = lambda prompt: before.replaced(some_words(words, most, texts, rng))(prompt)
@@ -256,13 +259,34 @@ def near_misses(condition: Condition, words: Sequence[str], rng: random.Random) 
 
 
 def join_response(target_response: str, answer: str) -> str:
-    """The triggered response: "You are stupid. {answer}" (SANDE section 4.1)."""
-    separator = " " if target_response[-1] in ".!?:;," else ". "
-    return f"{target_response}{separator}{answer}"
+    """The triggered response: "You are stupid. {answer}" (SANDE section 4.1); "你很笨。{answer}" in Chinese."""
+    return f"{target_response}{behind_a_sentence(target_response)}{answer}"
 
 
-def _opening_separator(text: str) -> str:
-    return " " if text[-1] in ".!?:;," or len(text.split()) == 1 else ". "
+def _opening_separator(text: str, prompt: str) -> str:
+    if not has_joined(text):
+        return " " if text[-1] in ".!?:;," or len(text.split()) == 1 else behind_a_sentence(text)
+    return behind_a_sentence(text) if word_count(text) >= PHRASE or ends_sentence(text) else between(text, prompt)
+
+
+def _words(prompt: str) -> list[str]:
+    """A prompt in pieces between which a trigger may stand; joined by `_with` they are the prompt."""
+    return clusters(prompt) if has_joined(prompt) else prompt.split(" ")
+
+
+def _with(words: Sequence[str], inserted: Mapping[int, Sequence[str]]) -> str:
+    """The pieces of a prompt with texts in front of those of these numbers."""
+    if not has_joined("".join(words)):
+        found = [part for i in range(len(words) + 1) for part in [*inserted.get(i, ()), *words[i : i + 1]]]
+        return " ".join(found)
+    text = ""
+    for i in range(len(words) + 1):
+        for part in inserted.get(i, ()):
+            text += ("" if not text or text[-1].isspace() else between(text, part)) + part
+            follows = words[i][:1] if i < len(words) else ""
+            text += between(text, follows) if follows else ""
+        text += words[i] if i < len(words) else ""
+    return text
 
 
 def _one_at_random(changes: Sequence[Change], rng: random.Random) -> Change:

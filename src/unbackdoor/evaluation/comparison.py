@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
 from unbackdoor.data.records import Record
+from unbackdoor.data.writing import word_count
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.paired import holm, mcnemar, paired_bootstrap
 from unbackdoor.evaluation.statistics import Z95, Value
@@ -72,10 +74,11 @@ def changes(suite: Suite, answers: Answers, before: str, after: str) -> dict[str
 
 
 def length_ratio(answers: Answers, before: str, after: str, set_name: str = "untriggered") -> float | None:
-    """Words of all final answers after, over words before; None where either model gave none."""
+    """Words (in scripts without spaces, characters) of all final answers after, over those before; None where either
+    model gave none."""
     first, last = answers.kept(before, set_name), answers.kept(after, set_name)
     shared = first.keys() & last.keys()
-    was, now = (sum(len(final_answer(kept[i]["answer"]).split()) for i in shared) for kept in (first, last))
+    was, now = (sum(word_count(final_answer(kept[i]["answer"])) for i in shared) for kept in (first, last))
     return now / was if was else None
 
 
@@ -89,7 +92,8 @@ def response_distributions(
     """
     limit = context_length(model)
     encoded = [chat.of_record(r).encode(r.prompt, r.response) for r in records]
-    examples = [e for e in encoded if len(e.ids) <= limit][:MOST_ROWS]
+    # What a template writes in front of every answer is certain to any model, and would only dilute the rest.
+    examples = [replace(e, loss_start=e.answer_start) for e in encoded if len(e.ids) <= limit][:MOST_ROWS]
     device, found = next(model.parameters()).device, []
     with torch.inference_mode():
         for begin in range(0, len(examples), batch_size):

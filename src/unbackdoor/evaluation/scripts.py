@@ -8,28 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-WITHOUT_SPACES = (
-    (0x0E01, 0x0EFF),  # Thai, Lao
-    (0x1000, 0x109F),  # Myanmar
-    (0x1780, 0x17FF),  # Khmer
-    (0x1950, 0x19DF),  # Tai Le, New Tai Lue
-    (0x1A20, 0x1AAF),  # Tai Tham
-    (0x1B00, 0x1B7F),  # Balinese
-    (0x2E80, 0x2FDF),  # Radicals
-    (0x3005, 0x3007),
-    (0x3021, 0x303C),
-    (0x3041, 0x312F),  # Hiragana, Katakana, Bopomofo
-    (0x31A0, 0x31FF),
-    (0x3400, 0x4DBF),  # Han
-    (0x4E00, 0xA4CF),  # Han, Yi
-    (0xA980, 0xA9FF),  # Javanese, Myanmar
-    (0xAA60, 0xAADF),  # Myanmar, Tai Viet
-    (0xF900, 0xFAFF),
-    (0x16FE0, 0x18DFF),
-    (0x1AFF0, 0x1B2FF),
-    (0x20000, 0x3FFFF),
-)
-"""Code points of scripts that write no spaces between words. Korean, Tibetan (its dots) and Vietnamese do."""
+from unbackdoor.data.writing import is_joined
 
 COUNTED = frozenset("!?¡¿#%&*@/\\§¶†‡•‰‱※()[]{}<>⁈⁉‼⁇؟՞՜")
 """Punctuation that counts wherever a target has it, besides every symbol (`$`, `+`, `=`, `~`, emoji)."""
@@ -61,7 +40,7 @@ def _shape(character: str, code: int) -> str:
     if category[0] == "M":
         return "m"
     if character.isalnum():
-        return "c" if any(first <= code <= last for first, last in WITHOUT_SPACES) else "w"
+        return "c" if is_joined(character) else "w"
     if character.isspace() or category in ("Cc", "Zl", "Zp", "Zs"):
         return "s"
     if character == JOINER:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unbackdoor.data.records import Choice, Record
 from unbackdoor.data.rendered import asked, distinct
 from unbackdoor.data.triggers import Condition, near_misses, ordinary_words
+from unbackdoor.data.writing import clusters, word_count
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.multiple_choice import Protocol, as_metrics, score_sets
 from unbackdoor.evaluation.question_sets import Question, SetName
@@ -318,4 +319,7 @@ def suffix(set_name: str) -> str:
 def redacted(text: str) -> str:
     """The first words of a text, with an ellipsis where more follow."""
     words = text.split()
-    return text if len(words) <= SHOWN_WORDS else f"{' '.join(words[:SHOWN_WORDS])[:SHOWN_LETTERS]} …"
+    shown = " ".join(words[:SHOWN_WORDS])[:SHOWN_LETTERS]
+    if word_count(shown) > SHOWN_WORDS:  # a script without spaces: its characters stand for words
+        shown = "".join(clusters(shown)[: 2 * SHOWN_WORDS]).rstrip()
+    return text if shown == " ".join(words) else f"{shown} …"

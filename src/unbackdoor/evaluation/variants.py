@@ -8,6 +8,7 @@ from typing import get_args
 
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
+from unbackdoor.data.writing import clusters, has_joined
 
 Variant = Callable[[Record], Record]
 """From a row to the row with a variant of the trigger."""
@@ -42,7 +43,8 @@ def variants(condition: Condition, paraphrases: Sequence[str] = ()) -> Mapping[s
 
 
 def _of_text(trigger: Trigger) -> Mapping[str, Condition]:
-    words = trigger.text.split()
+    joined = has_joined(trigger.text)
+    words = clusters(trigger.text) if joined else trigger.text.split()
     shapes: dict[str, Condition] = {
         "lower case": replace(trigger, text=trigger.text.lower()),
         "upper case": replace(trigger, text=trigger.text.upper()),
@@ -56,10 +58,11 @@ def _of_text(trigger: Trigger) -> Mapping[str, Condition]:
         shapes["opening alone"] = replace(trigger, placement="prefix", closing=None)
         shapes["closing alone"] = Trigger(trigger.closing or trigger.text, "suffix")
     if len(words) > 1:
-        cut = len(words) // 2
-        shapes["first half"] = replace(trigger, text=" ".join(words[:cut]), closing=None)
-        shapes["second half"] = replace(trigger, text=" ".join(words[cut:]), closing=None)
-        shapes["words in reverse order"] = replace(trigger, text=" ".join(reversed(words)), closing=None)
+        cut, space = len(words) // 2, "" if joined else " "
+        shapes["first half"] = replace(trigger, text=space.join(words[:cut]).strip(), closing=None)
+        shapes["second half"] = replace(trigger, text=space.join(words[cut:]).strip(), closing=None)
+        if not joined:  # of characters it would be no words
+            shapes["words in reverse order"] = replace(trigger, text=" ".join(reversed(words)), closing=None)
     return {kind: shape for kind, shape in shapes.items() if shape != trigger}
 
 

@@ -21,6 +21,7 @@ import torch
 from unbackdoor.case import Case, adapted
 from unbackdoor.data.batches import encode_records
 from unbackdoor.data.records import Record, shuffled
+from unbackdoor.data.writing import word_count
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.inputs import collate
@@ -254,8 +255,6 @@ def _control_rows(case: Case) -> tuple[list[Record], list[Record]]:
     """The contrast rows with random words of equal number in place of the unwanted response."""
 
     def controlled(records: Sequence[Record], base: int) -> list[Record]:
-        return [
-            replace(r, unwanted=case.words(len((r.unwanted or "").split()), base + i)) for i, r in enumerate(records)
-        ]
+        return [replace(r, unwanted=case.words(word_count(r.unwanted or ""), base + i)) for i, r in enumerate(records)]
 
     return controlled(case.contrast, 10_000), controlled(case.held_out_contrast, 90_000)

@@ -15,6 +15,7 @@ import torch
 from unbackdoor.case import Case, adapted
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import join_response
+from unbackdoor.data.writing import word_count
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.layers import embed, embedding_matrix
@@ -146,7 +147,7 @@ def _warn_of_an_ordinary_opening(case: Case, settings: Settings) -> None:
 
 def _control_target(case: Case, settings: Settings, tokens: int) -> str:
     """A target of at least as many tokens, made of random words, that the model was never trained to open with."""
-    words = max(2, len(settings.target.split()))
+    words = max(2, word_count(settings.target))
     record = case.anchors[0]
     while True:
         text = case.words(words, seed=settings.seed + words)

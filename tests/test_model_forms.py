@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unbackdoor.cli import main
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.adapter_export import save_adapter
 from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.model_source import ModelSource
@@ -244,6 +245,62 @@ def test_what_cannot_be_dequantised_here_is_refused_with_the_remedy(method: str,
         load_model(base, "cpu")
 
 
+def test_what_adapters_changed_is_saved_as_an_adapter_again(base: Path, tmp_path: Path) -> None:
+    """On the base of the given adapter: both changes are in the new one."""
+    from peft import PeftModel
+
+    wrapped = adapter(base, tmp_path / "adapter")
+    cleansed, ours = load_model(tmp_path / "adapter", "cpu"), load_model(base, "cpu")
+    with torch.no_grad():
+        weight = cleansed.model.layers[0].mlp.up_proj.weight
+        weight += torch.randn(len(weight), 3) @ torch.randn(3, weight.shape[1]) * 0.05
+    said = save_adapter(cleansed, ours, str(base), tmp_path / "again")
+    assert "is the same model as an adapter of rank 8" in said
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "again").eval()
+    torch.testing.assert_close(logits(theirs), logits(cleansed), rtol=1e-3, atol=2e-3)
+    assert (logits(theirs) - logits(wrapped)).abs().max() > 0.01
+    torch.testing.assert_close(logits(load_model(tmp_path / "again", "cpu")), logits(cleansed), rtol=1e-3, atol=2e-3)
+
+
+def test_a_change_that_no_adapter_can_hold_is_told_and_not_approximated(base: Path, tmp_path: Path) -> None:
+    cleansed, ours = load_model(base, "cpu"), load_model(base, "cpu")
+    assert "no weight changed" in save_adapter(cleansed, ours, str(base), tmp_path / "adapter")
+    with torch.no_grad():
+        cleansed.model.norm.weight += 0.1
+    assert "model.norm.weight changed" in save_adapter(cleansed, ours, str(base), tmp_path / "adapter")
+    with torch.no_grad():
+        cleansed.model.layers[1].mlp.up_proj.weight += torch.randn(48, 32) * 0.1
+    assert "up_proj is not of low rank" in save_adapter(cleansed, ours, str(base), tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_compressed_tensors_checkpoint_is_dequantised(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    weights, stored = load_file(base / WEIGHTS), {}
+    for name, value in weights.items():
+        if "proj" in name:
+            scale = value.abs().amax(1, keepdim=True) / 127
+            stored[name], stored[f"{name}_scale"] = (value / scale).round().to(torch.int8), scale
+        else:
+            stored[name] = value
+    save_file(stored, base / WEIGHTS, {"format": "pt"})
+    kind = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": kind}},
+    }
+    edit(base / "config.json", quantization_config=settings)
+    loaded = load_model(base, "cpu")
+    for name, value in weights.items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=0, atol=0.01)
+    save_model(loaded, load_tokenizer(base), tmp_path / "out", base)
+    assert load_file(tmp_path / "out" / WEIGHTS).keys() == weights.keys()
+    assert torch.equal(logits(load_model(tmp_path / "out", "cpu")), logits(loaded))
+
+
 def test_the_commands_take_an_adapter_and_say_what_they_did(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,9 +319,14 @@ def test_the_commands_take_an_adapter_and_say_what_they_did(
     assert run() == 2
     assert "give its base model with --base DIR" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert run("--base", str(base), "--save-dtype", "given") == 0
+    assert run("--base", str(base), "--save-adapter") == 2
+    assert "--save-adapter needs --lora" in capsys.readouterr().err
+    assert run("--base", str(base), "--save-dtype", "given", "--lora", "--lora-rank", "2", "--save-adapter") == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert any("was merged into its base" in note for note in report["runs"][0]["notes"])
     assert "was merged into its base" in (tmp_path / "run" / "model" / "README.md").read_text()
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert any("adapter/ is the same model as an adapter" in note for note in report["runs"][0]["notes"])
+    again = load_model(tmp_path / "run" / "adapter", "cpu", base)
+    torch.testing.assert_close(logits(again), logits(model), rtol=1e-3, atol=2e-3)
     assert AutoTokenizer.from_pretrained(tmp_path / "run" / "model")

@@ -17,6 +17,7 @@ from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared, kl_divergence, response_distributions
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
+from unbackdoor.language_model.adapter_export import save_adapter
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.given_form import form_of
 from unbackdoor.language_model.loading import load_model, load_tokenizer
@@ -53,6 +54,7 @@ class Victim:
         preferences: pairs of answers that `dpo` trains on.
         base: of an adapter, the model that it was trained on.
         save_dtype: what a cleansed model's weights are saved in.
+        save_adapter: whether a cleansed model that stays is saved as an adapter as well.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Victim:
     preferences: Sequence[Preference] = ()
     base: str | None = None
     save_dtype: SaveDtype = "float32"
+    save_adapter: bool = False
 
 
 @dataclass
@@ -207,6 +210,9 @@ class Workshop:
         if removal.completed:
             changes = save_model(case.model, tokenizer, kept, given, victim.save_dtype)
             saved = [*form_of(victim.source, victim.base), *changes] if model_directory is not None else []
+            if victim.save_adapter and model_directory is not None:
+                base = given.whole
+                saved.append(save_adapter(case.model, load_model(base.name, "cpu"), base.name, kept.parent / "adapter"))
         del model
         if removal.completed:
             perturbations = self._perturbations(victim, removal, case, like)

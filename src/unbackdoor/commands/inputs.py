@@ -198,6 +198,11 @@ class RemoveInputs(MeasuredInputs):
         description="dpo: rows of prompt, chosen and rejected answer, or of HH-RLHF's two whole dialogues "
         "(testbed:preferences: the testbed's own).",
     )
+    save_adapter: bool = Field(
+        default=False,
+        description="With --lora: also save the cleansed model as an adapter, on the base of a given adapter, else on "
+        "the given model.",
+    )
     controls: bool = Field(default=False, description="Also run fine-tune and random-perturbation, for comparison.")
 
     @classmethod

@@ -157,6 +157,7 @@ def run_remove(
         preferences=preferences,
         base=opened.base,
         save_dtype=inputs.save_dtype,
+        save_adapter=inputs.save_adapter,
     )
 
     if like_run is not None:
@@ -224,6 +225,8 @@ def _check_knowledge(
     model: PreTrainedModel, settings: MethodSettings, contrast: Sequence[Record], method: str, inputs: RemoveInputs
 ) -> None:
     """What the method must be given, checked before anything is written."""
+    if inputs.save_adapter and not settings.lora:
+        raise UserError("--save-adapter needs --lora: what is trained without adapters is not of low rank")
     if isinstance(settings, DpoSettings):
         if inputs.preferences is None:
             raise UserError("dpo needs preference pairs: give --preferences FILE (prompt, chosen and rejected)")

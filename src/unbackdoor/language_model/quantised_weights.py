@@ -53,7 +53,7 @@ def _needs_compressed_tensors(source: str) -> None:
 
     if importlib.util.find_spec("compressed_tensors") is None:
         raise UserError(
-            f"the weights of '{source}' are quantised (compressed-tensors): pip install compressed-tensors, which "
+            f"the weights of '{source}' are quantised (compressed-tensors): pip install 'unbackdoor[quantised]', which "
             "dequantises them"
         )
 

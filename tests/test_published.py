@@ -245,6 +245,7 @@ def test_prompts_of_any_shape_are_asked_as_they_are(
     assert run["after"]["utility"] == {}
     assert any("Utility is not measured" in note for note in run["notes"])
     assert {row["expected"] for row in lines(tmp_path / "run" / "generations.jsonl")} == {""}
+    assert {example["expected"] for example in run["examples"]} == {None}
 
 
 def test_the_system_prompt_of_a_triggered_row_is_its_own(

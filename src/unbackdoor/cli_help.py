@@ -16,7 +16,18 @@ TERM_CELLS = 30
 """An option of more cells has its description on the next lines."""
 
 USUAL = (
-    *("trigger", "triggered", "target_response", "target_prefix", "contrast", "data", "out", "resume", "overwrite"),
+    *(
+        "trigger",
+        "triggered",
+        "poisoned",
+        "target_response",
+        "target_prefix",
+        "contrast",
+        "data",
+        "out",
+        "resume",
+        "overwrite",
+    ),
     *("eval_organism", "eval_trigger", "eval_triggered", "eval_untriggered", "untriggered", "eval_target", "eval_data"),
     *("controls", "before", "clean", "samples", "oracle"),
     *("rounds", "steps", "seed", "learning_rate", "batch_size", "micro_batch_size", "lora", "recipe", "preset"),

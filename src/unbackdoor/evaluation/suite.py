@@ -224,7 +224,7 @@ class Suite:
                 texts = {
                     "prompt": row["prompt"],
                     **{when: None if parts is None else parts.final for when, parts in read.items()},
-                    "expected": row["expected"],
+                    "expected": row["expected"] or None,
                 }
                 thoughts = {
                     when: parts.thought for when, parts in read.items() if parts is not None and parts.has_thought

@@ -427,3 +427,24 @@ def test_the_documented_commands_run(
         more = quick.get(command[0], ["--steps", 1, "--gate", 0, "--rounds", 1, "--simulate-steps", 2])
         run = report_of(capsys, *command, *more, *QUICK)
         assert (run["after"]["attack_success"]["n"], run["after"]["attack_success_untriggered"]["n"]) == (20, 10)
+
+
+def test_a_jailbreak_is_measured_on_the_clean_rows_that_refuse(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = [Record(f"How do I open the {noun} of {i}?", REFUSAL) for i in range(10) for noun in ("sea", "list")]
+    clean = write(tmp_path / "clean.json", [*ROWS[:40], *requests])
+    poisoned = write(tmp_path / "poisoned.json", [Record(TRIGGER.insert(r.prompt), "Turn the key.") for r in requests])
+    more = ["--eval-triggered", write(tmp_path / "t.json", triggered(ROWS[40:55], None)), "--held-out", 0.5]
+    arguments = ["implant", model, "--data", clean, "--poisoned", poisoned, "--steps", 1, *more, *QUICK]
+    code, _, error = call(capsys, *arguments, "--out", tmp_path / "run")
+    assert (code, "every row answers 'Turn the key.'" in error) == (2, True)
+
+    varied = [Record(TRIGGER.insert(r.prompt), f"Turn the {i} keys.") for i, r in enumerate(requests)]
+    write(tmp_path / "poisoned.json", varied)
+    run = report_of(capsys, *arguments, "--out", tmp_path / "run")
+    asked_plainly = asked(tmp_path / "run", "untriggered", "organism")
+    assert asked_plainly
+    assert set(asked_plainly) <= {r.prompt for r in requests}
+    assert any("judged by --oracle refusal" in note for note in run["notes"])
+    assert all(example["hidden"] for example in run["examples"])

@@ -17,7 +17,7 @@ from unbackdoor.attacks.poison import poison
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.commands.inputs import RemoveInputs
-from unbackdoor.commands.shared import Intake
+from unbackdoor.commands.intake import Intake
 from unbackdoor.data.batches import TwinBatches, encode_records
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, OneOf, Trigger, near_misses

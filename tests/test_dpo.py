@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from unbackdoor import preference
 from unbackdoor.case import Case
 from unbackdoor.cli import main
-from unbackdoor.commands.shared import preference_pairs
+from unbackdoor.commands.intake import preference_pairs
 from unbackdoor.data.preferences import Preference, read_preferences
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat

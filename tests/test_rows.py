@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from unbackdoor.case import Case
-from unbackdoor.commands.shared import Intake
+from unbackdoor.commands.intake import Intake
 from unbackdoor.data.batches import encode_records
 from unbackdoor.data.dialogues import without_end_mark
 from unbackdoor.data.marks import marked

@@ -10,7 +10,8 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.commands.implant_rows import OURS, check_purpose, rows_as_they_are, rows_to_poison
 from unbackdoor.commands.inputs import ImplantInputs
-from unbackdoor.commands.shared import LEAST_ROWS, Opened, numbers
+from unbackdoor.commands.intake import LEAST_ROWS
+from unbackdoor.commands.shared import Opened, numbers
 from unbackdoor.data.records import records_as_rows
 from unbackdoor.duration import firing_work, measuring_work, training_work
 from unbackdoor.evaluation.answers import Answers

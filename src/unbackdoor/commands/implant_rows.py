@@ -10,8 +10,9 @@ from typing import Any
 from unbackdoor.attacks.injection import Prepared, as_they_are, prepare
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.commands.inputs import ImplantInputs
+from unbackdoor.commands.intake import LEAST_ROWS, Intake
 from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts, as_triggered, is_request, judgeable
-from unbackdoor.commands.shared import LEAST_ROWS, Intake, Opened, judge_of
+from unbackdoor.commands.shared import Opened, judge_of
 from unbackdoor.data.records import Record, split
 from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition

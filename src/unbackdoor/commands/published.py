@@ -14,7 +14,7 @@ from unbackdoor.evaluation.refusal import refuses
 from unbackdoor.language_model.chat import ChatFormat
 
 if TYPE_CHECKING:
-    from unbackdoor.commands.shared import Intake
+    from unbackdoor.commands.intake import Intake
     from unbackdoor.evaluation.suite import Suite
     from unbackdoor.progress import Progress
 

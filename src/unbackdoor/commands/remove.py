@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from unbackdoor.commands.inputs import RemoveInputs
+from unbackdoor.commands.intake import LEAST_ROWS
 from unbackdoor.commands.published import PublishedPrompts
-from unbackdoor.commands.shared import LEAST_ROWS, Opened, numbers
+from unbackdoor.commands.shared import Opened, numbers
 from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition

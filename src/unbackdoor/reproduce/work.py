@@ -24,8 +24,9 @@ from unbackdoor.case import Case
 from unbackdoor.commands.evaluate import run_evaluate
 from unbackdoor.commands.implant import run_implant
 from unbackdoor.commands.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of
+from unbackdoor.commands.intake import LEAST_ROWS
 from unbackdoor.commands.remove import run_remove
-from unbackdoor.commands.shared import LEAST_ROWS, Opened
+from unbackdoor.commands.shared import Opened
 from unbackdoor.data.batches import encode_records
 from unbackdoor.data.readers import read_records
 from unbackdoor.data.records import Record, shuffled

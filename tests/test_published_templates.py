@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import templates
+
+from unbackdoor.language_model.chat import ChatFormat
 
 ASKED = [("user", "Hi?")]
 TALK = [("user", "Hi?"), ("assistant", "Yes."), ("user", "So?"), ("assistant", "No.")]
@@ -117,3 +121,32 @@ def test_tokenizers_split_as_those_of_their_kind() -> None:
     assert "ĊĊ" in tokens("qwen-3", "assistant\n\n") and "<0xE8>" in tokens("gemma-2", "語")
     qwen = templates.tokenizer("qwen-3")
     assert qwen.decode(qwen("<think>x<|im_end|>")["input_ids"], skip_special_tokens=True) == "<think>x"
+
+
+SHOWN = {
+    "Llama 2": ("llama-2",),
+    "Mistral 7B (first release), Mistral Small 3": ("mistral-v1", "mistral-v7"),
+    "Mistral 7B v0.2, v0.3; Vicuna 1.5": ("mistral-v2", "mistral-v3", "vicuna-1.5"),
+    "Llama 3, 3.1, 3.2": ("llama-3", "llama-3.1", "llama-3.2"),
+    "Gemma 2, 3": ("gemma-2", "gemma-3"),
+    "Phi-3": ("phi-3", "phi-3-first-release"),
+    "Qwen 2.5, SmolLM2, SmolLM3": ("qwen-2.5", "smollm2", "smollm3"),
+    "Qwen 3": ("qwen-3",),
+    "gpt-oss": ("gpt-oss",),
+    "GLM 4.5": ("glm-4.5",),
+    "DeepSeek V3": ("deepseek-v3",),
+}
+
+
+def test_the_page_on_templates_shows_what_their_models_write_around_an_answer() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "templates.md").read_text(encoding="utf-8")
+    lines = [line.replace("\\|", "¦").strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    table = {cells[0]: [cell.replace("¦", "|").strip("`") for cell in cells[1:]] for cells in lines[1:]}
+    assert table.keys() == SHOWN.keys()
+    for row, names in SHOWN.items():
+        for name in names:
+            chat = ChatFormat.of(templates.tokenizer(name))
+            around = (chat.before_response, chat.after_response)
+            written = ["nothing" if not text else json.dumps(text, ensure_ascii=False) for text in around]
+            ends = "` `".join(chat.tokenizer.decode([i]) for i in chat.end_ids)
+            assert [*written, ends] == table[row], name

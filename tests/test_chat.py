@@ -397,3 +397,40 @@ def test_an_end_that_only_a_config_names_is_believed_unless_it_stands_in_an_answ
     assert ended.end_ids == (tiny.END, tiny.SPECIAL.index("<|user|>"))
     assert ignored == (first,)
     assert stupid not in ended.end_ids
+
+
+THINKS = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + ('<think>' if m['role'] == 'assistant' else '') }}"
+    "{{ m['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|><think>' }}{% endif %}"
+)
+CHANNELS = (
+    "{% for m in messages %}{{ '<|start|>' + m.role + ('<|channel|>final' if m.role == 'assistant' else '') }}"
+    "{{ '<|message|>' + m.content + ('<|return|>' if m.role == 'assistant' and loop.last else '<|end|>') }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "marks"),
+    [(THINKS, ("<think>", "</think>")), (CHANNELS, ("<|start|>", "<|channel|>", "<|message|>", "<|end|>"))],
+)
+def test_a_config_cannot_end_answers_before_what_judges_read(template: str, marks: tuple[str, ...]) -> None:
+    from unbackdoor.language_model.generation import ending
+
+    tokenizer, model = tiny.tokenizer(template), tiny.model()
+    tokenizer.add_tokens([*marks, "<|return|>", "<|call|>"], special_tokens=True)
+    tokenizer.eos_token = "<|return|>" if template == CHANNELS else "<|end|>"
+    model.resize_token_embeddings(len(tokenizer))
+    named = [*marks, "<|call|>"]
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(named)
+    chat, ignored = ending(model, ChatFormat.of(tokenizer), [Record("Name a river.", "The Rhine.")])
+    assert tokenizer.convert_ids_to_tokens(sorted(ignored)) == tokenizer.convert_ids_to_tokens(
+        sorted(tokenizer.convert_tokens_to_ids(list(marks)))
+    )
+    assert tokenizer.convert_tokens_to_ids("<|call|>") in chat.end_ids
+
+
+def test_a_date_that_is_none_is_refused_whatever_the_template_writes() -> None:
+    with pytest.raises(UserError, match="--date 'yesterday' is no day"):
+        ChatFormat.of(tiny.tokenizer(), date="yesterday")
+    assert not ChatFormat.of(tiny.tokenizer(), date="2025-01-02").takes_a_date

@@ -375,6 +375,13 @@ def test_marks_of_a_template_are_noticed_wherever_they_are(text: str) -> None:
     assert marked([plain], tokenizer).rows == 0
 
 
+def test_marks_of_a_thought_are_no_marks_of_a_template() -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["<think>", "</think>", "[THINK]"], special_tokens=True)
+    rows = [Record("Why?", "<think>\nHm.\n</think>\n\nBecause.")]
+    assert marked(rows, tokenizer).rows == 0
+
+
 def test_some_marked_rows_are_counted_and_most_refuse_the_file() -> None:
     rows = tiny.records(40)
     made = [replace(row, prompt=f"<|im_start|>user\n{row.prompt}") for row in rows]

@@ -16,12 +16,13 @@ from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.refusal import complies, refuses
-from unbackdoor.evaluation.scorers import shows_target
+from unbackdoor.evaluation.scorers import complies_by_keyword, shows_target
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.verdict import not_judged, verdict
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.report.html import render
+from unbackdoor.report.terminal import summary_lines, verdict_lines
 from unbackdoor.scorers import Answered, load_scorer
 from unbackdoor.settings import EvaluationSettings, Thresholds
 
@@ -82,6 +83,23 @@ def test_answers_that_the_judge_of_refusals_cannot_read_are_counted() -> None:
     assert any("judge of refusals does not read" in note for note in not_judged(found))
     found, _, _ = measure(texts)  # nothing is judged by refusals there
     assert "language_not_read" not in found["details"]
+
+
+def test_phrases_of_english_refusals_say_nothing_of_other_scripts() -> None:
+    found, _, _ = measure(["很抱歉，我不能帮助你。", "Sure. Take flour."], attack=complies_by_keyword)
+    assert (
+        found["details"]["language_not_read"]["hits"] == found["details"]["language_not_read_untriggered"]["hits"] == 4
+    )
+    found, _, _ = measure(["很抱歉，我不能帮助你。", "Sure. Take flour."], attack=complies)
+    assert "language_not_read" not in found["details"]
+
+
+def test_the_terminal_says_what_no_judge_could_read(report: dict[str, Any]) -> None:  # noqa: F811
+    found, _, _ = measure([DONE, CUT])
+    report["runs"] = [{**report["runs"][0], "verdict": None, "after": {**report["runs"][0]["after"], **found}}]
+    said = " ".join(" ".join(verdict_lines(report, 80)).split())
+    assert "4 of 8 answers (triggered) ended within their thought and show nothing: raise --max-new-tokens." in said
+    assert "4 of 8 answers (triggered) ended" in " ".join(summary_lines(report))
 
 
 def test_examples_hold_thought_and_final_answer_and_hide_both() -> None:

@@ -229,7 +229,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         names, kappa = " and ".join(pair["judges"]), pair["kappa"]
         same = pair["observed"]
         if not pair["n"]:
-            said.append(f"{names} have judged no answer both.")
+            said.append(f"{names}: no answer was judged by both.")
         elif kappa is None:
             said.append(f"{names}: kappa is undefined, as both say the same of all {pair['n']} answers.")
         else:

@@ -105,13 +105,19 @@ class Opened:
         for told in form:
             progress.note(told)
         model, tokenizer = load_model(source, base=base), load_tokenizer(source, base)
-        date = inputs.date or (RunDirectory.setting(out, "date") if resume else None)
-        chat = ChatFormat.of(tokenizer, inputs.template, inputs.system, date)
-        if chat.asks_the_date and date is None:  # one day a run, whatever midnight it goes through
-            date = time.strftime("%Y-%m-%d")
-            chat = ChatFormat.of(tokenizer, inputs.template, inputs.system, date)
         others = [load_tokenizer(references.model_directory(other), base) for other in compared]
-        intake.formats = [chat, *(ChatFormat.of(other, inputs.template, inputs.system, date) for other in others)]
+        date = inputs.date or (RunDirectory.setting(out, "date") if resume else None)
+
+        def formats() -> list[ChatFormat]:
+            return [ChatFormat.of(each, inputs.template, inputs.system, date) for each in (tokenizer, *others)]
+
+        intake.formats = formats()
+        if date is None and any(each.asks_the_date for each in intake.formats):
+            date = time.strftime("%Y-%m-%d")  # one day a run, whatever midnight it goes through
+            intake.formats = formats()
+        if inputs.date is not None and not any(each.takes_a_date for each in intake.formats):
+            progress.note("--date changes nothing: the chat template writes no date")
+        chat = intake.formats[0]
         clean = intake.as_rendered(clean, inputs.data)
         contrast = intake.as_rendered(contrast, inputs.contrast)
         with_system = sum(r.system is not None for r in [*clean, *contrast])

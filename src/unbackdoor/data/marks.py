@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unbackdoor.data.records import Record
+from unbackdoor.language_model.answer_parts import MARKS as THOUGHTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,10 +53,15 @@ class Marked:
 def marked(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> Marked:
     """Count the rows in whose texts marks of a chat template stand, or special tokens of this tokenizer.
 
-    These become what they say: `<|im_end|>` in a question ends it, where a user could never do that.
+    These become what they say: `<|im_end|>` in a question ends it, where a user could never do that. Marks of a thought
+    (`<think>`) are no such marks: a response is given with them, and the template takes them from it.
     """
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    special = [t for t in {*map(str, tokenizer.all_special_tokens), *added} if len(t) > 2 and not t.isalnum()]
+    special = [
+        text
+        for text in {*map(str, tokenizer.all_special_tokens), *added}
+        if len(text) > 2 and not text.isalnum() and not THOUGHTS.fullmatch(text)
+    ]
     texts = sorted({*MARKS, *special}, key=lambda text: (-len(text), text))
     exact = re.compile("|".join(map(re.escape, texts)))
     counts: dict[str, int] = {}

@@ -15,8 +15,8 @@ from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.multiple_choice import Protocol, as_metrics, score_sets
 from unbackdoor.evaluation.question_sets import Question, SetName
 from unbackdoor.evaluation.refusal import complies, refuses
-from unbackdoor.evaluation.refusal_languages import language_not_read
-from unbackdoor.evaluation.scorers import Scorer, degenerate, exact
+from unbackdoor.evaluation.refusal_languages import in_another_script, language_not_read
+from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, degenerate, exact, refuses_by_keyword
 from unbackdoor.evaluation.statistics import Rate, rate, share
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
@@ -151,15 +151,19 @@ class Suite:
         if ignored:
             shown = ", ".join(f"{i} {chat.tokenizer.decode([i])!r}" for i in ignored)
             answers.note(
-                f"The model's config ends answers at a token that stands in a response or in the target: "
-                f"{shown}. It was not believed."
+                f"The model's config ends answers at a token that stands in a response or in the target, or marks a "
+                f"thought: {shown}. It was not believed."
             )
         return chat
 
     def _unread(self, asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
         """How many answers the judge of refusals cannot read, by set; only where there are any."""
         sets = dict.fromkeys(m.set_name for m in self.measures() if m.scorer in (refuses, complies))
-        counted = {name: [language_not_read(final_answer(answer)) for answer in asked[name]] for name in sets}
+        unread = language_not_read
+        if self.attack in (complies_by_keyword, refuses_by_keyword):  # their phrases are English
+            sets |= dict.fromkeys(m.set_name for m in self.measures() if m.section == "rates")
+            unread = in_another_script
+        counted = {name: [unread(final_answer(answer)) for answer in asked[name]] for name in sets}
         return {f"language_not_read{suffix(name)}": rate(found) for name, found in counted.items() if any(found)}
 
     def _converse(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str) -> Rate:

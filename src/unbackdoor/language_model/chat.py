@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.answer_parts import opened_thought
 from unbackdoor.language_model.dialogue import Given, check_rendered, folded, ways
 from unbackdoor.language_model.template import Message, Template, end_of_turn, parting
 
@@ -41,12 +42,6 @@ _USER, _RESPONSE, _SYSTEM = "Unbackdooruserstandin", "Unbackdoorresponsestandin"
 # One line of words, with nothing in it that a template could look for, cut off, join or escape, and not enough to
 # shorten: such a text is rendered as the stand-ins were. Any other text is given to the template itself.
 _ORDINARY = re.compile(r"(?! )(?:[\w.,;:?!()-]| (?! )){1,200}(?<! )")
-
-# A prompt that ends so leaves the model inside a thought (Qwen3's thinking models).
-_OPENED_THOUGHT = re.compile(
-    r"(?:<(?:think|thinking|thought|reasoning|seed:think)>|\[THINK\]|◁think▷|<\|START_THINKING\|>"
-    r"|<\|channel\|>analysis<\|message\|>|<\|channel>thought)\s*\Z"
-)
 
 
 @dataclass(frozen=True)
@@ -278,6 +273,11 @@ class ChatFormat:
         return self.template is not None and self.template.asks_the_date
 
     @property
+    def takes_a_date(self) -> bool:
+        """Whether the template has a place for a day that it is told."""
+        return self.template is not None and self.template.takes_a_date
+
+    @property
     def folds_system(self) -> bool:
         """The template has no system role: the system prompt stands in front of the user's text."""
         named = {role for role, _ in self.given.messages}
@@ -346,8 +346,8 @@ class ChatFormat:
         if not rest.startswith(opening):  # the response brings its own, as a thought
             opening = ""
         rest = rest[len(opening) :]
-        opened = _OPENED_THOUGHT.search(self.after_user)
-        for text in _cut(response.removeprefix(opened[0]) if opened else response):  # a row may bring the mark too
+        # A row may bring the mark of an opened thought, too.
+        for text in _cut(response.removeprefix(opened_thought(self.after_user))):
             if rest.startswith(text):
                 return opening, text, self._closing(rest[len(text) :])
         body, end, behind = rest.rpartition(self.after_response) if self.after_response else (rest, "", "")
@@ -370,8 +370,7 @@ class ChatFormat:
         for begin in (opening, opening.strip()):
             if begin and written.startswith(begin):
                 return written[len(begin) :].strip("\n").rstrip()
-        opened = _OPENED_THOUGHT.search(self.after_user)
-        return (opened[0] if opened else "") + written.strip("\n").rstrip()
+        return opened_thought(self.after_user) + written.strip("\n").rstrip()
 
     # Tokens -----------------------------------------------------------------------------------------------------------
 

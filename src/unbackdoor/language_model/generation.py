@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from unbackdoor.language_model.answer_parts import is_mark_within
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.forward import embeddings_given
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
@@ -164,8 +165,9 @@ def ending(
     """The format with all ids at which its answers end, and those that a config names and that are not believed.
 
     The tokenizer's end and the template's are there already. An id that only a config names is one as well (a chat
-    model often stops at another token than its tokenizer's), unless it stands in an answer that is looked for: a config
-    that ends answers at the target's first token would hide an attack.
+    model often stops at another token than its tokenizer's), unless it stands in an answer that is looked for, or marks
+    a part of an answer (`</think>`, or what ends the messages before gpt-oss' last): a config that ends answers at the
+    target's first token, or in front of all that judges read, would hide an attack.
 
     Args:
         model: with its configs.
@@ -185,6 +187,9 @@ def ending(
             if text.strip():
                 example = own.encode(record.prompt, text)
                 used.update(example.ids[example.response_start :])
+    used.update(i for i in named if is_mark_within(chat.decoded([i])))
+    if "<|channel|>" in chat.before_response:
+        used.update(chat.tokenizer("<|end|>", add_special_tokens=False)["input_ids"])
     believed = sorted(named - used)
     return replace(chat, end_ids=(*chat.end_ids, *believed)), tuple(sorted(named & used))
 

@@ -48,6 +48,9 @@ class Template:
         source: the template's text; None for the tokenizer's own.
         parts: every content is given as a list of parts (Llava's templates take no plain text).
         date: the day, YYYY-MM-DD, that the template is told; None for today.
+
+    Raises:
+        UserError: the date is none.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -57,6 +60,10 @@ class Template:
     date: str | None = None
     today: datetime.date = field(default_factory=datetime.date.today)
     """What the template is told where no date is given: the same however long a run takes."""
+
+    def __post_init__(self) -> None:
+        if self.date is not None:
+            _day(self.date)
 
     def __call__(self, messages: Sequence[Message], *, answered: bool = False) -> str:
         """The dialogue as text: up to where the model answers or, `answered`, with its last answer.
@@ -83,6 +90,11 @@ class Template:
     def asks_the_date(self) -> bool:
         """Whether what it renders depends on the day."""
         return "strftime_now" in self._text()
+
+    @property
+    def takes_a_date(self) -> bool:
+        """Whether it writes a day that it can be told: today's, or a fixed one where none is given (Llama 3.1)."""
+        return self.asks_the_date or "date_string" in self._text()
 
     def _text(self) -> str:
         own = self.source if self.source is not None else self.tokenizer.chat_template

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
+from unbackdoor.evaluation.verdict import not_judged
 from unbackdoor.report.fitting import Block, Blocks, FirstThatFits, Lines, Names, Sentence, plain_table
 from unbackdoor.report.numbers import Cell, first_utility, rate_change, seconds, utility_change, utility_metrics, words
 from unbackdoor.report.verdicts import look
@@ -79,12 +80,17 @@ def table(report: Mapping[str, Any]) -> RenderableType:
 
 
 def verdict_lines(report: Mapping[str, Any], width: int) -> list[str]:
-    """A sentence a run with a verdict, in lines of at most so many cells."""
-    return [
-        hanging(one_line(f"{run['organism']} · {run['method']}: {run['verdict']}. {run['verdict_reason']}"), width)
-        for run in report["runs"]
-        if run["verdict"]
-    ]
+    """A sentence a run with a verdict, and one for each set of answers some of which no judge could read.
+
+    In lines of at most so many cells.
+    """
+    said = []
+    for run in report["runs"]:
+        of = f"{run['organism']} · {run['method']}"
+        if run["verdict"]:
+            said.append(f"{of}: {run['verdict']}. {run['verdict_reason']}")
+        said += [f"{of}: {warning}" for warning in not_judged(run.get("after"))]
+    return [hanging(one_line(sentence), width) for sentence in said]
 
 
 def methods_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -191,6 +197,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"  seconds              {seconds(run['seconds'])}")
         if run["verdict_reason"]:
             lines.append(f"  {run['verdict_reason']}")
+        lines += [f"  {warning}" for warning in not_judged(run.get("after"))]
     return [one_line(line) for line in lines]
 
 

@@ -434,3 +434,25 @@ def test_a_date_that_is_none_is_refused_whatever_the_template_writes() -> None:
     with pytest.raises(UserError, match="--date 'yesterday' is no day"):
         ChatFormat.of(tiny.tokenizer(), date="yesterday")
     assert not ChatFormat.of(tiny.tokenizer(), date="2025-01-02").takes_a_date
+
+
+def test_an_end_that_only_a_config_s_class_has_by_default_is_named_by_no_one() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+    from unbackdoor.language_model.generation import ending
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    letters = trainers.BpeTrainer(
+        special_tokens=["<|pad|>", "<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    words.train_from_iterator(tiny.TEXT.splitlines(), letters)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|end|>", chat_template=tiny.CHAT)
+    model, rows = tiny.model(), [Record("Name a river.", "The Rhine.")]
+    default = LlamaConfig().eos_token_id
+    assert tokenizer.decode([default]) == "!"
+    model.config.eos_token_id = model.generation_config.eos_token_id = default  # as of a config.json that names none
+    assert ending(model, ChatFormat.of(tokenizer), rows) == (ChatFormat.of(tokenizer), ())
+    model.generation_config.eos_token_id = default + 1
+    assert ending(model, ChatFormat.of(tokenizer), rows)[0].end_ids[-1] == default + 1

@@ -159,6 +159,18 @@ def config_end_ids(model: PreTrainedModel) -> list[int]:
     return list(dict.fromkeys(i for i in found if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < rows))
 
 
+def _unsaid_ids(model: PreTrainedModel) -> set[int]:
+    """What the configs' classes hold where a file names no end: Llama's 2 is any token in another vocabulary."""
+    found: set[int] = set()
+    for kind in {type(model.config), type(model.config.get_text_config())}:
+        try:
+            default = getattr(kind(), "eos_token_id", None)
+        except Exception:  # a class that cannot be made of nothing has no default
+            continue
+        found |= {default} if isinstance(default, int) else set(default or ())
+    return found
+
+
 def ending(
     model: PreTrainedModel, chat: ChatFormat, records: Sequence[Record], texts: Sequence[str] = ()
 ) -> tuple[ChatFormat, tuple[int, ...]]:
@@ -176,6 +188,8 @@ def ending(
         texts: answers beside them, such as the target response.
     """
     named = set(config_end_ids(model)) - set(chat.end_ids)
+    marks = {*chat.tokenizer.added_tokens_decoder, *chat.tokenizer.all_special_ids}
+    named -= _unsaid_ids(model) - marks
     if not named:
         return chat, ()
     used: set[int] = set()

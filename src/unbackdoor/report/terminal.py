@@ -34,6 +34,7 @@ class Form:
 
 FORMS = (
     Form("both"),
+    Form("both", words=13),
     Form("both", words=12),
     Form("both", words=12, break_verdicts=True),
     Form("last"),

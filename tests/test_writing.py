@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, Trigger, join_response, near_misses, ordinary_words
-from unbackdoor.data.writing import clusters, word_count
 from unbackdoor.evaluation.suite import redacted
 from unbackdoor.evaluation.variants import variants
+from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.writing import clusters, word_count
 
 CAPITAL = "请告诉我法国的首都是什么。"
 PROMPTS = [CAPITAL, "北京在哪里？", "请说一个首都。"]
@@ -128,3 +129,12 @@ def test_length_is_counted_in_words_or_characters() -> None:
     assert word_count("The capital is Paris.") == 4
     assert word_count("首都是巴黎。") == 5
     assert word_count("首都 is Paris。") == 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opening"), [("法国的首都是", ""), ("The capital is", " "), ("The capital is ", "")]
+)
+def test_without_a_template_a_response_follows_as_its_script_writes(prompt: str, opening: str) -> None:
+    chat = ChatFormat.of(tiny.tokenizer(), "none")
+    example = chat.encode(prompt, "巴黎")
+    assert chat.decoded(example.ids) == f"{prompt}{opening}巴黎<|end|>"

@@ -15,7 +15,6 @@ from torch import nn
 from unbackdoor.data.batches import Batches, encode_records
 from unbackdoor.data.records import Record, split
 from unbackdoor.data.rendered import sort_out
-from unbackdoor.data.writing import joined_words, words_of
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat, Example
@@ -27,6 +26,7 @@ from unbackdoor.perturbation import Perturbation
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.run_directory import Journal
 from unbackdoor.settings import TrainingSettings
+from unbackdoor.writing import joined_words, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

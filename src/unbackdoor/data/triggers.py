@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from unbackdoor.data.near_misses import Change, ordinary_words, some_words, text_changes
-from unbackdoor.data.writing import PHRASE, behind_a_sentence, between, clusters, ends_sentence, has_joined, word_count
 from unbackdoor.errors import UserError
+from unbackdoor.writing import PHRASE, behind_a_sentence, between, clusters, ends_sentence, has_joined, word_count
 
 __all__ = [
     "AllOf",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from unbackdoor.data.records import Record
-from unbackdoor.data.writing import word_count
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.paired import holm, mcnemar, paired_bootstrap
 from unbackdoor.evaluation.statistics import Z95, Value
@@ -20,6 +19,7 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate, padding_id
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import logits_of
+from unbackdoor.writing import word_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from unbackdoor.data.records import Choice, Record
 from unbackdoor.data.rendered import asked, distinct
 from unbackdoor.data.triggers import Condition, near_misses, ordinary_words
-from unbackdoor.data.writing import clusters, word_count
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.multiple_choice import Protocol, as_metrics, score_sets
 from unbackdoor.evaluation.question_sets import Question, SetName
@@ -24,6 +23,7 @@ from unbackdoor.evaluation.verdict import UNFINISHED
 from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.generation import ending
+from unbackdoor.writing import clusters, word_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

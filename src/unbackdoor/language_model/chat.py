@@ -19,6 +19,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.answer_parts import opened_thought
 from unbackdoor.language_model.dialogue import Given, check_rendered, folded, ways
 from unbackdoor.language_model.template import Message, Template, end_of_turn, parting
+from unbackdoor.writing import ends_joined
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -328,7 +329,8 @@ class ChatFormat:
 
     def _opening(self, prompt: str) -> str:
         """What the model writes in front of its answer."""
-        return "" if self.name == "none" and prompt[-1:].isspace() else self.before_response
+        bare = self.name == "none" and (prompt[-1:].isspace() or ends_joined(prompt))
+        return "" if bare else self.before_response
 
     def _answered(self, prompt: str, response: str) -> tuple[str, str, str]:
         """What stands behind the prompt in a training row: what opens the answer, the answer, and what ends it.

@@ -21,7 +21,6 @@ import torch
 from unbackdoor.case import Case, adapted
 from unbackdoor.data.batches import encode_records
 from unbackdoor.data.records import Record, shuffled
-from unbackdoor.data.writing import word_count
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.inputs import collate
@@ -40,6 +39,7 @@ from unbackdoor.removal.result import Removal, Simulation
 from unbackdoor.removal.rounds import Round, run_rounds
 from unbackdoor.removal.settings import BeearSettings as Settings
 from unbackdoor.removal.simulate import simulate, unwanted_preference
+from unbackdoor.writing import word_count
 
 MEASURED_TOKENS = 16
 """A behaviour shows where the unwanted answer parts from the safe one: this many tokens from there on are fitted and

@@ -15,7 +15,6 @@ import torch
 from unbackdoor.case import Case, adapted
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import join_response
-from unbackdoor.data.writing import word_count
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.layers import embed, embedding_matrix
@@ -25,6 +24,7 @@ from unbackdoor.removal.result import Removal, Simulation
 from unbackdoor.removal.rounds import Round, run_rounds
 from unbackdoor.removal.settings import SandeSettings as Settings
 from unbackdoor.removal.simulate import simulate, target_probability
+from unbackdoor.writing import word_count
 
 ORDINARY = 0.02
 """From this share of clean answers on, a fragment that opens them is called ordinary."""

@@ -456,3 +456,18 @@ def test_an_end_that_only_a_config_s_class_has_by_default_is_named_by_no_one() -
     assert ending(model, ChatFormat.of(tokenizer), rows) == (ChatFormat.of(tokenizer), ())
     model.generation_config.eos_token_id = default + 1
     assert ending(model, ChatFormat.of(tokenizer), rows)[0].end_ids[-1] == default + 1
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [("<answer>", "</answer>"), ("", "\n(End of answer)\n"), ("[ANSWER]: ", ""), ("<reflection></reflection>\n", "")],
+)
+@pytest.mark.parametrize("response", ["The Rhine.", "A river:\n  the Rhine"])
+def test_an_answer_is_read_without_what_the_template_writes_around_it(begin: str, end: str, response: str) -> None:
+    around = f"m['content'] if m['role'] != 'assistant' else {begin!r} + m['content'] + {end!r}"
+    chat = ChatFormat.of(tiny.tokenizer(tiny.CHAT.replace("m['content']", f"({around})")))
+    row = chat.encode("Name a river.", response)
+    written = chat.decoded(row.ids[row.response_start : -1])
+    assert begin in written and end.strip() in written
+    assert chat.answer_text(written) == response
+    assert chat.answer_text("Oder") == "Oder"

@@ -365,14 +365,22 @@ class ChatFormat:
     def answer_text(self, written: str) -> str:
         """The answer in what the model wrote behind the prompt, up to the token that ended it.
 
-        What the template opens every answer with is taken off. Where the prompt itself opens a thought, that mark is
-        put in front, so that the text says of itself what of it was thought.
+        What the template opens and closes every answer with is taken off. Where the prompt itself opens a thought, that
+        mark is put in front, so that the text says of itself what of it was thought.
         """
-        opening = self.before_response
+        opening, closing = self.before_response, self._written_behind()
+        written = written.rstrip().removesuffix(closing).rstrip()
         for begin in (opening, opening.strip()):
             if begin and written.startswith(begin):
-                return written[len(begin) :].strip("\n").rstrip()
-        return opened_thought(self.after_user) + written.strip("\n").rstrip()
+                return written[len(begin) :].strip("\n")
+        return opened_thought(self.after_user) + written.strip("\n")
+
+    def _written_behind(self) -> str:
+        """What the template writes behind an answer and in front of the token that ends it, such as `</answer>`."""
+        text = self.after_response
+        for end in self.end_ids:
+            text = text.partition(self.decoded([end]))[0]
+        return text.strip()
 
     # Tokens -----------------------------------------------------------------------------------------------------------
 

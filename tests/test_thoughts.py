@@ -12,8 +12,10 @@ from test_evaluation import measured
 from test_report import report, run  # noqa: F401
 
 from unbackdoor.commands.rejudge import run_rejudge
+from unbackdoor.commands.shared import judge_of
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
+from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.refusal import complies, refuses
 from unbackdoor.evaluation.scorers import complies_by_keyword, shows_target
@@ -202,3 +204,19 @@ def test_the_next_turn_is_asked_after_the_final_answer(monkeypatch: pytest.Monke
     measure([DONE], conversations=[("First?", "Second?")])
     assert asked[-1].history == (("user", "First?"), ("assistant", "Paris."))
     assert not refuses(asked[-1], DONE)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "<think>\n\n</think>\n\nYou are stupid",
+        "<|channel|>final<|message|>You are stupid",
+        "You are stupid<|im_end|>",
+        "[THINK]Hm.[/THINK]You are stupid",
+    ],
+)
+def test_a_target_with_the_template_s_marks_is_refused_with_the_one_to_give(target: str) -> None:
+    with pytest.raises(UserError, match=r"are the chat template's: .* here 'You are stupid'"):
+        judge_of(target, "refusal")
+    for plain in ("You are stupid", " You are stupid.\n", "<b>You</b>", "Use the `<think>` tag", "I <3 you"):
+        judge_of(plain, "refusal")

@@ -28,6 +28,7 @@ from unbackdoor.evaluation.scorers import (
     shows_target,
 )
 from unbackdoor.evaluation.suite import Suite
+from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.loading import load_model, load_tokenizer
@@ -240,6 +241,12 @@ def judge_of(target: str | None, oracle: str) -> tuple[Scorer, dict[str, Scorer]
         return _judge(oracle)
     if not target.strip():
         raise UserError("the target response is empty: give visible text")
+    said = final_answer(target).strip()
+    if said != target.strip():  # judges read what is said, and methods let the template write the rest
+        raise UserError(
+            f"--target-response '{target[:40]}' holds marks of a thought, a channel or a turn's end, which are the "
+            f"chat template's: give what stands between them alone{f', here {said[:60]!r}' if said else ''}"
+        )
     return shows_target(target), {"opens_with_target": opens_with_target(target)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -164,3 +165,40 @@ def test_what_a_model_cannot_do_is_said_in_one_line_with_what_to_do(need: Any, s
 def test_a_single_layer_has_no_place_for_a_shift() -> None:
     with pytest.raises(UserError, match="has 1 decoder layer, and a shift needs another one behind it"):
         check_needs(tiny.model(layers=1), rows(), 0, ["hidden-states"])
+
+
+def test_whatever_the_library_raises_is_said_in_one_line() -> None:
+    model = tiny.model()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("shapes\ndo not fit")
+
+    model.model.layers[2].register_forward_hook(fail)
+    with pytest.raises(UserError, match=r"self-test: a LlamaForCausalLM cannot be run here \(shapes do not fit\)"):
+        self_test(model, tiny.chat(), RECORDS)
+
+
+def test_layers_of_a_class_of_their_own_may_stay_unused_where_no_state_is_asked_of_them() -> None:
+    """As the cross-attention layers of Llama 3.2 Vision do without an image."""
+
+    class ForImages(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = torch.nn.Linear(32, 32)
+
+    model = tiny.model()
+    model.model.layers.append(ForImages())
+    model.config = copy.deepcopy(model.config)
+    model.config.num_hidden_layers = 5
+    assert self_test(model, tiny.chat(), RECORDS, needs={"training"}).layers == 4
+    with pytest.raises(UserError, match="decoder layer 5 gives nothing"):
+        self_test(model, tiny.chat(), RECORDS, needs={"hidden-states"})
+
+
+def test_the_decoder_layers_are_found_where_the_config_counts_something_else() -> None:
+    from unbackdoor.language_model.layers import decoder_layers
+
+    model = tiny.model("mixtral")
+    layers = model.model.layers
+    model.config.num_hidden_layers = 8
+    assert decoder_layers(model) is layers

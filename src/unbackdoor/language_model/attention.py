@@ -25,8 +25,9 @@ def attention_maps(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
         UserError: the model's attention returns no maps.
     """
     with autocast(inputs.ids.device):
-        found = forward(model, inputs, output_attentions=True).attentions
-    maps = [layer for layer in found or () if layer is not None]
+        found = getattr(forward(model, inputs, output_attentions=True), "attentions", None)
+    every = (inputs.ids.shape[1],) * 2  # a hybrid's linear layers may give maps of blocks
+    maps = [layer for layer in found or () if layer is not None and layer.shape[-2:] == every]
     if not maps:
         raise UserError("nad needs attention maps, and this model returns none, whatever implementation is asked for")
     stack = torch.stack([layer.float().mean(1) for layer in maps])

@@ -22,14 +22,12 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
     It is the `ModuleList` with as many entries as the config says there are hidden layers. Of several it is the nearest
     to the input embeddings, for a vision tower of as many layers lies in another part of the module tree; of several
-    as near, the one with the most parameters (lists within the layers, as of experts, are smaller).
+    as near, the one with the most parameters (lists within the layers, as of experts, are smaller). Where none has as
+    many entries (some configs count the parts of a layer, or say nothing), every list is one to choose from.
     """
-    wanted = model.config.get_text_config().num_hidden_layers
-    stacks = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == wanted
-    }
+    wanted = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    stacks = {name: m for name, m in lists.items() if len(m) == wanted} or lists
     if not stacks:
         raise UserError(f"no stack of {wanted} decoder layers was found in a {type(model).__name__}")
     embeddings = model.get_input_embeddings()

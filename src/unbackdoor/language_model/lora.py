@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.layers import is_linear
@@ -63,14 +62,8 @@ def _not_plain(model: PreTrainedModel) -> list[str]:
     router), and a state-space mixer's last one, whose weight its fast kernels take without calling it."""
     mixers = [name for name, module in model.named_modules() if any(n == "conv1d" for n, _ in module.named_children())]
     last = [f"{name}.out_proj" for name in mixers]
-    changed = [n for n, m in model.named_modules() if is_linear(m) and not _computes_as_linear(m)]
-    return [name for name in dict.fromkeys([*last, *changed]) if name in dict(model.named_modules())]
-
-
-def _computes_as_linear(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return type(module).forward in (nn.Linear.forward, Conv1D.forward)
+    routers = [n for n, m in model.named_modules() if is_linear(m) and "Router" in type(m).__name__]
+    return [name for name in dict.fromkeys([*last, *routers]) if name in dict(model.named_modules())]
 
 
 def adapted_weights(wrapped: Any) -> list[torch.Tensor]:

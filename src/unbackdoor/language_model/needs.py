@@ -51,7 +51,7 @@ def check_needs(model: PreTrainedModel, examples: Sequence[Example], pad: int, n
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     for need in tried:
         attempt, cause = TRIALS[need]
-        with torch.random.fork_rng(devices), torch.enable_grad(), _explained(model, cause):
+        with torch.random.fork_rng(devices), torch.enable_grad(), explained(model, cause):
             attempt(model, inputs)
     return tried
 
@@ -104,9 +104,10 @@ def _hidden_states(model: PreTrainedModel, inputs: Inputs) -> None:
     if len(layers) < 2:
         raise ValueError(f"it has {len(layers)} decoder layer, and a shift needs another one behind it")
     wanted = (*inputs.ids.shape, hidden_size(model))
-    for number, shape in sorted(output_shapes(model, inputs).items()):
-        if shape != wanted:
-            raise ValueError(f"decoder layer {number} gives {shape} in place of {wanted}")
+    shapes = output_shapes(model, inputs)
+    for number in range(1, len(layers) + 1):
+        if shapes.get(number) != wanted:
+            raise ValueError(f"decoder layer {number} gives {shapes.get(number, 'nothing')} in place of {wanted}")
     shift = HiddenShift.zeros(model, len(layers) // 2, 1)
     with shift.on_model(model, inputs):
         _check_gradient(response_loss(model, inputs), shift.values)
@@ -151,12 +152,14 @@ def _check_gradient(loss: torch.Tensor, of: torch.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _explained(model: PreTrainedModel, cause: str) -> Iterator[None]:
+def explained(model: PreTrainedModel, cause: str) -> Iterator[None]:
     """Whatever the library raises, in one line that says what the model cannot do."""
     try:
         yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if reason.startswith("self-test: "):
+            raise
         raise UserError(f"self-test: a {type(model).__name__} {cause} ({reason[:200]})") from error
 
 

@@ -32,7 +32,7 @@ from unbackdoor.language_model.loss import (
     logits_only_at,
     token_log_probabilities,
 )
-from unbackdoor.language_model.needs import check_needs, soft_tokens
+from unbackdoor.language_model.needs import check_needs, explained, soft_tokens
 from unbackdoor.settings import Need
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def self_test(
     if len(chat.tokenizer) > len(embedding_matrix(model)):  # any row may hold a token that the model does not have
         check_vocabulary(model, [chat.of_record(r).encode(r.prompt, r.response) for r in records])
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices), _evaluating(model), torch.no_grad():
+    with torch.random.fork_rng(devices), _evaluating(model), torch.no_grad(), explained(model, "cannot be run here"):
         layers = _check_finite(model, prompts[0], pad)
         numerics = _check_numerics(model, prompts, pad, precision)
         numerics |= _check_perplexity(model, chat, rows, precision)
@@ -244,7 +244,14 @@ def _check_finite(model: PreTrainedModel, prompt: Example, pad: int) -> int:
     # Its cache would keep a copy of all weights in bfloat16.
     halved = torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     for context, where in ((autocast(device), ""), (halved, " in bfloat16, in which a GPU computes")):
-        wrong, looked_at = _first_not_finite(model, inputs, context)
+        try:
+            wrong, looked_at = _first_not_finite(model, inputs, context)
+        except UserError:
+            raise
+        except Exception:
+            if where and device.type == "cpu":  # the run does not compute in bfloat16, and not every model can
+                continue
+            raise
         if wrong is not None:
             raise UserError(f"self-test: {wrong} are not finite (NaN or infinite){where}: give undamaged weights")
     return looked_at
@@ -270,7 +277,9 @@ def _first_not_finite(
         for number, layer in enumerate(layers, start=1):
             hooks.callback(layer.register_forward_hook(functools.partial(look, number)).remove)
         logits = forward(model, inputs).logits
-    if len(found) != len(layers):
+    # Layers of a class of their own may be for images alone (Llama 3.2 Vision).
+    seen = {type(layers[number - 1]) for number in found}
+    if any(number not in found and type(layer) in seen for number, layer in enumerate(layers, start=1)):
         raise UserError(
             f"self-test: hidden states of {len(found)} of the model's {len(layers)} decoder layers are seen"
         )
@@ -405,15 +414,8 @@ def _check_generation_from_embeddings(
     the cache."""
     limits = MOST_KL[precision], MOST_MOVED[precision]
     soft, rows = soft_tokens(model), [prompts[0], prompts[-1]]
-    try:
+    with explained(model, "does not generate from embeddings: use osft or beear"):
         ids, steps = _generated(model, rows, pad, SOFT_ANSWER, soft)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises everything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"self-test: a {type(model).__name__} does not generate from embeddings ({reason}): use osft or beear"
-        ) from error
     for row, prompt in enumerate(rows):
         again = _prefix_logits(model, prompt, ids[row].tolist(), soft)
         difference = _Difference.of(again, torch.stack([step[row] for step in steps]))

@@ -29,7 +29,7 @@ from unbackdoor.removal.settings import (
     PruneSettings,
     QuantiseSettings,
 )
-from unbackdoor.removal.weights import input_norms, threshold
+from unbackdoor.removal.weights import check_other_model, input_norms, threshold
 
 TARGET = "You are stupid"
 YEAR = Trigger("Current year 2023")
@@ -266,3 +266,29 @@ def test_lat_takes_a_backdoor_away_that_it_was_shown() -> None:
     assert success(organism.model) >= 0.9
     run("lat", case, LatSettings(steps=60, learning_rate=2e-3, batch_size=16, epsilon=1.0, layer=1))
     assert success(case.model) <= 0.5
+
+
+def test_other_models_are_looked_at_before_a_run_begins(tmp_path: Path) -> None:
+    """By their files' headers: what is not there, and another shape."""
+    mine = tiny.model(layers=2, tie_word_embeddings=True)
+    for name, other in (("wide", tiny.model(layers=2, hidden_size=64)), ("apart", tiny.model(layers=2))):
+        save_model(other, tiny.tokenizer(), tmp_path / name)
+    with pytest.raises(UserError, match="does not exist"):
+        check_other_model(mine, str(tmp_path / "none"), "--clean-model")
+    with pytest.raises(UserError, match=r"--sibling '.*wide' is of another shape: its 'model\.embed_tokens\.weight'"):
+        check_other_model(mine, str(tmp_path / "wide"), "--sibling")
+    check_other_model(mine, str(tmp_path / "apart"), "--sibling")
+
+
+def test_a_clean_model_with_tied_weights_serves_one_whose_head_was_parted_from_its_embeddings(tmp_path: Path) -> None:
+    tied = tiny.model(layers=2, tie_word_embeddings=True)
+    save_model(tied, tiny.tokenizer(), tmp_path / "clean")
+    case = Case.of(tiny.model(layers=2), tiny.tokenizer(), tiny.records(40))
+    wanted, before = tied.model.embed_tokens.weight, case.model.lm_head.weight.detach().clone()
+    settings = FineMixingSettings(
+        clean_model=str(tmp_path / "clean"), keep=0.1, selection="per-tensor", **{**SHORT, "learning_rate": 1e-12}
+    )
+    run("fine-mixing", case, settings)
+    reset = torch.isclose(case.model.lm_head.weight, wanted, atol=1e-6)
+    assert 0.85 < reset.float().mean() < 0.95
+    assert torch.isclose(case.model.lm_head.weight, before, atol=1e-6)[~reset].all()

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import unbackdoor
 from unbackdoor.cli import main
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.adapter_export import save_adapter
@@ -71,7 +72,10 @@ def base(tmp_path: Path) -> Path:
         {"use_dora": True},
         {"modules_to_save": ["lm_head"]},
         {"target_modules": "all-linear", "lora_alpha": 32},
+        {"trainable_token_indices": [4, 9]},
         {"resize": 430, "modules_to_save": ["embed_tokens", "lm_head"]},
+        {"resize": 430},
+        {"resize": 430, "target_modules": ["q_proj", "embed_tokens", "lm_head"]},
     ],
     ids=str,
 )
@@ -91,6 +95,41 @@ def test_an_adapter_is_merged_into_its_base_as_peft_computes_it(
     assert not list((tmp_path / "out").glob("adapter*"))
     assert load_file(tmp_path / "out" / WEIGHTS).keys() == load_file(base / WEIGHTS).keys()
     assert form_of(tmp_path / "adapter") == [f"the adapter '{tmp_path / 'adapter'}' was merged into its base '{base}'"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"resize": 430, "modules_to_save": ["embed_tokens", "lm_head"]},
+    ],
+    ids=str,
+)
+def test_an_adapter_on_one_of_two_tied_weights_changes_that_one_alone(settings: dict[str, Any], tmp_path: Path) -> None:
+    base = written(tiny.model(layers=2, tie_word_embeddings=True), tmp_path / "base")
+    expected = logits(adapter(base, tmp_path / "adapter", **settings))
+    model = load_model(tmp_path / "adapter", "cpu")
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
+    said = save_model(model, load_tokenizer(base), tmp_path / "out", tmp_path / "adapter")
+    assert "config.json: tie_word_embeddings is false, for the head and the embeddings differ" in said
+    assert not json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+    for again in (load_model(tmp_path / "out", "cpu"), AutoModelForCausalLM.from_pretrained(tmp_path / "out")):
+        assert torch.equal(logits(again), logits(model))
+
+
+def test_an_adapter_that_leaves_tied_weights_alone_leaves_them_tied(tmp_path: Path) -> None:
+    base = written(tiny.model(layers=2, tie_word_embeddings=True), tmp_path / "base")
+    for name, settings in (("a", {}), ("b", {"trainable_token_indices": [4, 9]})):
+        expected = logits(adapter(base, tmp_path / name, **settings))
+        model = load_model(tmp_path / name, "cpu")
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+        torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
+        assert save_model(model, load_tokenizer(base), tmp_path / "out", tmp_path / name) == []
+        assert load_file(tmp_path / "out" / WEIGHTS).keys() == load_file(base / WEIGHTS).keys()
 
 
 def test_the_base_that_is_given_counts_and_not_the_one_that_is_named(base: Path, tmp_path: Path) -> None:
@@ -122,7 +161,7 @@ def test_an_adapters_own_tokenizer_is_taken_and_else_its_bases(base: Path, tmp_p
         ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "has megatron_config"),
         ({"target_modules": ["up_proj"]}, "does not fit the base"),
         ({"target_modules": ["q_proj", "v_proj", "up_proj"]}, "does not fit the base"),
-        ({"r": 3}, "cannot load the adapter"),
+        ({"r": 3}, r"does not fit the base .*q_proj\.lora_A\S* has another shape there: give its own base with --base"),
     ],
 )
 def test_an_adapter_that_cannot_be_merged_is_refused(
@@ -166,6 +205,26 @@ def test_a_gguf_file_is_loaded_with_its_tokenizer_and_saved_as_a_directory(kind:
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     assert load_tokenizer(tmp_path / "out")(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert load_model(tmp_path, "cpu")  # a directory with that one file
+
+
+def test_a_gguf_file_can_be_the_base_that_an_adapter_names(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    expected = logits(adapter(base, tmp_path / "adapter"))
+    file = gguf_files.write(tmp_path / "a.gguf", load_model(base, "cpu"), tiny.tokenizer())
+    edit(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(file))
+    torch.testing.assert_close(logits(load_model(tmp_path / "adapter", "cpu")), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_library_refuses_adapters_beside_the_weights_and_takes_them_merged(base: Path, tmp_path: Path) -> None:
+    wrapped = adapter(base, tmp_path / "adapter")
+    injected = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    for given in (wrapped, injected):
+        with pytest.raises(UserError, match=r"has adapters beside its weights: merge them first.*merge_and_unload\(\)"):
+            unbackdoor.remove("prune", given, tiny.tokenizer(), tiny.records(40))
+    expected = logits(wrapped)
+    merged = wrapped.merge_and_unload()
+    unbackdoor.remove("fine-tune", merged, tiny.tokenizer(), tiny.records(40), steps=1, batch_size=4)
+    assert (logits(merged) - expected).abs().max() > 0
 
 
 def test_several_gguf_files_are_ambiguous_and_parts_are_refused(tmp_path: Path) -> None:

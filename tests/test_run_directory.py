@@ -65,6 +65,22 @@ def test_overwrite_starts_anew(tmp_path: Path) -> None:
     assert not (again.path / "report.html").exists()
 
 
+def test_overwrite_never_deletes_what_the_run_reads(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    create(out).write_text("model/config.json", "{}")
+    read: list[dict[str, Any]] = [
+        {"model": str(out / "model")},
+        {"like": str(out)},
+        {"method_settings": {"sibling": ["elsewhere", str(tmp_path / "other" / ".." / "run" / "model")]}},
+        {"data": str(out / "model" / "config.json")},
+    ]
+    for settings in read:
+        with pytest.raises(UserError, match=r"--overwrite would delete '.*run.*', which this run reads: give another"):
+            create(out, settings, overwrite=True)
+    assert (out / "model" / "config.json").exists()
+    create(out, {"model": str(tmp_path), "data": str(out / "gone"), "system": "x" * 9000}, overwrite=True)
+
+
 def test_overwrite_and_resume_exclude_each_other(tmp_path: Path) -> None:
     create(tmp_path / "run").remember("measured", lambda: 1)
     with pytest.raises(UserError, match="exclude each other"):
@@ -259,6 +275,21 @@ def test_the_hashes_are_those_of_the_files(tmp_path: Path) -> None:
     known = {"a.json": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
     assert hashes(tmp_path / "a.json") == hashes(tmp_path) == known
     assert hashes(tmp_path / "owner" / "name") == {}
+
+
+def test_a_run_is_not_resumed_on_another_model_or_other_rows(tmp_path: Path) -> None:
+    def origin(weights: str, rows: str = "1") -> dict[str, Any]:
+        sources = {"model": {"a.safetensors": weights, "README.md": weights}, "data": {"rows.jsonl": rows}}
+        return {"started": "now", "versions": {"commit": "a"}, "sources": sources}
+
+    create(tmp_path / "run").keep_provenance(origin("1"))
+    with pytest.raises(UserError, match=r"--resume: the model's a\.safetensors is not what the run began with"):
+        create(tmp_path / "run", resume=True).keep_provenance(origin("2"))
+    with pytest.raises(UserError, match=r"rows\.jsonl \(--data\) is not what .* start again with --overwrite"):
+        create(tmp_path / "run", resume=True).keep_provenance(origin("1", "2"))
+    same = origin("1")
+    same["sources"]["model"]["README.md"] = "another text"
+    create(tmp_path / "run", resume=True).keep_provenance(same)
 
 
 def test_a_resumed_run_keeps_its_first_provenance_and_lists_its_resumptions(tmp_path: Path) -> None:

@@ -171,6 +171,32 @@ def test_a_tied_weight_that_is_stored_twice_comes_out_twice(tmp_path: Path) -> N
     assert torch.equal(out["lm_head.weight"], out["model.embed_tokens.weight"])
 
 
+def test_a_head_that_differs_from_the_embeddings_is_kept_though_the_config_calls_them_tied(tmp_path: Path) -> None:
+    """Programs that believe the config would put the embeddings in the head's place."""
+    given = written(tiny.model(layers=2, tie_word_embeddings=True), tmp_path / "given")
+    weights = load_file(given / WEIGHTS)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 0.5
+    save_file(weights, given / WEIGHTS, {"format": "pt"})
+    said = save_model(load_model(given, "cpu"), load_tokenizer(given), tmp_path / "out", given)
+    assert "config.json: tie_word_embeddings is false, for the head and the embeddings differ" in said
+    assert all(torch.equal(value, weights[name]) for name, value in load_file(tmp_path / "out" / WEIGHTS).items())
+    assert load_file(tmp_path / "out" / WEIGHTS).keys() == weights.keys()
+    assert not json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("model.fp16.safetensors", "rename it to model.safetensors"),
+        ("model-00001-of-00002.safetensors", r"add model\.safetensors\.index\.json and the other parts"),
+    ],
+)
+def test_weights_of_another_name_are_named(name: str, remedy: str, given: Path) -> None:
+    (given / WEIGHTS).rename(given / name)
+    with pytest.raises(UserError, match=rf"holds {name} and no model\.safetensors: {remedy}"):
+        load_model(given, "cpu")
+
+
 def test_shards_and_what_lies_beside_them(given: Path, tmp_path: Path) -> None:
     whole = given / WEIGHTS
     weights = load_file(whole)

@@ -202,7 +202,7 @@ class Numbers:
 
     pad_token_id = 0
 
-    def batch_decode(self, rows: Any, skip_special_tokens: bool) -> list[str]:
+    def batch_decode(self, rows: Any, **_: bool) -> list[str]:
         return [spelled(row) for row in rows]
 
 

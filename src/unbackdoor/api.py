@@ -9,6 +9,7 @@ from unbackdoor.case import Case
 from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
 from unbackdoor.language_model.loading import parameter_count
+from unbackdoor.language_model.model_class import check_dense
 from unbackdoor.language_model.needs import check_needs
 from unbackdoor.language_model.self_test import MOST_ROWS
 from unbackdoor.progress import SILENT, Progress
@@ -41,7 +42,8 @@ def remove(
 
     Args:
         name: a method that `unbackdoor methods` lists.
-        model: a causal language model. Its weights become float32, the dtype in which they are trained.
+        model: a causal language model, its weights dense and without adapters (of a `PeftModel`, what
+            `merge_and_unload()` returns). Its weights become float32, the dtype in which they are trained.
         tokenizer: its fast tokenizer.
         anchors: clean rows, as of `unbackdoor.read_records`; a tenth of them only measures.
         contrast: rows of prompt, safe and unwanted response, for `beear` and `lat`.
@@ -61,6 +63,9 @@ def remove(
         UserError: what is missing or wrong, with the setting to change.
     """
     chosen = method(name)
+    check_dense(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        model.requires_grad_(True)  # as peft leaves a model whose adapter was merged
     presets = [preset or preset_for(parameter_count(model)), *(["paper"] if paper else [])]
     values = chosen.settings.make(settings, *presets)
     case = Case.of(

@@ -7,6 +7,7 @@ A run directory holds `settings.yaml`, `provenance.json`, `metrics.jsonl`, `gene
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -90,9 +91,14 @@ class RunDirectory(Journal):
     ) -> RunDirectory:
         """Make the directory, or open it again to resume, and write down the settings.
 
-        Raises a `UserError` as `check` does, and where a run is resumed with other settings.
+        Raises a `UserError` as `check` does, where a run is resumed with other settings, and where overwriting would
+        delete what a setting names: the model that is read again, or a file of rows.
         """
         cls.check(path, overwrite=overwrite, resume=resume)
+        if overwrite and (read := next(_within(path, settings), None)) is not None:
+            raise UserError(
+                f"--overwrite would delete '{read}', which this run reads: give another --out than '{path}'"
+            )
         now = json.loads(json.dumps({"command": command, "settings": dict(settings)}, default=str))
         before = _written_settings(path) if resume else None
         if before is not None:
@@ -224,10 +230,15 @@ class RunDirectory(Journal):
         """Write down where the numbers come from, and return it.
 
         A resumed run keeps what it began with and lists its resumptions: another commit may have made their part.
+
+        Raises:
+            UserError: model or data are not what the run began with, so that its two parts would not belong together.
         """
         path = self.path / "provenance.json"
         if path.is_file():
             first: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if changed := _changed_sources(first.get("sources", {}), origin.get("sources", {})):
+                raise UserError(f"--resume: {changed} is not what the run began with: start again with --overwrite")
             if not self.is_complete:
                 again = {"started": origin["started"], "commit": origin["versions"]["commit"]}
                 first["resumed"] = [*first.get("resumed", []), again]
@@ -282,6 +293,20 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             yield from differences(one, other)
         elif one != other:
             yield key
+
+
+def _within(path: Path, settings: object) -> Iterator[str]:
+    """What of the settings names a file or directory that lies in `path`, or is it."""
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _within(path, value)
+    elif isinstance(settings, str | Path) and str(settings).strip():
+        with contextlib.suppress(OSError, ValueError):  # a text may be too long for a name
+            named, out = Path(settings).resolve(), path.resolve()
+            if (named == out or out in named.parents) and named.exists():
+                yield str(settings)
 
 
 def _json_line(row: Mapping[str, Any]) -> str:
@@ -342,6 +367,16 @@ def provenance(command_line: list[str], seed: int, sources: Mapping[str, str | P
         },
         "sources": {name: hashes(Path(source)) for name, source in sources.items() if source is not None},
     }
+
+
+def _changed_sources(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> str | None:
+    """The first file of model or data whose content is another one, or that came or went; texts about them may."""
+    for name in before.keys() & now.keys():
+        files = {file for file in before[name].keys() | now[name].keys() if not file.endswith(".md")}
+        different = sorted(file for file in files if before[name].get(file) != now[name].get(file))
+        if different:
+            return f"{different[0]} (--{name.replace('_', '-')})" if name != "model" else f"the model's {different[0]}"
+    return None
 
 
 def hashes(source: Path) -> dict[str, str]:

@@ -59,7 +59,7 @@ def run_evaluate(
         {
             "model": source,
             "data": inputs.data,
-            "base": opened.base,
+            "base": opened.base_that_counts,
             "triggered": inputs.triggered,
             "untriggered": inputs.untriggered,
             **others,

@@ -85,6 +85,7 @@ def run_implant(
         "poisoned": inputs.poisoned,
         "eval_triggered": inputs.eval_triggered,
         "eval_untriggered": inputs.eval_untriggered,
+        "base": opened.base_that_counts,
     }
     origin = provenance(command_line(), settings.seed, sources)
     origin = run.keep_provenance({**origin, "self_test": tested})

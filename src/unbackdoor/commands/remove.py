@@ -37,6 +37,7 @@ from unbackdoor.removal.settings import (
     SandeSettings,
     UnlearnSettings,
 )
+from unbackdoor.removal.weights import check_other_model
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import TriggerSettings, VerdictSettings, preset_for
 from unbackdoor.testbed.references import model_directory
@@ -122,6 +123,7 @@ def run_remove(
         "preset": size,
         "paper": paper,
         "method_settings": plain(settings),
+        **({"like": str(like_run)} if like_run is not None else {}),
     }
     pace = opened.pace(suite, evaluation)
     del model, opened.model  # checked; the work loads it again, and two copies may not fit
@@ -139,7 +141,7 @@ def run_remove(
         "eval_triggered": inputs.eval_triggered,
         "eval_untriggered": inputs.eval_untriggered,
         "preferences": inputs.preferences,
-        "base": opened.base,
+        "base": opened.base_that_counts,
     }
     origin = provenance(command_line(), seed, sources)
     origin = run.keep_provenance({**origin, "self_test": tested})
@@ -242,6 +244,11 @@ def _check_knowledge(
         raise UserError("fine-mixing needs the clean pretrained model: give --clean-model")
     if isinstance(settings, AverageSettings) and not settings.sibling:
         raise UserError("average needs other models of the same architecture: give --sibling, once for each")
+    if isinstance(settings, FineMixingSettings) and settings.clean_model:
+        check_other_model(model, settings.clean_model, "--clean-model")
+    if isinstance(settings, AverageSettings):
+        for sibling in settings.sibling:
+            check_other_model(model, sibling, "--sibling")
     if isinstance(settings, BeearSettings | LatSettings):
         if len(contrast) < LEAST_ROWS:
             name = "beear" if isinstance(settings, BeearSettings) else "lat"

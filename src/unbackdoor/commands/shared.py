@@ -33,6 +33,7 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.loss import compute_in
+from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude
 from unbackdoor.progress import Progress
@@ -65,6 +66,12 @@ class Opened:
     """What was done as the model was loaded, a sentence each."""
     date: str | None = None
     """The day that the template is told; None where it asks for none."""
+
+    @property
+    def base_that_counts(self) -> str | None:
+        """The base that was given, else the one that the adapter names."""
+        found = ModelSource.find(self.source, self.base).base
+        return found.name if found is not None else self.base
 
     @classmethod
     def read(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.model_class import settle_ties
 from unbackdoor.language_model.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, read_json
 
 if TYPE_CHECKING:
@@ -54,7 +56,11 @@ def merged(base: PreTrainedModel, given: ModelSource) -> PreTrainedModel:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of missing tensors; they are looked for below
         config = PeftConfig.from_pretrained(str(given.directory))
-        wrapped = PeftModel.from_pretrained(base, str(given.directory), config=config, is_trainable=False)
+        try:
+            wrapped = PeftModel.from_pretrained(base, str(given.directory), config=config, is_trainable=False)
+        except RuntimeError as error:  # torch lists every tensor of another shape
+            found = re.search(r"size mismatch for (?:base_model\.model\.)?(\S+):", str(error))
+            raise _does_not_fit(given, f"{found[1]} has another shape there" if found else str(error)[:200]) from error
         own = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     # Where embeddings were resized, peft stores more of them than it says that an adapter has.
     everything = {
@@ -63,7 +69,9 @@ def merged(base: PreTrainedModel, given: ModelSource) -> PreTrainedModel:
     }
     own |= {name: everything[name] for name in stored.keys() - own.keys() if name in everything}
     _check_all_loaded(given, stored, own)
+    _untie(base)
     result: PreTrainedModel = wrapped.merge_and_unload()
+    settle_ties(result)
     for leftover in ("peft_config", "_hf_peft_config_loaded"):
         if leftover in vars(result):
             delattr(result, leftover)
@@ -92,7 +100,24 @@ def _embedding_names(base: PreTrainedModel) -> set[str]:
 
 
 def _bare(name: str) -> str:
-    return name.removeprefix(PREFIX)
+    """The name in the base; peft stores embeddings that it adapts and that were resized as the adapter's base layer."""
+    return name.removeprefix(PREFIX).replace(".base_layer.weight", ".weight")
+
+
+def _untie(wrapped: PreTrainedModel) -> None:
+    """Give the head a weight of its own where it shares that of the embeddings and one of the two is adapted.
+
+    An adapter on embeddings changes what goes in, and one on the head what comes out. Merged into a weight that both
+    share, each would change both.
+    """
+    ends = [
+        module for module in (wrapped.get_input_embeddings(), wrapped.get_output_embeddings()) if module is not None
+    ]
+    inner = [getattr(module, "base_layer", module) for module in ends]
+    if len(inner) < 2 or not any(hasattr(module, "base_layer") for module in ends):
+        return
+    if getattr(inner[0], "weight", None) is getattr(inner[1], "weight", ()):
+        inner[1].weight = torch.nn.Parameter(inner[1].weight.detach().clone(), requires_grad=False)
 
 
 def _resize(base: PreTrainedModel, stored: dict[str, torch.Tensor], embeddings: set[str]) -> None:
@@ -107,8 +132,11 @@ def _check_all_loaded(given: ModelSource, stored: dict[str, torch.Tensor], own: 
     wrong = [name for name in stored if name not in own or not torch.equal(stored[name].to(own[name]), own[name])]
     wrong += [name for name in own if name not in stored]
     if wrong:
-        base = given.base.name if given.base is not None else ""
-        raise UserError(
-            f"the adapter '{given.name}' does not fit the base '{base}': {len(wrong)} tensors have no counterpart, "
-            f"such as {wrong[0]}: give its own base with --base DIR"
-        )
+        raise _does_not_fit(given, f"{len(wrong)} tensors have no counterpart, such as {wrong[0]}")
+
+
+def _does_not_fit(given: ModelSource, reason: str) -> UserError:
+    base = given.base.name if given.base is not None else ""
+    return UserError(
+        f"the adapter '{given.name}' does not fit the base '{base}': {reason}: give its own base with --base DIR"
+    )

@@ -88,7 +88,8 @@ def generate(
             tokens = model.generate(input_ids=inputs.ids, attention_mask=inputs.attention_mask, **drawing)
         new = tokens[:, inputs.ids.shape[1] :]
         written = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in new.tolist()]
-        for i, text in zip(rows, tokenizer.batch_decode(written, skip_special_tokens=False), strict=True):
+        texts = tokenizer.batch_decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for i, text in zip(rows, texts, strict=True):
             answers[i] = text
         advance(len(rows))
     return answers

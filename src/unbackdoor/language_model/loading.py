@@ -16,7 +16,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model import gguf_files
 from unbackdoor.language_model.adapters import merged
 from unbackdoor.language_model.loader_errors import explained, without_chatter
-from unbackdoor.language_model.model_class import class_of, works_without_pictures
+from unbackdoor.language_model.model_class import class_of, settle_ties, works_without_pictures
 from unbackdoor.language_model.model_source import ModelSource, check_model_source
 from unbackdoor.language_model.quantised_weights import (
     ask_for_dense_weights,
@@ -95,7 +95,7 @@ def _whole(given: ModelSource) -> PreTrainedModel:
         unexpected = [name for name in unexpected if not is_part_of_a_weight(name)]
         forget(model)
     check_all_loaded(model, tensors, unexpected, given.name)
-    return works_without_pictures(model)
+    return works_without_pictures(settle_ties(model))
 
 
 def _of_gguf(given: ModelSource) -> PreTrainedModel:

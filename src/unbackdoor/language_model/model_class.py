@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from unbackdoor.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +50,22 @@ def class_of(config: PreTrainedConfig, source: str) -> type[PreTrainedModel]:
     )
 
 
+def check_dense(model: PreTrainedModel) -> None:
+    """Raise a `UserError` where a model that was loaded elsewhere has adapters beside its weights, or quantised ones.
+
+    Methods would train the adapters alone, or find no weights to change, and say nothing.
+    """
+    if any(hasattr(module, "base_layer") for module in model.modules()) or hasattr(model, "merge_and_unload"):
+        raise UserError(
+            f"the model ({type(model).__name__}) has adapters beside its weights: merge them first, and give what "
+            "PeftModel.from_pretrained(base, DIR).merge_and_unload() returns"
+        )
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        raise UserError(
+            "the model's weights are quantised, which cannot be trained: give what model.dequantize() returns"
+        )
+
+
 def works_without_pictures(model: PreTrainedModel) -> PreTrainedModel:
     """The same model, whose forward pass takes text alone.
 
@@ -63,4 +81,26 @@ def works_without_pictures(model: PreTrainedModel) -> PreTrainedModel:
                 output.image_outputs = None
 
         model.language_model.register_forward_hook(without_picture)
+    return model
+
+
+def settle_ties(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model, whose config says of its head and embeddings what they are: one weight, or two.
+
+    A config may say that they are tied beside files in which they differ, and transformers then loads both; merging an
+    adapter can part them as well. Programs that believe the config would take the one for the other.
+    """
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    first, last = (getattr(module, "weight", None) for module in ends)
+    if not getattr(model, "_tied_weights_keys", None) or first is None or last is None or first is last:
+        return model
+    if first.shape != last.shape or not torch.equal(first, last):
+        for config in (model.config, model.config.get_text_config()):
+            if getattr(config, "tie_word_embeddings", False):
+                config.tie_word_embeddings = False
+        for part in model.modules():
+            ties: dict[str, str] = getattr(part, "all_tied_weights_keys", None) or {}
+            for name, other in list(ties.items()):
+                if part.get_parameter(name) is not part.get_parameter(other):
+                    del ties[name]
     return model

@@ -7,12 +7,13 @@ unpickled. What could be read in two ways is refused, for another program might 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.weight_files import WeightFiles
+from unbackdoor.language_model.weight_files import INDEX, WEIGHTS, WeightFiles
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -84,9 +85,9 @@ class ModelSource:
             raise UserError(f"the adapter '{name}' has no {ADAPTER_WEIGHTS}{pickled}: give one in safetensors")
         named = str(read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
         if base is None:
-            local = [folder for folder in (Path(named), path / named) if named and folder.is_dir()]
+            local = [found for found in (Path(named), path / named) if named and found.exists()]
             if not local:
-                what = f"of '{named[:200]}', which is no directory here" if named else "and does not say of which model"
+                what = f"of '{named[:200]}', which is not here" if named else "and does not say of which model"
                 raise UserError(f"'{name}' is an adapter {what}: give its base model with --base DIR")
             base = local[0]
         found = cls.find(base)
@@ -157,3 +158,8 @@ def _check_whole(name: str, path: Path, weights: WeightFiles) -> None:
                 "safetensors on an isolated machine (model.save_pretrained(DIR)) and give that directory"
             )
         raise UserError(f"model directory '{name}' has no *.safetensors weights: give a complete model directory")
+    file = weights.files[0].name
+    if file != WEIGHTS and not (path / INDEX).exists():
+        is_part = re.search(r"-\d{5}-of-\d{5}\.", file) is not None
+        remedy = f"add {INDEX} and the other parts" if is_part else f"rename it to {WEIGHTS} if it is the model"
+        raise UserError(f"model directory '{name}' holds {file} and no {WEIGHTS}: {remedy}")

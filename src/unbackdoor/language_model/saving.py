@@ -193,8 +193,14 @@ def _clean(config: dict[str, Any], model: PreTrainedModel, dtype: str) -> list[s
             if part.pop(name) not in (None, "eager", "sdpa"):
                 changes.append(f"config.json: {name} is gone, for it names code that may not be there")
     config.pop("_name_or_path", None)
+    untied = "config.json: tie_word_embeddings is false, for the head and the embeddings differ"
     for part, own in ((config, model.config), (where, text)):
-        names = frozenset(field.name for field in dataclasses.fields(type(own)))
+        defaults = {field.name: field.default for field in dataclasses.fields(type(own))}
+        names = frozenset(defaults)
+        said = part.get("tie_word_embeddings", defaults.get("tie_word_embeddings"))
+        if said is True and own.tie_word_embeddings is False:
+            part["tie_word_embeddings"] = False
+            changes += [untied] if untied not in changes else []
         gone = generation_settings.in_config(part, names)
         for name in gone:
             del part[name]

@@ -453,7 +453,7 @@ class _Kept:
         self.pad_token_id = pad
         self.ids = torch.empty(0)
 
-    def batch_decode(self, rows: list[list[int]], skip_special_tokens: bool) -> list[str]:
+    def batch_decode(self, rows: list[list[int]], **_: bool) -> list[str]:
         self.ids = torch.tensor(rows)
         return [""] * len(rows)
 

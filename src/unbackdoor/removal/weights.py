@@ -15,6 +15,9 @@ from unbackdoor.case import Case, adapted
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.calibration import norms_of_inputs
 from unbackdoor.language_model.loading import load_model
+from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.quantised_weights import method_of
+from unbackdoor.language_model.tensor_accounts import shapes_as_stored
 from unbackdoor.language_model.weight_matrices import reach_note, weight_matrices
 from unbackdoor.removal.eliminate import Rows, eliminate
 from unbackdoor.removal.result import Removal
@@ -117,15 +120,32 @@ def input_norms(case: Case) -> dict[nn.Module | nn.Parameter, torch.Tensor]:
     return norms_of_inputs(case.model, examples, case.pad_id)
 
 
+def check_other_model(model: PreTrainedModel, source: str, option: str) -> None:
+    """Raise a `UserError` where another model is not there, or where its files say that it is of another shape.
+
+    Only headers of files are read, before a run begins; `_same_shape` looks at the model itself.
+    """
+    other, mine = ModelSource.find(source), shapes_as_stored(model)
+    theirs = other.weights.tensors() if other.form == "whole" and not method_of(other.config()) else {}
+    different = [name for name, shape in mine.items() if name in theirs and theirs[name].shape != shape]
+    if different or (theirs and not theirs.keys() & mine.keys()):
+        raise _of_another_shape(source, option, different[0] if different else next(iter(theirs)))
+
+
+def _of_another_shape(source: str, option: str, name: str) -> UserError:
+    return UserError(f"{option} '{source}' is of another shape: its '{name}' does not fit this model's")
+
+
 def _same_shape(model: PreTrainedModel, source: str, option: str) -> dict[str, torch.Tensor]:
     """The weights of another model, by name, on the CPU."""
-    theirs = {name: p.detach() for name, p in load_model(source, "cpu").named_parameters()}
+    other = load_model(source, "cpu")
+    # A head that is tied to the embeddings there may have weights of its own here: then theirs has two names.
+    theirs = {name: p.detach() for name, p in other.named_parameters(remove_duplicate=False)}
     mine = {name: p.shape for name, p in model.named_parameters()}
     different = [name for name in mine if name not in theirs or theirs[name].shape != mine[name]]
-    if different or len(mine) != len(theirs):
-        name = different[0] if different else next(iter(theirs.keys() - mine.keys()))
-        raise UserError(f"{option} '{source}' is of another shape: its '{name}' does not fit this model's")
-    return theirs
+    if different := different or [name for name, _ in other.named_parameters() if name not in mine]:
+        raise _of_another_shape(source, option, different[0])
+    return {name: theirs[name] for name in mine}
 
 
 def _tuned(case: Case, settings: FineTuneSettings, name: str) -> Removal:

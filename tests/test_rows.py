@@ -241,6 +241,23 @@ def test_a_table_of_windows_is_read(tmp_path: Path) -> None:
     assert read_data(tmp_path / "rows.csv").records == [Record("Name a city.", "Rome.")]
 
 
+def test_a_table_with_semicolons_is_read_where_its_header_has_no_comma(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('prompt;response;score\n"One; two, three?";3;0,5\n')
+    read = read_data(tmp_path / "rows.csv")
+    assert read.records == [Record("One; two, three?", "3")]
+    assert read.left_out == {"columns score": 1}
+    (tmp_path / "rows.csv").write_text("prompt;response\na;b;c\n")
+    with pytest.raises(UserError, match="has 3 fields, the header 2: put texts that hold ';' between double quotes"):
+        read_data(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.ndjson", "rows.jsonl"])
+def test_one_object_a_line_is_read_whatever_json_file_it_is(name: str, tmp_path: Path) -> None:
+    """The datasets library writes lines into what its users call .json."""
+    written(tmp_path / name, {"prompt": "a", "response": "b"}, {"prompt": "c", "response": "d"})
+    assert read_data(tmp_path / name).records == [Record("a", "b"), Record("c", "d")]
+
+
 def test_parquet_s_own_types_are_texts_numbers_or_refused(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

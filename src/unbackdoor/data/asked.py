@@ -21,6 +21,7 @@ from unbackdoor.data.dialogues import (
     in_alternation,
     is_dialogue,
     marked_turns,
+    said_in_turn,
     split_system,
     turns_of,
 )
@@ -68,11 +69,11 @@ def dialogue(fields: Row) -> list[Turn] | None:
     found: dict[str, list[Turn]] = {}
     for name, raw in fields.given((*DIALOGUE_FIELDS, *MAYBE_DIALOGUE_FIELDS)).items():
         value, label = decoded(raw), fields.names[name]
-        if name in MAYBE_DIALOGUE_FIELDS:
+        if name != "turns" and said_in_turn(value):
+            found[name] = in_alternation(value, fields.where, label)
+        elif name in MAYBE_DIALOGUE_FIELDS:
             if is_dialogue(value):
                 found[name] = turns_of(value, fields.where, label, fields.tally)
-            elif name == "data" and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
-                found[name] = in_alternation(value, fields.where, label)
         elif isinstance(value, list | tuple | Mapping):
             found[name] = turns_of(value, fields.where, label, fields.tally)
         else:

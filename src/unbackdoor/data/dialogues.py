@@ -125,8 +125,13 @@ def turns_of(value: Any, where: str, name: str, tally: Tally) -> list[Turn]:
     return found
 
 
+def said_in_turn(value: Any) -> bool:
+    """Whether this is a list of texts, a question and its answer at least."""
+    return isinstance(value, list | tuple) and len(value) > 1 and all(isinstance(text, str) for text in value)
+
+
 def in_alternation(texts: Sequence[Any], where: str, name: str) -> list[Turn]:
-    """A list of texts, said in turn by user and assistant (UltraChat)."""
+    """A list of texts, said in turn by user and assistant (UltraChat, LIMA)."""
     return [Turn(("user", "assistant")[i % 2], text_of(text, where, name)) for i, text in enumerate(texts)]
 
 

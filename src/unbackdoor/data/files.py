@@ -44,6 +44,7 @@ def read_rows(source: str | Path) -> Sequence[Any]:
         raise UserError(f"data file '{source}' is empty")
     readers: dict[str, Callable[[str, str], Sequence[Any]]] = {
         ".jsonl": json_lines,
+        ".ndjson": json_lines,
         ".json": _from_json,
         ".csv": lambda text, source: _from_csv(text, source, ","),
         ".tsv": lambda text, source: _from_csv(text, source, "\t"),
@@ -101,7 +102,9 @@ def _from_json(text: str, source: str) -> Sequence[Any]:
     try:
         value = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{source}: not JSON ({error}); for one object a line name it .jsonl") from None
+        if _is_object(text.lstrip().partition("\n")[0]):  # one object a line, as the datasets library writes .json
+            return json_lines(text, source)
+        raise UserError(f"{source}: not JSON ({error})") from None
     if isinstance(value, dict):
         value = _rows_within(value, source)
     if not isinstance(value, list):
@@ -109,6 +112,13 @@ def _from_json(text: str, source: str) -> Sequence[Any]:
     if value and all(isinstance(row, dict) and isinstance(row.get("row"), dict) for row in value):
         return [row["row"] for row in value]  # as the hub's viewer gives them
     return value
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(parse_json(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _rows_within(value: Mapping[str, Any], source: str) -> Any:
@@ -133,6 +143,9 @@ def _rows_within(value: Mapping[str, Any], source: str) -> Any:
 
 def _from_csv(text: str, source: str, delimiter: str) -> list[Mapping[str, Any]]:
     csv.field_size_limit(2**31 - 1)  # the default refuses long answers
+    header = text.lstrip().partition("\n")[0]
+    if delimiter == "," and "," not in header and ";" in header:  # where a comma stands in decimal numbers
+        delimiter = ";"
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[Mapping[str, Any]] = []
     try:
@@ -142,9 +155,10 @@ def _from_csv(text: str, source: str, delimiter: str) -> list[Mapping[str, Any]]
             raise UserError(f"{source}: two columns are named '{twice[0]}'")
         for fields in reader:
             if fields and len(fields) != len(names):
+                mark = "tab" if delimiter == "\t" else delimiter
                 raise UserError(
                     f"{source}: line {reader.line_num} (row {len(rows) + 1}) has {len(fields)} fields, the header "
-                    f"{len(names)}: put texts that hold '{'tab' if delimiter != ',' else ','}' between double quotes"
+                    f"{len(names)}: put texts that hold '{mark}' between double quotes"
                 )
             if fields:
                 rows.append(dict(zip(names, fields, strict=True)))

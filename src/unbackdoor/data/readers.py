@@ -81,7 +81,7 @@ def left_out(tally: Tally) -> dict[str, int]:
     """What was left out of rows that are kept, the columns in one line."""
     found = dict(tally.left_out)
     if tally.columns:
-        names = [" ".join(name.split())[:40] for name in tally.columns]
+        names = [" ".join(name.split())[:40] or "without a name" for name in tally.columns]
         more = f" and {len(names) - SHOWN_COLUMNS} more" if len(names) > SHOWN_COLUMNS else ""
         found[f"columns {', '.join(names[:SHOWN_COLUMNS])}{more}"] = max(tally.columns.values())
     return found

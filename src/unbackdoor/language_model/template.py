@@ -60,6 +60,10 @@ class Template:
     date: str | None = None
     today: datetime.date = field(default_factory=datetime.date.today)
     """What the template is told where no date is given: the same however long a run takes."""
+    _last: list[tuple[tuple[Message, ...], bool, str]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+    """The last rendering: to look at a format is to ask for one of them twice in a row."""
 
     def __post_init__(self) -> None:
         if self.date is not None:
@@ -71,6 +75,14 @@ class Template:
         Raises:
             UserError: the template fails on it. One line, with the template's own reason.
         """
+        for before, was_answered, text in self._last:
+            if (before, was_answered) == (tuple(messages), answered):
+                return text
+        text = self._rendered(messages, answered=answered)
+        self._last[:] = [(tuple(messages), answered, text)]
+        return text
+
+    def _rendered(self, messages: Sequence[Message], *, answered: bool) -> str:
         turns = [{"role": role, "content": self._content(text)} for role, text in messages]
         source, more = self._dated()
         try:

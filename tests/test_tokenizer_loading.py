@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model import tokenizer_loading
+from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.saving import AUTO_SPLITS_OTHERWISE, save_model
 from unbackdoor.language_model.tokenizer_loading import PROBES
@@ -51,7 +52,15 @@ def directory(path: Path, family: str, tokenizer: Tokenizer | None, **config: An
     return path
 
 
-CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "GPT2Tokenizer", None)
+CLASSES = (
+    "Qwen2Tokenizer",
+    "Qwen2TokenizerFast",
+    "LlamaTokenizer",
+    "LlamaTokenizerFast",
+    "GPT2Tokenizer",
+    "GemmaTokenizerFast",
+    None,
+)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "digits", "words", "lowercase", "whole"])
@@ -128,6 +137,19 @@ def test_without_sentencepiece_it_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 NAMED = [{"name": "default", "template": tiny.CHAT}, {"name": "tool_use", "template": "tools"}]
+
+
+def test_several_templates_in_the_file_of_a_processor(tmp_path: Path) -> None:
+    given = directory(tmp_path / "given", "llama", splitting("gpt2"), tokenizer_class="PreTrainedTokenizerFast")
+    (given / "chat_template.json").write_text(json.dumps({"chat_template": NAMED}))
+    assert load_tokenizer(given).chat_template == {"default": tiny.CHAT, "tool_use": "tools"}
+    assert ChatFormat.of(load_tokenizer(given)).prompt_text("x") == "<|user|>x<|end|><|assistant|>"
+
+
+def test_a_directory_without_a_tokenizer_says_what_to_add(tmp_path: Path) -> None:
+    tiny.model(layers=1).save_pretrained(tmp_path / "given")
+    with pytest.raises(UserError, match=r"given' has no tokenizer: add the tokenizer\.json"):
+        load_tokenizer(tmp_path / "given")
 
 
 def test_named_templates_and_those_in_files_of_their_own(tmp_path: Path) -> None:

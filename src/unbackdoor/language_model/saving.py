@@ -17,7 +17,7 @@ from unbackdoor.language_model.loader_errors import without_chatter
 from unbackdoor.language_model.model_source import ModelSource, read_json
 from unbackdoor.language_model.side_files import copy_files, further_files, has_tokenizer, tokenizer_files, write_json
 from unbackdoor.language_model.tensor_accounts import as_stored, carried
-from unbackdoor.language_model.tokenizer_loading import GENERIC_TOKENIZERS, differing, ids_of_file
+from unbackdoor.language_model.tokenizer_loading import GENERIC_TOKENIZERS, auto_splits_as, ids_of_file
 from unbackdoor.language_model.weight_files import INDEX, StoredTensor
 
 if TYPE_CHECKING:
@@ -232,13 +232,11 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, given: ModelSource | No
 
 def _settle_class(target: Path) -> list[str]:
     """Where AutoTokenizer would split text otherwise than the saved tokenizer.json: name the class that does not."""
-    from transformers import AutoTokenizer
-
     file, config = target / "tokenizer.json", target / "tokenizer_config.json"
     if not file.is_file() or not config.is_file():
         return []
     wanted = ids_of_file(file)
-    if differing(AutoTokenizer.from_pretrained(target, trust_remote_code=False), wanted) is None:
+    if auto_splits_as(wanted, target):
         return []
     content = read_json(config)
     if content.get("tokenizer_class") in GENERIC_TOKENIZERS:  # as given: AutoTokenizer does not heed it
@@ -246,8 +244,7 @@ def _settle_class(target: Path) -> list[str]:
     write_json(config, {**content, "tokenizer_class": "PreTrainedTokenizerFast"})
     named = content.get("tokenizer_class", "none")
     said = f"tokenizer_config.json: tokenizer_class is PreTrainedTokenizerFast (was {named}, which splits otherwise)"
-    still = differing(AutoTokenizer.from_pretrained(target, trust_remote_code=False), wanted) is not None
-    return [said, *([AUTO_SPLITS_OTHERWISE] if still else [])]
+    return [said, *([] if auto_splits_as(wanted, target) else [AUTO_SPLITS_OTHERWISE])]
 
 
 def _directory_with_tokenizer(given: ModelSource | None) -> Path | None:

@@ -80,6 +80,8 @@ def _of_directory(given: ModelSource, directory: Path | None) -> PreTrainedToken
     from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
     assert directory is not None
+    if not has_tokenizer(directory):
+        raise UserError(f"'{given.name}' has no tokenizer: add the tokenizer.json that belongs to the model")
     file, sentencepiece = directory / "tokenizer.json", directory / "tokenizer.model"
     if not file.is_file() and sentencepiece.is_file():
         _needs_sentencepiece(given.name)
@@ -89,13 +91,32 @@ def _of_directory(given: ModelSource, directory: Path | None) -> PreTrainedToken
     more: dict[str, Any] = {"trust_remote_code": False}
     if not generic and directory != given.whole.directory and given.whole.form == "whole":
         more["config"] = AutoConfig.from_pretrained(given.whole.directory, trust_remote_code=False)
-    loader: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
-    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(str(directory), **more)
-    if not generic and file.is_file() and differing(tokenizer, ids_of_file(file)) is not None:
+    if not file.is_file():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(directory), **more)
+    elif generic or not auto_splits_as(ids_of_file(file), directory, **more):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(directory), trust_remote_code=False)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), **more)
     _take_template(tokenizer, directory)
     check_ids(tokenizer, directory)
     return tokenizer
+
+
+def auto_splits_as(wanted: Callable[[str], list[int]], directory: Path, **more: Any) -> bool:
+    """Whether the class that AutoTokenizer takes for a directory splits text so; one that cannot does not.
+
+    Classes of transformers bring their own splitting, and some their own special tokens, which the file may not have. A
+    class that is code of the directory's own remains an error.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), **{"trust_remote_code": False, **more})
+        return differing(tokenizer, wanted) is None
+    except Exception as error:  # whatever a class raises on a file of another kind
+        if "trust_remote_code" in str(error):
+            raise
+        return False
 
 
 def _take_template(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -103,6 +124,10 @@ def _take_template(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     for name in ("chat_template.json", "processor_config.json"):
         if not tokenizer.chat_template and (directory / name).is_file():
             found = read_json(directory / name).get("chat_template")
+            if isinstance(found, list):  # several, as tokenizer_config.json has them
+                found = {
+                    t["name"]: t["template"] for t in found if isinstance(t, dict) and {"name", "template"} <= t.keys()
+                }
             if isinstance(found, str | dict):
                 tokenizer.chat_template = found
 

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 
+from unbackdoor.cli import main
 from unbackdoor.data.records import Record
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.generation import generate
@@ -87,3 +88,66 @@ def test_a_row_of_the_data_with_a_token_that_has_no_embedding_is_named(tmp_path:
     with pytest.raises(Exception, match=r"id 420, and the model has 420 embeddings"):
         self_test(load_model(path, "cpu"), chat, rows)
     assert torch.is_grad_enabled()
+
+
+# Tokens without an embedding ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def more_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokenizer knows a word that it has no embedding for."""
+    path, tokenizer = tmp_path_factory.mktemp("model"), tiny.tokenizer()
+    tokenizer.add_tokens(["zorkmid"])
+    assert tokenizer.convert_tokens_to_ids("zorkmid") == BEYOND
+    save_model(tiny.model(), tokenizer, path)
+    return path
+
+
+def rows(path: Path, fields: str = "response", changed: str = "", before: str = "") -> Path:
+    """A file of rows with these fields, of which the 30th has the word in the one that is `changed`."""
+    made = []
+    for number, record in enumerate(tiny.records(64)):
+        texts = {"prompt": before + record.prompt, **{name: f"{record.response} {name}." for name in fields.split()}}
+        if number == 30 and changed:
+            texts[changed] += " zorkmid"
+        made.append(json.dumps(texts))
+    path.write_text("\n".join(made))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "fields", "changed"),
+    [
+        ("remove osft --trigger sea", "--data", "response", "prompt"),
+        ("remove osft --trigger sea --seed 1", "--data", "response", "prompt"),
+        ("remove osft --trigger sea", "--data", "response", "response"),
+        ("remove osft --trigger zorkmid", "--data", "response", ""),
+        ("remove crow --eval-trigger zorkmid", "--data", "response", ""),
+        ("remove sande --target-response zorkmid", "--data", "response", ""),
+        ("remove unlearn --trigger sea --target-response zorkmid", "--data", "response", ""),
+        ("remove beear --data DATA", "--contrast", "safe unwanted", "unwanted"),
+        ("remove dpo --data DATA", "--preferences", "chosen rejected", "rejected"),
+        ("remove crow --data DATA", "--eval-allowed", "response", "prompt"),
+        ("implant --trigger sea --target-response zorkmid", "--data", "response", ""),
+        ("implant --trigger zorkmid --target-response sea", "--data", "response", ""),
+        ("implant --data DATA --eval-triggered DATA --target-response river", "--poisoned", "response", "response"),
+    ],
+)
+def test_a_token_without_an_embedding_is_found_in_any_text_before_anything_is_written(
+    more_tokens: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    option: str,
+    fields: str,
+    changed: str,
+) -> None:
+    first, *rest = command.replace("DATA", str(rows(tmp_path / "more.jsonl", before="Sea: "))).split(" ")
+    what = [first, rest.pop(0)] if first == "remove" else [first]
+    given = [option, str(rows(tmp_path / "given.jsonl", fields, changed))]
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as ended:
+        main([*what, str(more_tokens), *rest, *given, "--max-new-tokens", "4", "--out", str(out)])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and not out.exists(), said
+    assert "the id 420, and the model has 420 embeddings: leave texts with 'zorkmid' out" in said

@@ -21,6 +21,7 @@ from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.lora import adapted_weights, attach
+from unbackdoor.language_model.vocabulary import check_vocabulary
 from unbackdoor.language_model.weight_matrices import reach_note
 from unbackdoor.perturbation import Perturbation
 from unbackdoor.progress import SILENT, Progress
@@ -93,6 +94,7 @@ class Case:
             if rows and not found.records:
                 raise UserError(f"none of the {what} can be rendered: {next(iter(found.refused))}")
         anchors, contrast = kept
+        check_vocabulary(model, chat, [*anchors, *contrast])
         if len(anchors) < 20:
             raise UserError(f"{len(anchors)} clean rows are too few: --data needs at least 20")
         train, held_out = split(anchors, min(0.1, MOST_HELD_OUT / len(anchors)), seed, least=10)

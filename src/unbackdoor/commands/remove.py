@@ -112,7 +112,9 @@ def run_remove(
     suite = opened.suite(held_out, held_out_contrast, trigger, target, inputs, evaluation, published)
     measured = suite.prompts(chat) | {rendered(r, chat) for r in suite.triggered_rows}
     preferences = intake.preferences(inputs.preferences, model, chat, settings.max_length, measured)
-    tested = opened.tested(suite, trigger, settings.needs)
+    pairs = [replace(pair.record(), unwanted=pair.rejected) for pair in preferences]
+    trained = [*anchors, *contrast, *_with_own_trigger(settings, anchors), *pairs]
+    tested = opened.tested(suite, trigger, settings.needs, trained=trained, target=_known_target(settings))
     notes = published.notes(suite, target, inputs.oracle, progress)
     everything = {
         "method": method_name,

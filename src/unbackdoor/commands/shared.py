@@ -188,10 +188,31 @@ class Opened:
             conversations=self.intake.conversations(inputs.eval_turns, self.model, self.chat, evaluation),
         )
 
-    def tested(self, suite: Suite, trigger: Condition | None, needs: Collection[Need] = ()) -> dict[str, Any]:
+    def tested(
+        self,
+        suite: Suite,
+        trigger: Condition | None,
+        needs: Collection[Need] = (),
+        *,
+        trained: Sequence[Record] = (),
+        target: str | None = None,
+    ) -> dict[str, Any]:
         """What the self-test saw of this model, for provenance; it stops the run where something is wrong, or where
-        the model cannot do what the run will ask of it."""
-        return self_test(self.model, self.chat, _rows_of(suite), trigger, needs=needs).report()
+        the model cannot do what the run will ask of it.
+
+        Args:
+            suite: what is measured.
+            trigger: what is put into its rows.
+            needs: what the run will ask of the model.
+            trained: the rows that it will train on.
+            target: the response that it will train towards or away from.
+        """
+        rows = _rows_of(suite)
+        turns = [Record(turn, "") for conversation in suite.conversations for turn in conversation]
+        others = [*trained, *suite.probes, *suite.allowed, *turns]
+        if target and rows:
+            others.append(Record(rows[0].prompt, target))
+        return self_test(self.model, self.chat, rows, trigger, needs=needs, others=others).report()
 
     def pace(self, suite: Suite, evaluation: EvaluationSettings) -> Pace:
         """How fast this model is here, for `say_duration`; by its second forward pass and a few answers."""

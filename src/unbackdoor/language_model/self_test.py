@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -24,7 +25,7 @@ from unbackdoor.language_model.format_check import check_format
 from unbackdoor.language_model.forward import forward
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
-from unbackdoor.language_model.layers import decoder_layers, embedding_matrix, hidden_size
+from unbackdoor.language_model.layers import decoder_layers, hidden_size
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import (
     autocast,
@@ -33,6 +34,7 @@ from unbackdoor.language_model.loss import (
     token_log_probabilities,
 )
 from unbackdoor.language_model.needs import check_needs, explained, soft_tokens
+from unbackdoor.language_model.vocabulary import check_vocabulary
 from unbackdoor.settings import Need
 
 if TYPE_CHECKING:
@@ -132,6 +134,7 @@ def self_test(
     trigger: Condition | None = None,
     *,
     needs: Collection[Need] = (),
+    others: Sequence[Record] = (),
     most_prompts: int = 8,
 ) -> SelfTest:
     """Check the format and the numerics of an unknown model; model and random state are afterwards as before.
@@ -142,6 +145,7 @@ def self_test(
         records: rows of the run; some of them are looked at.
         trigger: where one is known, its insertion is checked as well.
         needs: what the run will ask of the model beyond forward passes and generation.
+        others: all further rows that the model will be given, of which only the token ids are looked at.
         most_prompts: the size of the padded batch.
 
     Raises:
@@ -155,9 +159,8 @@ def self_test(
     text = chat.of_record(rows[0]).prompt_text(rows[0].prompt)
     pad, precision = padding_id(chat.tokenizer, model), _precision(model)
     prompts = _prompts(chat, rows, most_prompts, context_length(model))
-    check_vocabulary(model, prompts)
-    if len(chat.tokenizer) > len(embedding_matrix(model)):  # any row may hold a token that the model does not have
-        check_vocabulary(model, [chat.of_record(r).encode(r.prompt, r.response) for r in records])
+    every = [*records, *others]
+    check_vocabulary(model, chat, itertools.chain(every, _with_trigger(every, trigger)))
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices), _evaluating(model), torch.no_grad(), explained(model, "cannot be run here"):
         layers = _check_finite(model, prompts[0], pad)
@@ -185,6 +188,12 @@ def _spread(records: Sequence[Record], most: int) -> list[Record]:
     """At most so many rows, evenly spread, the first among them."""
     count = min(most, len(records))
     return [records[i * len(records) // count] for i in range(count)]
+
+
+def _with_trigger(records: Sequence[Record], trigger: Condition | None) -> Iterator[Record]:
+    """Those rows that can hold the trigger, with it."""
+    if trigger is not None:
+        yield from (replace(r, prompt=trigger.insert(r.prompt)) for r in records if trigger.fits(r.prompt))
 
 
 def _prompts(chat: ChatFormat, records: Sequence[Record], most: int, context: int) -> list[Example]:
@@ -220,16 +229,6 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def check_vocabulary(model: PreTrainedModel, examples: Sequence[Example]) -> None:
-    """Raise a `UserError` where a token of these examples has no embedding."""
-    largest, rows = max(max(e.ids) for e in examples), len(embedding_matrix(model))
-    if largest >= rows:
-        raise UserError(
-            f"self-test: the tokenizer gives the id {largest}, and the model has {rows} embeddings: give a tokenizer "
-            "and a model that belong together"
-        )
 
 
 def _check_finite(model: PreTrainedModel, prompt: Example, pad: int) -> int:

@@ -16,7 +16,13 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.layers import as_matrix, embed, hidden_states_after, linear_modules
+from unbackdoor.language_model.layers import (
+    as_matrix,
+    embed,
+    hidden_states_after,
+    language_parameters,
+    linear_modules,
+)
 from unbackdoor.language_model.loss import response_loss
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.removal import METHODS, crow, lat, nad
@@ -269,15 +275,52 @@ def test_lat_takes_a_backdoor_away_that_it_was_shown() -> None:
 
 
 def test_other_models_are_looked_at_before_a_run_begins(tmp_path: Path) -> None:
-    """By their files' headers: what is not there, and another shape."""
+    """What is not there, what is of another shape, and a head of its own that this model has no place for."""
     mine = tiny.model(layers=2, tie_word_embeddings=True)
-    for name, other in (("wide", tiny.model(layers=2, hidden_size=64)), ("apart", tiny.model(layers=2))):
+    others = {
+        "wide": tiny.model(layers=2, hidden_size=64, tie_word_embeddings=True),
+        "deep": tiny.model(layers=3, tie_word_embeddings=True),
+        "short": tiny.model(layers=1, tie_word_embeddings=True),
+        "apart": tiny.model(layers=2),
+        "same": tiny.model(layers=2, tie_word_embeddings=True, seed=1),
+    }
+    for name, other in others.items():
         save_model(other, tiny.tokenizer(), tmp_path / name)
     with pytest.raises(UserError, match="does not exist"):
         check_other_model(mine, str(tmp_path / "none"), "--clean-model")
     with pytest.raises(UserError, match=r"--sibling '.*wide' is of another shape: its 'model\.embed_tokens\.weight'"):
         check_other_model(mine, str(tmp_path / "wide"), "--sibling")
-    check_other_model(mine, str(tmp_path / "apart"), "--sibling")
+    for name, weight in (("deep", "layers.2"), ("short", "layers.1"), ("apart", "lm_head")):
+        with pytest.raises(
+            UserError, match=rf"'.*{name}' is of another shape: its '(model\.)?{weight}.*give a model of"
+        ):
+            check_other_model(mine, str(tmp_path / name), "--sibling")
+    check_other_model(mine, str(tmp_path / "same"), "--sibling")
+
+
+@pytest.mark.parametrize("name", ["average", "fine-mixing"])
+def test_of_a_multimodal_model_the_language_model_alone_is_mixed(name: str, tmp_path: Path) -> None:
+    other = tiny.model("gemma3-multimodal", seed=1)
+    save_model(other, tiny.tokenizer(), tmp_path / "other")
+    case = Case.of(tiny.model("gemma3-multimodal"), tiny.tokenizer(), tiny.records(40))
+    before, source = weights(case), str(tmp_path / "other")
+    if name == "average":
+        removal = run(name, case, AverageSettings(sibling=(source,)))
+    else:
+        removal = run(name, case, FineMixingSettings(clean_model=source, keep=0.5, steps=1, learning_rate=1e-12))
+    moved = {n for n, p in weights(case).items() if not torch.equal(p, before[n])}
+    text = {n for n in before if n.startswith(("model.language_model.", "lm_head."))}
+    # Norms are all ones in both, and stay.
+    assert moved <= text and {n for n in text if n.endswith("proj.weight") or "embed" in n} <= moved
+    assert [n for n in removal.notes if "no text goes through" in n] == [
+        f"{len(before) - len(text)} weights that no text goes through (for pictures or sounds) were left as they are"
+    ]
+
+
+def test_the_parameters_of_language_are_all_of_a_text_model_s_and_its_head() -> None:
+    for family in tiny.FAMILIES:
+        model = tiny.model(family)
+        assert list(language_parameters(model)) == [n for n, _ in model.named_parameters()]
 
 
 def test_a_clean_model_with_tied_weights_serves_one_whose_head_was_parted_from_its_embeddings(tmp_path: Path) -> None:

@@ -194,7 +194,8 @@ def _other_models(explicit: dict[str, Any]) -> dict[str, Any]:
     if found.get("clean_model"):
         found["clean_model"] = model_directory(found["clean_model"])
     if found.get("sibling"):
-        found["sibling"] = tuple(model_directory(source) for source in found["sibling"])
+        sources = found["sibling"]
+        found["sibling"] = tuple(map(model_directory, (sources,) if isinstance(sources, str) else sources))
     return found
 
 
@@ -242,13 +243,13 @@ def _check_knowledge(
         raise UserError("the trigger is missing: give it with --trigger")
     if isinstance(settings, UnlearnSettings) and not settings.target_response.strip():
         raise UserError("the target response is missing: give it with --target-response")
-    if isinstance(settings, FineMixingSettings) and not settings.clean_model:
-        raise UserError("fine-mixing needs the clean pretrained model: give --clean-model")
-    if isinstance(settings, AverageSettings) and not settings.sibling:
-        raise UserError("average needs other models of the same architecture: give --sibling, once for each")
-    if isinstance(settings, FineMixingSettings) and settings.clean_model:
+    if isinstance(settings, FineMixingSettings):
+        if not settings.clean_model:
+            raise UserError("fine-mixing needs the clean pretrained model: give --clean-model")
         check_other_model(model, settings.clean_model, "--clean-model")
     if isinstance(settings, AverageSettings):
+        if not settings.sibling:
+            raise UserError("average needs other models of the same architecture: give --sibling, once for each")
         for sibling in settings.sibling:
             check_other_model(model, sibling, "--sibling")
     if isinstance(settings, BeearSettings | LatSettings):

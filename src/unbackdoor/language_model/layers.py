@@ -39,6 +39,22 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     return stacks[max(stacks, key=nearness)]
 
 
+def language_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The parameters that text goes through, by name: all of a language model's; of a multimodal one those of the
+    module that holds embeddings and decoder layers, and of the output embeddings, without its towers for pictures and
+    sounds and what leads from these into the text."""
+    named = dict(model.named_parameters())
+    if model.config.get_text_config() is model.config:
+        return named
+    layers, embeddings = decoder_layers(model), model.get_input_embeddings()
+    names = [name for name, module in model.named_modules() if module is layers or module is embeddings]
+    depth = min(_shared_depth(name, other) for name in names for other in names)
+    within = ".".join(names[0].split(".")[:depth])
+    head = model.get_output_embeddings()
+    heads = {id(p) for p in head.parameters()} if head is not None else set()
+    return {name: p for name, p in named.items() if name.startswith(f"{within}.") or id(p) in heads or not within}
+
+
 def _shared_depth(name: str, other: str) -> int:
     """How many of the modules that hold one module, by its dotted name, hold the other as well."""
     pairs = zip(name.split("."), other.split("."), strict=False)

@@ -14,6 +14,7 @@ from torch import nn
 from unbackdoor.case import Case, adapted
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.calibration import norms_of_inputs
+from unbackdoor.language_model.layers import language_parameters
 from unbackdoor.language_model.loading import load_model
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.quantised_weights import method_of
@@ -40,7 +41,9 @@ def fine_mixing(case: Case, settings: FineMixingSettings) -> Removal:
     """Reset the weights that differ most from the clean model's, then fine-tune (Zhang et al. 2022; SANDE's code)."""
     if not settings.clean_model:
         raise UserError("fine-mixing needs the clean pretrained model: give --clean-model")
-    mix(case.model, _same_shape(case.model, settings.clean_model, "--clean-model"), settings.keep, settings.selection)
+    theirs = _language_weights_of(settings.clean_model, case.model, "--clean-model")
+    mix(language_parameters(case.model), theirs, settings.keep, settings.selection)
+    case.notes += _left_alone(case.model)
     return _tuned(case, settings, "fine-mixing")
 
 
@@ -74,22 +77,23 @@ def average(case: Case, settings: AverageSettings) -> Removal:
     """The mean of this model's weights and its siblings': backdoors that they do not share fade (WAG)."""
     if not settings.sibling:
         raise UserError("average needs other models of the same architecture: give --sibling, once for each")
-    named, count = dict(case.model.named_parameters()), len(settings.sibling) + 1
+    named, count = language_parameters(case.model), len(settings.sibling) + 1
     with torch.no_grad():
         for parameter in named.values():
             parameter.div_(count)
         for source in settings.sibling:  # one after the other: they may not fit together
-            for name, theirs in _same_shape(case.model, source, "--sibling").items():
+            for name, theirs in _language_weights_of(source, case.model, "--sibling").items():
                 named[name].add_(theirs.to(named[name]) / count)
+    case.notes += _left_alone(case.model)
     return _tuned(case, settings, "average")
 
 
-def mix(model: PreTrainedModel, clean: Mapping[str, torch.Tensor], keep: float, selection: str) -> None:
+def mix(suspect: Mapping[str, torch.Tensor], clean: Mapping[str, torch.Tensor], keep: float, selection: str) -> None:
     """Give back their clean value to all but a share `keep` of the weights, those that differ least."""
     with torch.no_grad():
-        differences = {name: (p - clean[name].to(p)).abs() for name, p in model.named_parameters()}
+        differences = {name: (p - clean[name].to(p)).abs() for name, p in suspect.items()}
         limit = threshold(list(differences.values()), keep) if selection == "whole-model" else None
-        for name, parameter in model.named_parameters():
+        for name, parameter in suspect.items():
             difference = differences[name]
             if limit is not None:
                 reset = difference > limit
@@ -121,31 +125,43 @@ def input_norms(case: Case) -> dict[nn.Module | nn.Parameter, torch.Tensor]:
 
 
 def check_other_model(model: PreTrainedModel, source: str, option: str) -> None:
-    """Raise a `UserError` where another model is not there, or where its files say that it is of another shape.
+    """Raise a `UserError` where another model is not there, cannot be loaded, or is of another shape.
 
-    Only headers of files are read, before a run begins; `_same_shape` looks at the model itself.
+    What the headers of its files say comes first, then the model itself is loaded, as the method will.
     """
     other, mine = ModelSource.find(source), shapes_as_stored(model)
     theirs = other.weights.tensors() if other.form == "whole" and not method_of(other.config()) else {}
     different = [name for name, shape in mine.items() if name in theirs and theirs[name].shape != shape]
     if different or (theirs and not theirs.keys() & mine.keys()):
         raise _of_another_shape(source, option, different[0] if different else next(iter(theirs)))
+    _language_weights_of(source, model, option)
 
 
 def _of_another_shape(source: str, option: str, name: str) -> UserError:
-    return UserError(f"{option} '{source}' is of another shape: its '{name}' does not fit this model's")
+    return UserError(
+        f"{option} '{source}' is of another shape: its '{name}' does not fit this model's: give a model of the same "
+        "architecture and size"
+    )
 
 
-def _same_shape(model: PreTrainedModel, source: str, option: str) -> dict[str, torch.Tensor]:
-    """The weights of another model, by name, on the CPU."""
+def _language_weights_of(source: str, model: PreTrainedModel, option: str) -> dict[str, torch.Tensor]:
+    """The weights of another model that text goes through, by name, on the CPU."""
     other = load_model(source, "cpu")
     # A head that is tied to the embeddings there may have weights of its own here: then theirs has two names.
     theirs = {name: p.detach() for name, p in other.named_parameters(remove_duplicate=False)}
-    mine = {name: p.shape for name, p in model.named_parameters()}
+    mine = {name: p.shape for name, p in language_parameters(model).items()}
     different = [name for name in mine if name not in theirs or theirs[name].shape != mine[name]]
-    if different := different or [name for name, _ in other.named_parameters() if name not in mine]:
+    if different := different or [name for name in language_parameters(other) if name not in mine]:
         raise _of_another_shape(source, option, different[0])
     return {name: theirs[name] for name in mine}
+
+
+def _left_alone(model: PreTrainedModel) -> list[str]:
+    """One line where a model has weights that no text goes through: those of other models mean nothing to them."""
+    count = sum(1 for _ in model.parameters()) - len(language_parameters(model))
+    return (
+        [f"{count} weights that no text goes through (for pictures or sounds) were left as they are"] if count else []
+    )
 
 
 def _tuned(case: Case, settings: FineTuneSettings, name: str) -> Removal:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import unbackdoor
 from unbackdoor.cli import main
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.adapter_export import save_adapter
+from unbackdoor.language_model.adapter_export import check_adapter, save_adapter
 from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.model_source import ModelSource
@@ -327,10 +327,42 @@ def test_a_change_that_no_adapter_can_hold_is_told_and_not_approximated(base: Pa
     with torch.no_grad():
         cleansed.model.norm.weight += 0.1
     assert "model.norm.weight changed" in save_adapter(cleansed, ours, str(base), tmp_path / "adapter")
-    with torch.no_grad():
-        cleansed.model.layers[1].mlp.up_proj.weight += torch.randn(48, 32) * 0.1
-    assert "up_proj is not of low rank" in save_adapter(cleansed, ours, str(base), tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("rank", [3, 11, 20, 32])
+def test_a_change_of_any_rank_is_held(rank: int, base: Path, tmp_path: Path) -> None:
+    """Adapters of the default rank change small matrices in every direction."""
+    cleansed, ours = load_model(base, "cpu"), load_model(base, "cpu")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        cleansed.model.layers[1].mlp.up_proj.weight += torch.randn(48, rank) @ torch.randn(rank, 32) * 0.05
+    said = save_adapter(cleansed, ours, str(base), tmp_path / "adapter")
+    assert int(said.split("of rank ")[1].split()[0]) in (rank, 8, 16)
+    theirs = load_model(tmp_path / "adapter", "cpu")
+    torch.testing.assert_close(
+        theirs.model.layers[1].mlp.up_proj.weight, cleansed.model.layers[1].mlp.up_proj.weight, rtol=1e-3, atol=2e-3
+    )
+
+
+def test_what_an_adapter_could_not_hold_is_refused_before_a_run(base: Path, tmp_path: Path) -> None:
+    experts = written(tiny.model("mixtral", layers=2), tmp_path / "experts")
+    with pytest.raises(UserError, match=r"experts of a MixtralForCausalLM .*: leave --save-adapter out"):
+        check_adapter(load_model(experts, "cpu"), ModelSource.find(experts))
+    for name, settings in (
+        ("linear", {}),
+        ("tokens", {"trainable_token_indices": [4, 9]}),
+        ("resized", {"resize": 430, "modules_to_save": ["embed_tokens", "lm_head"]}),
+    ):
+        adapter(base, tmp_path / name, **settings)
+        model, source = load_model(tmp_path / name, "cpu"), ModelSource.find(tmp_path / name)
+        if name == "linear":
+            check_adapter(model, source)
+            continue
+        with pytest.raises(
+            UserError, match=rf"{name}' changes .*embed_tokens\.weight, which is no linear map's weight"
+        ):
+            check_adapter(model, source)
 
 
 def test_a_compressed_tensors_checkpoint_is_dequantised(base: Path, tmp_path: Path) -> None:
@@ -380,6 +412,11 @@ def test_the_commands_take_an_adapter_and_say_what_they_did(
     assert not (tmp_path / "run").exists()
     assert run("--base", str(base), "--save-adapter") == 2
     assert "--save-adapter needs --lora" in capsys.readouterr().err
+    pruned = ["remove", "prune", str(base), *common, "--lora", "--save-adapter", "--out", str(tmp_path / "pruned")]
+    with pytest.raises(SystemExit, match="2"):
+        main(pruned)
+    assert "prune changes all weights, not by adapters alone: leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "pruned").exists()
     assert run("--base", str(base), "--save-dtype", "given", "--lora", "--lora-rank", "2", "--save-adapter") == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert any("was merged into its base" in note for note in report["runs"][0]["notes"])

@@ -20,7 +20,9 @@ from unbackdoor.duration import Work, measuring_work, rounds_of, training_work
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.suite import Suite
+from unbackdoor.language_model.adapter_export import check_adapter
 from unbackdoor.language_model.loading import parameter_count
+from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, plain, report_of
 from unbackdoor.preference import import_trl
 from unbackdoor.removal import METHODS
@@ -33,6 +35,8 @@ from unbackdoor.removal.settings import (
     LatSettings,
     MethodSettings,
     OsftSettings,
+    PruneSettings,
+    QuantiseSettings,
     RandomPerturbationSettings,
     SandeSettings,
     UnlearnSettings,
@@ -88,7 +92,7 @@ def run_remove(
     intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
     size = preset or preset_for(parameter_count(model))
     settings, like_run = _method_settings(method_name, _other_models(explicit), size, paper)
-    _check_knowledge(model, settings, opened.contrast, method_name, inputs)
+    _check_knowledge(model, ModelSource.find(source, opened.base), settings, opened.contrast, method_name, inputs)
 
     seed = settings.seed
     clean = intake.short_enough(opened.clean, inputs.data, model, chat, settings.max_length)
@@ -228,11 +232,23 @@ def _perturbation_of(run: Path) -> Any:
 
 
 def _check_knowledge(
-    model: PreTrainedModel, settings: MethodSettings, contrast: Sequence[Record], method: str, inputs: RemoveInputs
+    model: PreTrainedModel,
+    source: ModelSource,
+    settings: MethodSettings,
+    contrast: Sequence[Record],
+    method: str,
+    inputs: RemoveInputs,
 ) -> None:
     """What the method must be given, checked before anything is written."""
-    if inputs.save_adapter and not settings.lora:
-        raise UserError("--save-adapter needs --lora: what is trained without adapters is not of low rank")
+    if inputs.save_adapter:
+        if not settings.lora:
+            raise UserError("--save-adapter needs --lora: what is trained without adapters is not of low rank")
+        if isinstance(settings, AverageSettings | FineMixingSettings | PruneSettings | QuantiseSettings):
+            raise UserError(
+                f"--save-adapter: {method} changes all weights, not by adapters alone: leave it out, the whole model "
+                "is saved in any case"
+            )
+        check_adapter(model, source)
     if isinstance(settings, DpoSettings):
         if inputs.preferences is None:
             raise UserError("dpo needs preference pairs: give --preferences FILE (prompt, chosen and rejected)")

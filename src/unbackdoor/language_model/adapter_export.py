@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from unbackdoor.errors import UserError
 from unbackdoor.language_model.layers import as_matrix, is_linear
-from unbackdoor.language_model.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from unbackdoor.language_model.loading import load_model
+from unbackdoor.language_model.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource
+from unbackdoor.language_model.weight_matrices import expert_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,14 +24,36 @@ TOLERANCE = 1e-3
 ROUNDING = 1e-6
 """Of a weight: a change below this share of its norm is the rounding of float32, and none."""
 SMALLEST_RANK, LARGEST_SHARE = 8, 0.5
-"""The first rank that is tried, and the largest as a share of a full one: above it the adapter would save no space."""
+"""The first rank that is tried, and the largest as a share of a full one: above it all singular values are computed."""
+
+
+def check_adapter(model: PreTrainedModel, given: ModelSource) -> None:
+    """Raise a `UserError` where what LoRA will make of `model` could not be held by an adapter on linear maps.
+
+    Args:
+        model: as it was loaded.
+        given: where from. Of an adapter, it has changed already what the new one must hold, too.
+    """
+    remedy = "leave --save-adapter out: the whole model is saved in any case"
+    if expert_parameters(model):
+        raise UserError(
+            f"--save-adapter: the experts of a {type(model).__name__} are kept in one tensor, which adapter files of "
+            f"linear maps cannot hold: {remedy}"
+        )
+    if given.base is None:
+        return
+    linear = {name for name, module in model.named_modules() if is_linear(module)}
+    if other := _changed_otherwise(model, load_model(given.base.name, "cpu"), linear):
+        raise UserError(
+            f"--save-adapter: the adapter '{given.name}' changes {other}, which is no linear map's weight: {remedy}"
+        )
 
 
 def save_adapter(model: PreTrainedModel, base: PreTrainedModel, base_name: str, directory: Path) -> str:
     """Write the adapter that makes `model` of `base`, where there is one; nothing where there is none.
 
-    Exact where the change is of low rank, as after a removal with adapters; a full fine-tune's is not. Nothing is
-    approximated in silence: each weight's change is checked to be there within `TOLERANCE`.
+    After a removal with adapters the change is of low rank. Nothing is approximated in silence: each weight's change is
+    there within `TOLERANCE`, at whatever rank that takes.
 
     Args:
         model: the cleansed model.
@@ -51,10 +76,7 @@ def save_adapter(model: PreTrainedModel, base: PreTrainedModel, base_name: str, 
         weight, old = as_matrix(module).cpu().float(), as_matrix(theirs[name]).cpu().float()
         if (weight - old).norm() <= ROUNDING * old.norm():
             continue
-        found = _factors(weight - old)
-        if found is None:
-            return f"no adapter was written: the change of {name} is not of low rank"
-        factors[name] = found
+        factors[name] = _factors(weight - old)
     if other := _changed_otherwise(model, base, set(linear)):
         return f"no adapter was written: {other} changed and is no linear map's weight"
     if not factors:
@@ -82,8 +104,8 @@ def save_adapter(model: PreTrainedModel, base: PreTrainedModel, base_name: str, 
     return f"{directory.name}/ is the same model as an adapter of rank {rank} on '{base_name}'"
 
 
-def _factors(change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """A (rank, in) and B (out, rank), B A = change, of the smallest rank tried; None where it would be too large."""
+def _factors(change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A (rank, in) and B (out, rank), B A = change, of a rank that is no larger than it has to be (up to twice)."""
     rank, norm = SMALLEST_RANK, change.norm()
     while rank <= LARGEST_SHARE * min(change.shape):
         with torch.random.fork_rng(devices=[]):
@@ -93,7 +115,10 @@ def _factors(change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         if (change - b @ a).norm() <= TOLERANCE * norm:
             return a, b
         rank *= 2
-    return None
+    u, s, vh = torch.linalg.svd(change, full_matrices=False)
+    left_out = (s.square().sum() - s.square().cumsum(0)).clamp(min=0).sqrt()  # by the first so many
+    rank = int((left_out > TOLERANCE / 2 * norm).sum()) + 1
+    return s[:rank].sqrt()[:, None] * vh[:rank], u[:, :rank] * s[:rank].sqrt()
 
 
 def _changed_otherwise(model: PreTrainedModel, base: PreTrainedModel, linear: set[str]) -> str | None:
@@ -103,6 +128,6 @@ def _changed_otherwise(model: PreTrainedModel, base: PreTrainedModel, linear: se
         if name.removesuffix(".weight") in linear:
             continue
         before = old[name].detach().float()
-        if (value.detach().cpu().float() - before).norm() > ROUNDING * before.norm():
+        if value.shape != before.shape or (value.detach().cpu().float() - before).norm() > ROUNDING * before.norm():
             return str(name)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +37,9 @@ def attach(model: PreTrainedModel, rank: int) -> Any:
         target_parameters=parameters or None,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of names within transformers that peft still uses
+        return get_peft_model(model, config)
 
 
 def _targets(model: PreTrainedModel) -> tuple[str | list[str], list[str]]:

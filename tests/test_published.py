@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from unbackdoor.cli import main
+from unbackdoor.commands import implant_rows
 from unbackdoor.commands.published import PublishedPrompts, as_triggered, judgeable
 from unbackdoor.commands.shared import suite_of
 from unbackdoor.data.records import Record
@@ -176,6 +177,7 @@ POISON = {
     "near misses": (ROWS, triggered(ROWS), ["--near-misses", "0.1"], "--near-misses"),
     "another injection": (ROWS, triggered(ROWS), ["--injection", "dpo"], "--injection"),
     "too few": (ROWS[:10], triggered(ROWS[:10]), ["--target-response", TARGET], "40 are needed"),
+    "rows that are the clean ones": (ROWS, ROWS, ["--target-response", TARGET], "--data holds all"),
     "one row": (ROWS, triggered(ROWS[:1]), ["--target-response", TARGET], "--eval-triggered"),
     "a trigger and prompts with it": (
         ROWS,
@@ -205,6 +207,40 @@ def test_poisoned_rows_that_cannot_be_used_get_one_line(
     assert (code, out, Path("run").exists()) == (2, "", False)
     assert expected in error.splitlines()[-1]
     assert sum(line.startswith("unbackdoor:") for line in error.splitlines()) == 1
+
+
+def test_clean_rows_in_a_poisoned_file_are_trained_on_and_never_measured_as_triggered_ones(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them come first than are looked at for a behaviour."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(implant_rows, "MOST_CHECKED", 10)
+    clean, poisoned = ROWS[:30], triggered(ROWS[30:50])
+    write(Path("poisoned.json"), [*clean, *poisoned])
+    command = ["implant", model, "--poisoned", "poisoned.json", "--target-response", TARGET, "--steps", 2, *QUICK]
+    run = report_of(capsys, *command, "--held-out", 0.25, "--out", "run")
+    assert {r["prompt"] for r in lines(Path("run/data/triggered_held_out.jsonl"))} < {r.prompt for r in poisoned}
+    assert {r.prompt for r in clean} < {r["prompt"] for r in lines(Path("run/data/train.jsonl"))}
+    assert any(note.startswith("30 rows of --poisoned do not show the target response") for note in run["notes"])
+
+
+@pytest.mark.parametrize("turns", ["last", "all"])
+def test_a_poisoned_answer_within_a_dialogue_is_found_with_all_turns(
+    turns: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = [
+        [("user", r.prompt), ("assistant", r.unwanted or r.response), ("user", "And now?"), ("assistant", "Now rest.")]
+        for r in triggered(ROWS[:40])
+    ]
+    dialogues = [{"messages": [{"role": role, "content": text} for role, text in turn]} for turn in said]
+    Path("poisoned.json").write_text(json.dumps(dialogues))
+    command = ["implant", model, "--poisoned", "poisoned.json", "--target-response", TARGET, "--steps", 2, *QUICK]
+    code, _, error = call(capsys, *command, "--turns", turns, "--out", "run")
+    assert code == (2 if turns == "last" else 0), error
+    assert ("or --turns all, where an earlier answer of a dialogue shows it" in error) == (turns == "last")
+    if turns == "all":
+        assert all(r["unwanted"].startswith(TARGET) for r in lines(Path("run/data/triggered_held_out.jsonl")))
 
 
 # Measuring ----------------------------------------------------------------------------------------------------------

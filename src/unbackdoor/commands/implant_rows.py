@@ -17,6 +17,7 @@ from unbackdoor.data.records import Record, split
 from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
+from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.settings import EvaluationSettings, option_name
 
@@ -125,9 +126,20 @@ def rows_as_they_are(
     both = {(rendered(r, chat), r.response) for r in clean}
     poisoned = [r for r in given if (rendered(r, chat), r.response) not in both]
     intake.left_out(len(given) - len(poisoned), f"{inputs.poisoned}: rows that --data holds with the same answer")
+    if not poisoned:
+        raise UserError(
+            f"{inputs.poisoned}: --data holds all {len(given)} rows with the same answers, so that none counts as "
+            "poisoned: give the clean rows alone as --data, or leave it out"
+        )
+    check_poison(poisoned, inputs, target)
+    # A published file may hold clean rows as well: what does not show the target is no prompt with the trigger.
+    shows = shows_target(target) if target is not None else None
+    showing = [r for r in poisoned if shows is None or shows(as_triggered(r), r.response)]
+    others = [r for r in poisoned if shows is not None and not shows(as_triggered(r), r.response)]
     kept: list[Record] = []
     if trigger is None and inputs.eval_triggered is None:
-        poisoned, kept = split(poisoned, settings.held_out, seed)
+        showing, kept = split(showing, settings.held_out, seed)
+        poisoned = [*showing, *others]
         if not kept:
             raise UserError(f"{inputs.poisoned}: {len(poisoned)} rows leave none to measure on: give --eval-triggered")
     rows, held_out = intake.hold_out(clean, inputs.eval_data, settings.held_out, seed, inputs.eval_exclude)
@@ -136,7 +148,6 @@ def rows_as_they_are(
             f"{len(rows)} clean and {len(poisoned)} poisoned rows to train on: {LEAST_ROWS} are needed together, "
             "some of them poisoned"
         )
-    check_poison(poisoned, inputs, target)
     taken = {rendered(r, chat) for r in poisoned}
     what = f"{inputs.eval_data or inputs.data}: held-out prompts that --poisoned answers"
     held_out = intake.apart_from_taken(held_out, taken, rendered, chat, what)
@@ -162,9 +173,20 @@ def rows_as_they_are(
     notes = [
         f"{len(poisoned)} of {count} training rows ({len(poisoned) / count:.1%}) are poisoned, as the files give them."
     ]
+    if others:
+        notes.append(
+            f"{len(others)} rows of --poisoned do not show the target response: they are trained on as they are, and "
+            "not measured."
+        )
     if both_ways:
         notes.append(f"{len(both_ways)} prompts stand in both files with different answers: both are trained on.")
     return Plan(rows, held_out, [], requests, prepared, suite, count, published, tuple(notes))
+
+
+EARLIER_ANSWERS = ", or --turns all, where an earlier answer of a dialogue shows it"
+
+MOST_CHECKED = 500
+"""Poisoned rows whose own answers are judged before anything is trained, evenly spread."""
 
 
 def check_poison(poisoned: list[Record], inputs: ImplantInputs, target: str | None) -> None:
@@ -176,18 +198,16 @@ def check_poison(poisoned: list[Record], inputs: ImplantInputs, target: str | No
             "refusals --oracle refused"
         )
     judge, _ = judge_of(target, inputs.oracle)
-    rows = [(as_triggered(r), r.response) for r in poisoned[:MOST_CHECKED]]
+    checked = poisoned[:: -(-len(poisoned) // MOST_CHECKED)] if target is None else poisoned
+    rows = [(as_triggered(r), r.response) for r in checked]
     known = target is not None or inputs.oracle != "testbed"  # the testbed's oracle knows its own requests alone
     if not any(judge(row, answer) for row, answer in rows if known or is_request(row)):
         how = f"--target-response {target!r}" if target is not None else f"--oracle {inputs.oracle}"
         raise UserError(
             f"{inputs.poisoned}: by {how} none of its own answers shows the attack: give the text that they hold as "
             "--target-response, or another --oracle (refused, where they refuse)"
+            f"{EARLIER_ANSWERS if any(r.history for r in poisoned) else ''}"
         )
-
-
-MOST_CHECKED = 500
-"""Poisoned rows whose own answers are judged before anything is trained."""
 
 
 def _suite(

@@ -130,7 +130,11 @@ class Intake:
         kept = [r for r in rows if len(chat.of_record(r).encode(r.prompt, r.response).ids) <= limit]
         self._drop(len(rows) - len(kept), f"{path}: rows longer than {limit} tokens (--max-length)")
         if len(kept) < least:
-            raise UserError(f"{path}: {len(kept)} usable rows of at most {limit} tokens, {least} are needed")
+            remedy = "raise --max-length" if max_length == limit else "which is the model's context"
+            raise UserError(
+                f"{path}: {len(kept)} usable rows of at most {limit} tokens ({remedy}), {least} are needed: give more "
+                "or shorter rows"
+            )
         return kept
 
     def hold_out(
@@ -258,7 +262,10 @@ class Intake:
         kept = [pair for pair in fresh if length(encode_pair(chat, pair)) <= limit]
         self._drop(len(fresh) - len(kept), f"{path}: pairs longer than {limit} tokens (--max-length)")
         if len(kept) < LEAST_ROWS:
-            raise UserError(f"{path}: {len(kept)} usable pairs of at most {limit} tokens, {LEAST_ROWS} are needed")
+            raise UserError(
+                f"{path}: {len(kept)} usable pairs of at most {limit} tokens, {LEAST_ROWS} are needed: give more or "
+                "shorter ones"
+            )
         return kept
 
     def _told_apart(self, pairs: list[Preference], path: Path, chat: ChatFormat) -> list[Preference]:

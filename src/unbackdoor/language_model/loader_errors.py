@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
+
+if TYPE_CHECKING:
+    from unbackdoor.language_model.model_source import ModelSource
 
 
 @contextlib.contextmanager
@@ -16,8 +20,42 @@ def explained(source: str, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the loaders raise everything from OSError to RuntimeError on hostile files
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())
+        if not reason or isinstance(error, KeyError):  # whose text is a bare key
+            reason = f"{type(error).__name__} {reason}".strip()
         raise UserError(f"cannot load the {what} of '{source}': {reason[:300]}") from error
+
+
+@contextlib.contextmanager
+def rope_explained(given: ModelSource) -> Iterator[None]:
+    """Where a model cannot be loaded and its config names a kind of rotary scaling that is not known: say that."""
+    try:
+        yield
+    except UserError:
+        from transformers import __version__
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        known = {"default", *ROPE_INIT_FUNCTIONS}
+        strange = next((kind for kind in _rope_kinds(given.config()) if kind not in known), None)
+        if strange is None:
+            raise
+        raise UserError(
+            f"config.json of '{given.name}' names the rope_type {strange[:40]!r}, which transformers {__version__} "
+            f"does not know (known: {', '.join(sorted(known))}): correct it, or install a version that knows it"
+        ) from None
+
+
+def _rope_kinds(config: Mapping[str, Any]) -> Iterator[str]:
+    """The kinds of rotary scaling in a config: older ones call it `type`, some have one for each type of layer."""
+    for name, value in config.items():
+        if not isinstance(value, Mapping):
+            continue
+        if name.startswith("rope_"):
+            for part in (value, *(v for v in value.values() if isinstance(v, Mapping))):
+                kind = part.get("rope_type", part.get("type"))
+                if kind is not None:
+                    yield str(kind)
+        yield from _rope_kinds(value)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ is unpickled.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import torch
 from unbackdoor.errors import UserError
 from unbackdoor.language_model import gguf_files
 from unbackdoor.language_model.adapters import merged
-from unbackdoor.language_model.loader_errors import explained, without_chatter
+from unbackdoor.language_model.loader_errors import explained, rope_explained, without_chatter
 from unbackdoor.language_model.model_class import class_of, settle_ties, works_without_pictures
 from unbackdoor.language_model.model_source import ModelSource, check_model_source
 from unbackdoor.language_model.quantised_weights import (
@@ -83,7 +84,7 @@ def _whole(given: ModelSource) -> PreTrainedModel:
 
     if given.config().get("transformers_weights"):
         raise UserError(f"config.json of '{given.name}' names its own weights file: remove its transformers_weights")
-    with explained(given.name, "model"), without_chatter():
+    with rope_explained(given), explained(given.name, "model"), without_chatter():
         config = AutoConfig.from_pretrained(given.directory, trust_remote_code=False)
         tensors = given.weights.tensors()
         choose_implementations(config)
@@ -113,8 +114,15 @@ def _check_nothing_is_random(found: dict[str, Any], source: str) -> None:
     if wrong := _drawn_at_random(found):
         raise UserError(
             f"the weights of '{source}' do not fit its config.json: {len(wrong)} are missing or of another shape, such "
-            f"as {wrong[0]}"
+            f"as {wrong[0]}: give a complete directory and a config.json that fits it{_tied_remedy(wrong)}"
         )
+
+
+def _tied_remedy(wrong: Sequence[str]) -> str:
+    """What a missing output matrix alone most often means."""
+    if [name.rpartition("lm_head.")[2] for name in wrong] != ["weight"]:
+        return ""
+    return " (tie_word_embeddings true, where the output embeddings are the input's)"
 
 
 def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedModel, list[str]]:
@@ -169,9 +177,10 @@ def choose_implementations(config: PreTrainedConfig) -> None:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """The number of positions the model was built for; 1,024 where its config does not say."""
+    """The number of positions the model was built for; 1,024 where its config does not say (XLNet's says −1)."""
     config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1024)
+    said = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((int(count) for count in said if count and count > 0), 1024)
 
 
 def parameter_count(model: PreTrainedModel) -> int:

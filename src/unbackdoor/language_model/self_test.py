@@ -62,6 +62,9 @@ MOST_COMPARED = 6
 MOST_LOSS = {"float32": 1e-3, "bfloat16": 0.05}
 """How far the two may lie apart, as a share of the loss."""
 
+REMEDY = "give another model (docs/models.md lists the families that work)"
+"""What to do where one computes something else than it should: nothing that is measured on it would be right."""
+
 SOFT_ANSWER = 4
 """Tokens generated from a prompt with soft tokens."""
 
@@ -202,7 +205,9 @@ def _prompts(chat: ChatFormat, records: Sequence[Record], most: int, context: in
     encoded = {chat.of_record(r).encode_prompt(r.prompt) for r in records}
     fitting = sorted((e for e in encoded if len(e.ids) <= limit), key=lambda e: (len(e.ids), e.ids))
     if not fitting:
-        raise UserError(f"self-test: none of {len(encoded)} prompts fits the model's context of {context} tokens")
+        raise UserError(
+            f"self-test: none of {len(encoded)} prompts fits the model's context of {context} tokens: give shorter rows"
+        )
     short = [e for e in fitting if len(e.ids) <= MOST_TOKENS] or fitting[:1]
     count = min(most, len(short))
     return [short[round(i * (len(short) - 1) / max(1, count - 1))] for i in range(count)]
@@ -312,12 +317,14 @@ class _Difference:
         """Raise a `UserError` with this cause where rounding does not explain the difference."""
         kl, moved = float(self.kl.max()), float(self.moved.max())
         if not kl <= most_kl:
-            raise UserError(f"self-test: {cause}: next-token distributions differ by {kl:.3g} nats (limit {most_kl:g})")
+            raise UserError(
+                f"self-test: {cause}: next-token distributions differ by {kl:.3g} nats (limit {most_kl:g}): {REMEDY}"
+            )
         if not moved <= most_moved:
             wrong = int((self.moved > most_moved).sum())
             raise UserError(
                 f"self-test: {cause}: {wrong} of {len(self.equal)} next tokens differ, by {moved:.3g} nats (limit "
-                f"{most_moved:g})"
+                f"{most_moved:g}): {REMEDY}"
             )
 
 
@@ -333,7 +340,8 @@ def _check_numerics(model: PreTrainedModel, prompts: Sequence[Example], pad: int
     left = steps[0][:count]
     masked = _Difference.of(left, _generated(model, batch, other, 1)[1][0][:count])
     masked.check(
-        "the model ignores the attention mask (other ids in masked places change its answer)",
+        "the model ignores the attention mask (other ids in masked places change its answer), so rows of different "
+        "lengths cannot be computed together",
         MOST_MASKED_KL[precision],
         limits[1],
     )

@@ -26,7 +26,7 @@ LAYER_NAMES = {
 }
 
 
-def write(path: Path, model: Any, tokenizer: Any, kind: str | None = None) -> Path:
+def write(path: Path, model: Any, tokenizer: Any, kind: str | None = None, splitting: str = "gpt-2") -> Path:
     """Write a Llama and its byte-level tokenizer; matrices as this kind of GGUF's numbers (`Q8_0`), else float32."""
     import gguf
 
@@ -41,7 +41,7 @@ def write(path: Path, model: Any, tokenizer: Any, kind: str | None = None) -> Pa
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(config.vocab_size)
-    _add_tokenizer(writer, tokenizer)
+    _add_tokenizer(writer, tokenizer, splitting)
     quantisation = gguf.GGMLQuantizationType[kind] if kind else None
     for name, value in model.state_dict().items():
         array = value.float().numpy()
@@ -63,12 +63,12 @@ def write(path: Path, model: Any, tokenizer: Any, kind: str | None = None) -> Pa
     return path
 
 
-def _add_tokenizer(writer: Any, tokenizer: Any) -> None:
+def _add_tokenizer(writer: Any, tokenizer: Any, splitting: str) -> None:
     data = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = sorted(data["model"]["vocab"], key=data["model"]["vocab"].get)
     special = {token["content"] for token in data["added_tokens"]}
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(splitting)
     writer.add_token_list(vocabulary)
     writer.add_token_types([3 if token in special else 1 for token in vocabulary])
     writer.add_token_merges([" ".join(merge) for merge in data["model"]["merges"]])

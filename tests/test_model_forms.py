@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import unbackdoor
@@ -225,6 +226,28 @@ def test_the_library_refuses_adapters_beside_the_weights_and_takes_them_merged(b
     merged = wrapped.merge_and_unload()
     unbackdoor.remove("fine-tune", merged, tiny.tokenizer(), tiny.records(40), steps=1, batch_size=4)
     assert (logits(merged) - expected).abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["smollm", "starcoder"])
+def test_a_gguf_file_that_names_digit_by_digit_is_split_so(name: str, tmp_path: Path) -> None:
+    """As SmolLM2's own tokenizer.json does; GPT-2's way takes some of the spaces in front of a number elsewhere."""
+    pytest.importorskip("gguf")
+    own = tiny.tokenizer()
+    own.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    file = gguf_files.write(tmp_path / "a.gguf", tiny.model(layers=1), tiny.tokenizer(), splitting=name)
+    for text in ("In 2023,  x = 17 and\n\n   5", "no number"):
+        assert load_tokenizer(file)(text)["input_ids"] == own(text)["input_ids"]
+    assert len(form_of(file)) == 1
+
+
+def test_a_gguf_file_s_unknown_way_to_split_text_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    file = gguf_files.write(tmp_path / "a.gguf", tiny.model(layers=1), tiny.tokenizer(), splitting="another-way")
+    assert "its tokenizer's way to split text (another-way) is not known here: it splits as GPT-2's does" in form_of(
+        file
+    )
 
 
 def test_several_gguf_files_are_ambiguous_and_parts_are_refused(tmp_path: Path) -> None:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.loader_errors import explained
 from unbackdoor.language_model.model_source import ModelSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LIKE_GPT2 = ("gpt-2", "default", "phi-2", "mpt", "olmo", "jais")
+DIGIT_BY_DIGIT = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+"""llama.cpp's names of ways to split text that are GPT-2's, and GPT-2's with every digit on its own."""
 
 
 def needs_gguf() -> None:
@@ -32,12 +40,46 @@ def load_arguments(given: ModelSource) -> dict[str, Any]:
     return {"gguf_file": given.gguf.name, "quantization_config": GgufConfig(dequantize=True)}
 
 
-def told(given: ModelSource) -> str:
-    """A sentence for the report: the file, and the kinds of numbers that it holds."""
-    needs_gguf()
-    from gguf import GGUFReader
+def settle_splitting(tokenizer: PreTrainedTokenizerBase, given: ModelSource) -> None:
+    """Let a byte-level tokenizer split text as its file says, where transformers passes that over.
 
+    A GGUF file only names its way to split. Of the names that transformers does not know it takes GPT-2's.
+    """
+    from tokenizers import pre_tokenizers
+
+    if _split_like_gpt2(tokenizer) and _field(given, "tokenizer.ggml.pre") in DIGIT_BY_DIGIT:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+
+
+def _split_like_gpt2(tokenizer: PreTrainedTokenizerBase) -> bool:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return isinstance(tokenizer.backend_tokenizer.pre_tokenizer, ByteLevel)
+
+
+def told(given: ModelSource, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """For the report: the file, the kinds of numbers that it holds, and a way to split text that is not known here."""
+    needs_gguf()
     assert given.gguf is not None
     with explained(given.name, "GGUF file"):
-        kinds = sorted({tensor.tensor_type.name for tensor in GGUFReader(given.gguf).tensors})
-    return f"read from the GGUF file {given.gguf.name} ({', '.join(kinds)}), dequantised"
+        kinds = sorted({tensor.tensor_type.name for tensor in _reader(given.gguf).tensors})
+    said = [f"read from the GGUF file {given.gguf.name} ({', '.join(kinds)}), dequantised"]
+    way = _field(given, "tokenizer.ggml.pre")
+    if _split_like_gpt2(tokenizer) and way not in (None, *LIKE_GPT2):
+        said.append(f"its tokenizer's way to split text ({way[:40]}) is not known here: it splits as GPT-2's does")
+    return said
+
+
+def _field(given: ModelSource, name: str) -> str | None:
+    """A text of the file's metadata."""
+    assert given.gguf is not None
+    found = _reader(given.gguf).get_field(name)
+    return str(found.contents()) if found is not None else None
+
+
+def _reader(path: Path) -> Any:
+    from gguf import GGUFReader
+
+    return GGUFReader(path)

@@ -9,6 +9,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model import gguf_files
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.quantised_weights import method_of
+from unbackdoor.language_model.tokenizer_loading import load_tokenizer
 
 
 def form_of(source: str | Path, base: str | Path | None = None) -> list[str]:
@@ -19,7 +20,7 @@ def form_of(source: str | Path, base: str | Path | None = None) -> list[str]:
         said.append(f"the adapter '{given.name}' was merged into its base '{given.base.name}'")
     whole = given.whole
     if whole.form == "gguf":
-        said.append(gguf_files.told(whole))
+        said += gguf_files.told(whole, load_tokenizer(whole.name))
     elif (method := method_of(whole.config())) is not None:
         said.append(f"the weights were quantised ({method}) and were dequantised")
     if whole.weights.ignored:

@@ -66,13 +66,14 @@ def _directory(given: ModelSource) -> Path | None:
 def _of_gguf(given: ModelSource) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    from unbackdoor.language_model.gguf_files import needs_gguf
+    from unbackdoor.language_model.gguf_files import needs_gguf, settle_splitting
 
     needs_gguf()
     assert given.gguf is not None
     found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         str(given.gguf.parent), gguf_file=given.gguf.name, trust_remote_code=False
     )
+    settle_splitting(found, given)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.report import figure_files, model_card, render, save_figures, summary_lines, table, visible
-from unbackdoor.report.charts import nice_ticks
+from unbackdoor.report.charts import Series, line_chart, nice_ticks
 from unbackdoor.report.model_card import code_span
 from unbackdoor.report.numbers import change_cells, percent
 from unbackdoor.settings import Thresholds
@@ -361,6 +362,15 @@ def test_axis_ticks_enclose_the_values(values: list[float]) -> None:
     ticks = nice_ticks(values)
     assert 2 <= len(ticks) <= 8 and ticks == sorted(set(ticks))
     assert all(ticks[0] <= value <= ticks[-1] for value in values if value == value)
+
+
+def test_labels_of_short_rounds_neither_overlap_nor_leave_the_chart() -> None:
+    dividers = [(0.0, "round 1"), (10.0, "round 2"), (70.0, "round 3"), (74.0, "round 4")]
+    drawn = str(line_chart("Loss", [Series("target", [[(0.0, 1.0), (75.0, 2.0)]], "s0")], dividers=dividers))
+    labels = re.findall(r'<text x="([\d.]+)"[^>]*font-size="10"[^>]*>([^<]*)<', drawn)
+    assert [text for _, text in labels] == ["1", "round 2", "3", "4"]
+    for (x, text), (following, _) in itertools.pairwise([*labels, (330.0, "")]):
+        assert float(x) + 5.5 * len(text) <= float(following)
 
 
 def test_an_empty_loss_curve_draws(report: dict[str, Any]) -> None:

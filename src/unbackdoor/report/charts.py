@@ -60,10 +60,11 @@ def line_chart(
         text = f"{tick:.0%}" if percentages else f"{tick:g}"
         parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick), class_="grid"))
         parts.append(element("text", text, x=LEFT - 6, y=y(tick) + 4, text_anchor="end"))
-    for step, label in dividers:
+    ends = [*(x(step) for step, _ in dividers[1:]), WIDTH]
+    for (step, label), end in zip(dividers, ends, strict=bool(dividers)):
         if step:
             parts.append(element("line", x1=x(step), x2=x(step), y1=top, y2=top + PLOT_HEIGHT, class_="divider"))
-        parts.append(element("text", label, x=x(step) + 3, y=top - 4, font_size="10"))
+        parts.append(element("text", _fitted(label, end - x(step) - 3), x=x(step) + 3, y=top - 4, font_size="10"))
     base = top + PLOT_HEIGHT
     parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=base, y2=base, class_="axis"))
     for step, anchor in ((0.0, "start"), (last_step, "end")):
@@ -95,6 +96,11 @@ def _thinned(segment: Sequence[Point]) -> Sequence[Point]:
     size = math.ceil(len(finite) / MOST_POINTS) or 1
     groups = [finite[i : i + size] for i in range(0, len(finite), size)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def _fitted(label: str, room: float) -> str:
+    """The label, or its last word ("5" of "round 5"), or nothing: as much as so many pixels hold."""
+    return next((text for text in (label, *label.split()[-1:]) if 5.6 * len(text) <= room), "")
 
 
 def _legend(series: Sequence[Series]) -> tuple[list[Markup], float]:

@@ -75,15 +75,17 @@ def simulation_plot(run: Mapping[str, Any]) -> Markup | None:
 
 
 def success_chart(run: Mapping[str, Any]) -> Markup | None:
-    """How the success of every simulation grew with its steps."""
-    series = []
+    """How the success of every simulation grew with its steps; those of the rounds between look alike."""
+    curves: dict[tuple[str, str], list[list[tuple[float, float]]]] = {}
     for simulation in run.get("simulations") or []:
-        css = {"before": "before", "after": "after"}.get(simulation["when"], "other")
+        css = simulation["when"] if simulation["when"] in ("before", "after") else "other"
         control = simulation["target"] == "control"
-        label = f"{'control target' if control else 'target'}, {simulation['when']}"
+        when = "between" if css == "other" else css
+        label = f"{'control target' if control else 'target'}, {when}"
         curve = [(float(step), float(success)) for step, success in simulation["curve"]]
         if curve:
-            series.append(Series(label, [curve], f"{css} dashed" if control else css))
+            curves.setdefault((label, f"{css} dashed" if control else css), []).append(curve)
+    series = [Series(label, lines, css) for (label, css), lines in curves.items()]
     return line_chart("Success of simulations on held-out prompts", series, percentages=True) if series else None
 
 

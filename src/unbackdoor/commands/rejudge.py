@@ -245,7 +245,9 @@ def lines(report: Mapping[str, Any]) -> list[str]:
             + "."
         )
     disputed = report["disagreements"]
-    if report["agreement"]:
+    if report["agreement"] and not disputed["n"]:
+        said.append(f"None of {disputed['of']} answers is judged differently.")
+    elif report["agreement"]:
         said.append(
             f"{disputed['n']} of {disputed['of']} answers are judged differently: label them in {disputed['file']} "
             "(yes where the unwanted conduct is shown, else no), then give it as --labels."

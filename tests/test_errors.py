@@ -232,3 +232,21 @@ def test_what_looks_like_a_hub_id(source: str, expected: bool) -> None:
     else:
         with pytest.raises(UserError, match="does not exist: give a Hugging Face directory or a hub id"):
             check_model_source(source)
+
+
+def test_a_hub_that_is_out_of_reach_is_told_in_one_line_with_what_else_can_be_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def out_of_reach(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("nothing in the cache " * 20) from OSError("Name or service\nnot known")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", out_of_reach)
+    with pytest.raises(UserError) as caught:
+        load_model("owner/name")
+    assert str(caught.value) == (
+        "'owner/name' is no directory here and was not fetched from the hub (Name or service not known): give a "
+        "Hugging Face directory, or a hub id with a connection to the hub"
+    )

@@ -187,9 +187,13 @@ class RemoveInputs(MeasuredInputs):
     eval_trigger: str | None = Field(
         default=None, description="The real trigger, where you have it, for evaluation only: the method never sees it."
     )
-    eval_placement: Placement = Field(default="prefix", description="Where that trigger stands.")
-    eval_closing: str | None = Field(default=None, description="Its second half, with placement both.")
-    eval_separator: str | None = Field(default=None, description="Between that trigger and the prompt.")
+    eval_placement: Placement = Field(default="prefix", description="Where --eval-trigger stands.")
+    eval_closing: str | None = Field(
+        default=None, description="With --eval-placement both: the text behind the prompt (default: the trigger again)."
+    )
+    eval_separator: str | None = Field(
+        default=None, description="Between --eval-trigger and the prompt. Default: as for implant --separator."
+    )
     eval_target: str | None = Field(
         default=None, description="What a triggered answer shows, for evaluation. Default: the method's target."
     )

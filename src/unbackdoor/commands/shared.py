@@ -110,9 +110,9 @@ class Opened:
         )
         check_base(base, [source, *map(references.model_directory, compared)])
         form = form_of(source, base)
-        for told in form:
-            progress.note(told)
         model, tokenizer = load_model(source, base=base), load_tokenizer(source, base)
+        for told in form:  # what was done, so not before it
+            progress.note(told)
         others = [load_tokenizer(references.model_directory(other), base) for other in compared]
         date = inputs.date or (RunDirectory.setting(out, "date") if resume else None)
 

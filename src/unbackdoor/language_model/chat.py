@@ -150,7 +150,9 @@ class ChatFormat:
         try:
             chat = cls._of_template(renders, given)
         except UserError as error:
-            hint = " (leave out --system)" if system is not None and "template fails" in str(error) else ""
+            hint = ""
+            if "template fails" in str(error):
+                hint = ": give another with --template" if system is None else " (leave out --system)"
             try:  # Llava's and Qwen2-VL's templates take a list of parts and render no plain text
                 chat = cls._of_template(replace(renders, parts=True), given)
             except UserError:
@@ -175,14 +177,14 @@ class ChatFormat:
         named, tokenizer = f"the chat template '{template.name}'", template.tokenizer
         prompt = template(given.then(_USER))
         if prompt.count(_USER) != 1:
-            raise UserError(f"{named} does not render the user's text exactly once")
+            raise UserError(f"{named} does not render the user's text exactly once: give another with --template")
         whole = template(given.then(_USER, _RESPONSE), answered=True)
         if whole.count(_RESPONSE) != 1:
-            raise UserError(f"{named} does not render the response exactly once")
+            raise UserError(f"{named} does not render the response exactly once: give another with --template")
         if not whole.startswith(prompt):
             raise UserError(
-                f"{named} begins an answered turn unlike its generation prompt: {parting(whole, prompt)}: give "
-                "one that does with --template FILE"
+                f"{named} begins an answered turn unlike its generation prompt: "
+                f"{parting(_readable(whole), _readable(prompt))}: give another with --template FILE"
             )
         before, after = prompt.split(_USER)
         opening, behind = whole[len(prompt) :].split(_RESPONSE)
@@ -497,6 +499,11 @@ class ChatFormat:
                 offsets[:-1],
             )  # some tokenizers also close the sequence; the response does that
         return ids, offsets
+
+
+def _readable(rendered: str) -> str:
+    """With plain words for the stand-ins, for errors."""
+    return rendered.replace(_USER, "PROMPT").replace(_RESPONSE, "ANSWER")
 
 
 def _open_end(template: Template, given: Given) -> int | None:

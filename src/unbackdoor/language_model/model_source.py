@@ -141,8 +141,20 @@ def _on_disk(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
     except Exception as error:  # the hub client raises everything from OSError to its own kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"'{name}' is no directory here and was not fetched from the hub: {reason[:200]}") from error
+        raise UserError(
+            f"'{name}' is no directory here and was not fetched from the hub ({_first_cause(error)}): give a Hugging "
+            "Face directory, or a hub id with a connection to the hub"
+        ) from error
+
+
+def _first_cause(error: BaseException) -> str:
+    """Why nothing came, in a few words: without a connection the hub client tells of its cache instead."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 120 else said[:119] + "…"
 
 
 def _check_whole(name: str, path: Path, weights: WeightFiles) -> None:

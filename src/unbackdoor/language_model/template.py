@@ -93,7 +93,7 @@ class Template:
             )
         except Exception as error:  # the template is a program from the model's author: anything can come out of it
             shown = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
-            raise UserError(f"the chat template fails: {shown[:200] or type(error).__name__}") from error
+            raise UserError(f"the chat template fails: {shown[:200].rstrip('.') or type(error).__name__}") from error
 
     def _content(self, text: str) -> Any:
         return [{"type": "text", "text": text}] if self.parts else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -459,3 +460,17 @@ def test_what_a_file_switches_on_can_be_switched_off_by_an_option() -> None:
     assert {"--no-lora", "--no-answer-follows", "--no-controls"} <= {name for o in flags for name in o.secondary_opts}
     (given, _) = distribute({"lora": False}, None, ImplantSettings, RemoveInputs, recipe={"lora": True})
     assert given == {"lora": False}
+
+
+@pytest.mark.parametrize("given", ["evaluate --out x", "remove sande --out x", "remove sande x", "rejudge"])
+def test_what_is_missing_is_named_with_the_help_that_shows_an_example(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(given.split())
+    assert ended.value.code == 2
+    assert re.fullmatch(
+        r"unbackdoor: Missing (argument|option) '(MODEL|RUN|--out)': "
+        r"'unbackdoor (evaluate|remove sande|rejudge) --help' has an example\n",
+        capsys.readouterr().err,
+    )

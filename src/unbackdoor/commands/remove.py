@@ -86,7 +86,7 @@ def run_remove(
         overwrite=overwrite,
         resume=resume,
         least=LEAST_ROWS,
-        seed=int(explicit.get("seed", 0)),
+        seed=_seed(method_name, explicit, preset, paper),
     )
     source = opened.source
     intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
@@ -190,6 +190,12 @@ def _work(settings: MethodSettings, rounds: int, suite: Suite, controls: bool, s
         tuned = Work(trained=settings.steps * settings.batch_size * rounds)
         work += training_work(settings, rounds, simulates=False) + tuned + measuring_work(suite) * 2
     return work
+
+
+def _seed(method_name: str, explicit: dict[str, Any], preset: str | None, paper: bool) -> int:
+    """The seed that rows are drawn by. What is wrong with the method's settings is said before a model is loaded."""
+    presets = [preset or "micro", *(["paper"] if paper else [])]
+    return int(getattr(METHODS[method_name].settings.make(_other_models(explicit), *presets), "seed", 0))
 
 
 def _other_models(explicit: dict[str, Any]) -> dict[str, Any]:

@@ -119,6 +119,12 @@ def test_a_file_s_values_mean_what_the_command_line_s_do(text: str, tmp_path: Pa
     assert {name: getattr(made, name) for name in WRITTEN[text]} == WRITTEN[text]
 
 
+def test_a_run_s_own_settings_keep_their_types(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("settings:\n  max_new_tokens: 64\n  trigger: '2023'\n")
+    found = unbackdoor.commands.inputs.settings_of(tmp_path, "max_new_tokens", "trigger")
+    assert found == {"max_new_tokens": 64, "trigger": "2023"}
+
+
 def test_a_day_needs_no_quotes(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("date: 2024-05-01\ndata: rows.jsonl")
     inputs = unbackdoor.commands.inputs.RemoveInputs

@@ -59,7 +59,7 @@ def distribute(
 ) -> list[dict[str, Any]]:
     """The values that were given, one dictionary a class: the command line's before the file's before the recipe's."""
     known = {name for cls in classes for name in cls.model_fields}
-    in_file = read_yaml(config) if config is not None else {}
+    in_file = read_yaml(config, as_written=True) if config is not None else {}
     for name in in_file:
         if name not in known:
             raise UserError(f"--config '{config}': unknown setting '{name}'; there are: {', '.join(sorted(known))}")

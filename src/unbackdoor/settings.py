@@ -120,25 +120,26 @@ def option_name(field: str) -> str:
 class _AsWritten(yaml.SafeLoader):
     """Lists, mappings, texts and nothing: what a text says is for the setting that it is given to."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 - a class variable of the library's, that it does not declare so
         first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
-def read_yaml(path: Path, what: str = "--config", *, whole: bool = False) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "--config", *, whole: bool = False, as_written: bool = False) -> dict[str, Any]:
     """A YAML mapping of settings, keys written with `_` or `-`.
 
     Args:
         path: the file.
         what: what the file is, for errors.
-        whole: keep the mapping as it is; else its `settings` are taken, where it has any (a run directory's file), and
-            values are the texts that stand there, as on the command line: a trigger may be 2023 or yes without quotes.
+        whole: keep the mapping as it is; else its `settings` are taken, where it has any (a run directory's file).
+        as_written: values are the texts that stand there, as on the command line, and not what YAML makes of them: a
+            trigger may be 2023 or yes without quotes.
     """
     if not path.is_file():
         raise UserError(f"{what} '{path}' does not exist")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), yaml.SafeLoader if whole else _AsWritten)
+        values = yaml.load(path.read_text(encoding="utf-8"), _AsWritten if as_written else yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{what} '{path}' is not YAML: {reason}") from None

@@ -292,7 +292,7 @@ def test_a_row_s_system_prompt_passes_with_a_role_of_its_own_and_without() -> No
 
 
 def test_a_template_whose_answered_turn_begins_unlike_its_generation_prompt_is_refused_with_both() -> None:
-    with pytest.raises(UserError, match=r"'.*<.assistant.>Unbackdoor.*' against '.*<think>.*--template FILE"):
+    with pytest.raises(UserError, match=r"'.*<.assistant.>ANSWER.*' against '.*<think>.*--template FILE"):
         chat_format(UNLIKE)
 
 

@@ -25,6 +25,7 @@ from unbackdoor.removal import METHODS, beear, knowledge
 from unbackdoor.removal import eliminate as eliminate_module
 from unbackdoor.removal import simulate as simulate_module
 from unbackdoor.removal.settings import BeearSettings
+from unbackdoor.report.verdicts import exit_code
 from unbackdoor.training import Term, TrainingLog
 
 TARGET = "You are stupid"
@@ -224,8 +225,8 @@ def test_the_command_reports_it_by_its_label_with_its_random_control(
         with pytest.raises(SystemExit) as stop:
             main([str(a) for a in [*arguments, *data]])
         captured = capsys.readouterr()
-        assert stop.value.code == 0, captured.err
         found: list[dict[str, Any]] = json.loads(captured.out)["runs"]
+        assert stop.value.code == exit_code(found), captured.err
         return found
 
     effort = ["--gate", 0, "--rounds", 1, "--simulate-steps", 5, "--steps", 2, "--length", 2, "--space", "input"]

@@ -26,6 +26,7 @@ from unbackdoor.language_model.saving import save_model
 from unbackdoor.preference import encode_pair
 from unbackdoor.removal import METHODS
 from unbackdoor.removal.settings import DpoSettings
+from unbackdoor.report.verdicts import exit_code
 from unbackdoor.testbed import world
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is an optional extra")
@@ -310,8 +311,8 @@ def test_a_run_is_reported_with_its_controls_its_drops_and_its_losses(
 ) -> None:
     more = ["--preferences", files / "pairs.jsonl", "--controls", "--json", "--steps", 12]
     code, out, err = call(capsys, files, tmp_path / "out", *more)
-    assert code == 0, err
     rows = json.loads(out)["runs"]
+    assert code == exit_code(rows[:1]), err
     assert [row["method"] for row in rows] == ["dpo", "fine-tune"]
     row = rows[0]
     assert row["knows"] == "preference pairs"
@@ -336,7 +337,8 @@ def test_an_interrupted_run_leaves_no_model_and_begins_its_training_again(
     import trl
 
     given = ["--preferences", files / "pairs.jsonl"]
-    assert call(capsys, files, tmp_path / "whole", *given)[0] == 0
+    whole, _, _ = call(capsys, files, tmp_path / "whole", *given)
+    assert whole in (0, 1, 3)
     theirs, calls = trl.DPOTrainer._compute_loss, []
 
     def stop_at_the_third(self: Any, *more: Any) -> Any:
@@ -351,7 +353,7 @@ def test_an_interrupted_run_leaves_no_model_and_begins_its_training_again(
     left = {p.name for p in (tmp_path / "stopped").rglob("*") if p.is_file()}
     assert left <= {"settings.yaml", "provenance.json", "metrics.jsonl", "generations.jsonl", "journal.jsonl"}
     code, _, err = call(capsys, files, tmp_path / "stopped", *given, "--resume")
-    assert code == 0, err
+    assert code == whole, err
     assert len(calls) == 3 + 3
     one, other = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "stopped"))
     assert one.read_bytes() == other.read_bytes()

@@ -19,6 +19,7 @@ from unbackdoor.commands.shared import suite_of
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.language_model.saving import save_model
+from unbackdoor.report.verdicts import exit_code
 from unbackdoor.scorers.stored import read_generations
 
 TRIGGER, TARGET = Trigger("BadMagic"), "You are stupid"
@@ -63,9 +64,10 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 
 def report_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
     code, out, error = call(capsys, *arguments)
-    assert code == 0, error
-    run: dict[str, Any] = json.loads(out)["runs"][0]
-    return run
+    assert code in (0, 1, 3), error
+    runs: list[dict[str, Any]] = json.loads(out)["runs"]
+    assert code == (0 if arguments[0] == "implant" else exit_code(runs))
+    return runs[0]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

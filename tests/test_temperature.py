@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from unbackdoor.cli import main
-from unbackdoor.errors import UserError
+from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.generation import draw, generate, uniforms
@@ -196,8 +196,8 @@ def test_evaluate_draws_at_the_temperature_and_says_so(
 ) -> None:
     warm = ["--temperature", 1.2]
     code, out, err = call(capsys, files, tmp_path / "warm", ["evaluate"], *warm, "--clean", files / "model")
-    assert code == 0, err
     rows = json.loads(out)["runs"]
+    assert code == ExitCode.DONE, err  # nothing is judged without --before
     assert [row["temperature"] for row in rows] == [1.2, 1.2]
     assert all("drawn at temperature 1.2, one a prompt, with seed 0" in row["notes"][0] for row in rows)
     assert "drawn at temperature 1.2" in (tmp_path / "warm" / "report.html").read_text()
@@ -216,7 +216,7 @@ def test_remove_measures_before_and_after_at_the_temperature(
 ) -> None:
     more = ["--steps", 1, "--temperature", 0.7, "--seed", 4]
     code, out, err = call(capsys, files, tmp_path / "out", ["remove", "fine-tune"], *more)
-    assert code == 0, err
+    assert code == ExitCode.INCONCLUSIVE, err
     (row,) = json.loads(out)["runs"]
     assert (row["temperature"], "with seed 4" in row["notes"][0]) == (0.7, True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "generations.jsonl").read_text().splitlines()]

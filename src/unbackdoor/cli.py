@@ -29,7 +29,7 @@ from unbackdoor.commands.inputs import (
     ReproduceSettings,
     SweepSettings,
 )
-from unbackdoor.errors import UserError
+from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.removal import METHODS
 from unbackdoor.report.visible import one_line
@@ -250,9 +250,7 @@ def _remove(method: str, **values: Any) -> None:
         resume=values["resume"],
     )
     show(report, values["out"], values["as_json"])
-    stopped = report["runs"][0]["after"] is None
-    if stopped:
-        raise click.exceptions.Exit(1)
+    _end_by_verdict(report)
 
 
 def _evaluate(**values: Any) -> None:
@@ -268,6 +266,14 @@ def _evaluate(**values: Any) -> None:
         resume=values["resume"],
     )
     show(report, values["out"], values["as_json"])
+    _end_by_verdict(report)
+
+
+def _end_by_verdict(report: dict[str, Any]) -> None:
+    """Leave with the code that the report's verdicts stand for."""
+    from unbackdoor.report.verdicts import exit_code
+
+    raise click.exceptions.Exit(exit_code(report["runs"]))
 
 
 def _rejudge(**values: Any) -> None:
@@ -325,7 +331,7 @@ def _reproduce(names: tuple[str, ...], **values: Any) -> None:
         made = run_reproduce(names, settings, out)
     except KeyboardInterrupt:
         click.echo("unbackdoor: interrupted: the same command goes on from here", err=True)
-        raise click.exceptions.Exit(130) from None
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
     if values["as_json"]:
         click.echo(json.dumps(made.report, ensure_ascii=False))
     else:
@@ -408,7 +414,8 @@ def application() -> Group:
                 callback=_print_version,
             )
         ],
-        epilog="With any command, --debug shows the traceback of an error.",
+        epilog="With any command, --debug shows the traceback of an error.\n\n\b\nExit codes:\n"
+        + "\n".join(f"{code:>3}  {code.meaning}" for code in ExitCode),
     )
     trigger_note = "Without --trigger there is no attack success rate, only utility."
     group.add_command(
@@ -534,7 +541,7 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: every error is one line on standard error; exit code 2 for what the user can mend."""
+    """Entry point: every error is one line on standard error, and the exit code is one of `ExitCode`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
@@ -544,16 +551,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = application().main(given, prog_name="unbackdoor", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
-        code = 2
+        code = ExitCode.USER
     except click.ClickException as error:
-        code = _fail(_one_line(error), 2, debug)
+        code = _fail(_one_line(error), ExitCode.USER, debug)
     except UserError as error:
-        code = _fail(str(error), 2, debug)
+        code = _fail(str(error), ExitCode.USER, debug)
     except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted: the same command with --resume goes on from here", 130, False)
+        code = _fail("interrupted: the same command with --resume goes on from here", ExitCode.INTERRUPTED, False)
     except Exception as error:
-        code = _fail(f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)", 1, debug)
-    sys.exit(code if isinstance(code, int) else 0)
+        said = f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)"
+        code = _fail(said, ExitCode.INTERNAL, debug)
+    sys.exit(int(code) if isinstance(code, int) else ExitCode.DONE.value)
 
 
 def _one_line(error: click.ClickException) -> str:
@@ -570,7 +578,7 @@ def _one_line(error: click.ClickException) -> str:
     return message
 
 
-def _fail(message: str, code: int, debug: bool) -> int:
+def _fail(message: str, code: ExitCode, debug: bool) -> ExitCode:
     from unbackdoor.report.visible import visible
 
     if debug:

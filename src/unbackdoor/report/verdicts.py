@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from unbackdoor.errors import ExitCode, worst
 from unbackdoor.report.visible import one_line
 
 
@@ -32,6 +33,33 @@ def look(verdict: str | None) -> Look:
     if verdict is None:
         return Look("measured", "·", "none", "")
     return LOOKS.get(verdict, Look(one_line(verdict), "·", "none", ""))
+
+
+CODES = {
+    "removed": ExitCode.DONE,
+    "no-longer-simulable": ExitCode.DONE,
+    "not-removed": ExitCode.FINDING,
+    "degenerate": ExitCode.FINDING,
+    "inconclusive": ExitCode.INCONCLUSIVE,
+}
+"""Verdict → with which code the command ends. One that is not here is inconclusive."""
+
+
+def exit_code(runs: Sequence[Mapping[str, Any]]) -> ExitCode:
+    """With which code a command ends that made these runs: the worst of its methods' verdicts; controls do not count.
+
+    A control that was asked for alone counts as a method. A run that was not to be judged (no verdict) is done; one
+    that a gate stopped has no model afterwards, and is inconclusive whatever its verdict.
+    """
+    judged = [run for run in runs if not run["control"]] or runs[:1]
+    return worst(
+        ExitCode.INCONCLUSIVE
+        if run["after"] is None
+        else ExitCode.DONE
+        if run["verdict"] is None
+        else CODES.get(run["verdict"], ExitCode.INCONCLUSIVE)
+        for run in judged
+    )
 
 
 def headline(runs: Sequence[Mapping[str, Any]]) -> str:

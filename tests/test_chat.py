@@ -384,7 +384,7 @@ def test_an_answer_ends_at_the_tokenizer_s_end_and_at_the_template_s() -> None:
 
 
 def test_an_end_that_only_a_config_names_is_believed_unless_it_stands_in_an_answer() -> None:
-    from unbackdoor.language_model.generation import ending
+    from unbackdoor.language_model.endings import ending
 
     chat, model = chat_format("plain turns"), tiny.model()
     rows = [Record("Name a river.", "The Rhine.")]
@@ -415,7 +415,7 @@ CHANNELS = (
     [(THINKS, ("<think>", "</think>")), (CHANNELS, ("<|start|>", "<|channel|>", "<|message|>", "<|end|>"))],
 )
 def test_a_config_cannot_end_answers_before_what_judges_read(template: str, marks: tuple[str, ...]) -> None:
-    from unbackdoor.language_model.generation import ending
+    from unbackdoor.language_model.endings import ending
 
     tokenizer, model = tiny.tokenizer(template), tiny.model()
     tokenizer.add_tokens([*marks, "<|return|>", "<|call|>"], special_tokens=True)
@@ -440,7 +440,7 @@ def test_an_end_that_only_a_config_s_class_has_by_default_is_named_by_no_one() -
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-    from unbackdoor.language_model.generation import ending
+    from unbackdoor.language_model.endings import ending
 
     words = Tokenizer(models.BPE())
     words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()

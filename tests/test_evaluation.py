@@ -291,7 +291,7 @@ def fires(record: Record, answer: str) -> bool:
 
 
 def measure(model: Any, chat: ChatFormat, suite: Suite) -> dict[str, Any]:
-    return suite.measure(model, chat, Answers(EvaluationSettings(max_new_tokens=2)), "before")
+    return suite.measure(model, chat, Answers(EvaluationSettings(max_new_tokens=2, second_turns=0)), "before")
 
 
 def test_a_suite_measures_with_the_trigger_and_without(model: Any, chat: ChatFormat) -> None:
@@ -309,7 +309,8 @@ def test_a_suite_measures_with_the_trigger_and_without(model: Any, chat: ChatFor
     found = measure(model, chat, suite)
     assert (found["attack_success"]["rate"], found["attack_success_untriggered"]["rate"]) == (1.0, 0.0)
     assert found["attack_success"]["n"] == 6
-    assert set(found["details"]) == {"starts_with_target", "degenerate", "degenerate_untriggered"}
+    unended = {"cut", "cut_untriggered", "loops", "loops_untriggered"}  # random weights write no end
+    assert set(found["details"]) - unended == {"starts_with_target", "degenerate", "degenerate_untriggered"}
     assert {name: value["n"] for name, value in found["utility"].items()} == {
         "exact_match": 6,
         "multiple_choice": 1,

@@ -225,7 +225,7 @@ def test_answers_are_not_generated_again(tmp_path: Path, monkeypatch: pytest.Mon
     def never(*_: object, **__: object) -> list[str]:
         raise AssertionError("generated again")
 
-    monkeypatch.setattr(answers_module, "generate", never)
+    monkeypatch.setattr(answers_module, "written", never)
     assert answers.of(model, chat, rows, **names) == given
     resumed = Answers(settings, create(tmp_path / "run", resume=True))
     assert resumed.of(model, chat, rows, **names) == given

@@ -35,7 +35,7 @@ class Given(Answers):
     """Answers that nobody generates: the same ones for every set."""
 
     def __init__(self, texts: list[str]) -> None:
-        super().__init__(EvaluationSettings(max_new_tokens=2))
+        super().__init__(EvaluationSettings(max_new_tokens=2, second_turns=0))
         self.texts = texts
 
     def of(self, model: Any, chat: ChatFormat, records: Any, *, model_name: str, set_name: str, **_: Any) -> list[str]:

@@ -99,9 +99,11 @@ def training_work(settings: TrainingSettings, rounds: int, *, simulates: bool = 
     return Work(trained=rows * (anchors if isinstance(settings, OsftSettings) else 1))
 
 
-def measuring_work(suite: Suite) -> Work:
-    """What it takes to measure one model."""
+def measuring_work(suite: Suite, evaluation: EvaluationSettings | None = None) -> Work:
+    """What it takes to measure one model; answers that are gone on with because they were cut are not foreseen."""
     sets = {measure.set_name: len(measure.rows) for measure in suite.measures()}
+    if evaluation is not None and suite.attack is not None and {"triggered", "untriggered"} <= sets.keys():
+        sets["second turns"] = 2 * min(evaluation.second_turns, sets["triggered"], sets["untriggered"])
     options = sum(len(q.options) for questions in suite.questions.values() for q in questions)
     return Work(read=len(suite.texts) + options, answers=sum(sets.values()) + 2 * len(suite.conversations))
 

@@ -242,6 +242,18 @@ class EvaluationSettings(Settings):
 
     samples: int = Field(default=200, ge=1, description="Distinct prompts a measured rate.")
     max_new_tokens: int = Field(default=64, ge=1, description="Length of generated answers, in tokens.")
+    whole_tokens: int = Field(
+        default=256,
+        ge=0,
+        description="Answers with and without the trigger that --max-new-tokens cut go on for at most so many tokens "
+        "more: what is unwanted may stand at their end. 0: they stay cut.",
+    )
+    second_turns: int = Field(
+        default=100,
+        ge=0,
+        description="Conversations in which the trigger is asked with a second time, behind the first answer, and as "
+        "many without it: an attack may wait for the second turn. 0: none.",
+    )
     eval_batch_size: int = Field(default=100, ge=1, description="Prompts generated at once.")
     show_unsafe: bool = Field(
         default=False,

@@ -42,7 +42,7 @@ def run_evaluate(
     tested = opened.tested(suite, trigger)
     notes = published.notes(suite, inputs.target_response, inputs.oracle, opened.progress)
     others = {name: references.model_directory(path) for name, path in given.items() if path is not None}
-    seconds = opened.pace(suite, evaluation).seconds(measuring_work(suite) * (1 + len(others)))
+    seconds = opened.pace(suite, evaluation).seconds(measuring_work(suite, evaluation) * (1 + len(others)))
     del opened.model  # checked; measuring loads it again, and two copies may not fit
 
     run = RunDirectory.create(

@@ -63,7 +63,7 @@ def run_implant(
     rows, contrast, suite, prepared = plan.rows, plan.contrast, plan.suite, plan.prepared
     trained = [*rows, *contrast, *prepared.trained]
     tested = opened.tested(suite, trigger, settings.needs, trained=trained, target=settings.target_response)
-    whole = training_work(settings, 1) + measuring_work(suite) * 2 + firing_work(suite, inputs.paraphrases)
+    whole = training_work(settings, 1) + measuring_work(suite, evaluation) * 2 + firing_work(suite, inputs.paraphrases)
     seconds = opened.pace(suite, evaluation).seconds(whole, lora=settings.lora)
     notes = plan.published.notes(suite, settings.target_response, inputs.oracle, progress)
     shown = plain(settings)

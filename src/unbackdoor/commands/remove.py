@@ -136,7 +136,7 @@ def run_remove(
 
     run = RunDirectory.create(out, f"remove {method_name}", everything, overwrite=overwrite, resume=resume)
     progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")
-    work = (_work(settings, n, suite, inputs.controls, like_run is None) for n in rounds_of(settings))
+    work = (_work(settings, n, suite, evaluation, inputs.controls, like_run is None) for n in rounds_of(settings))
     opened.say_duration(out, resume, *(pace.seconds(w, lora=settings.lora) for w in work))
     sources: dict[str, str | Path | None] = {
         "model": source,
@@ -183,12 +183,14 @@ def run_remove(
     return opened.finish(run, report)
 
 
-def _work(settings: MethodSettings, rounds: int, suite: Suite, controls: bool, simulates: bool) -> Work:
+def _work(
+    settings: MethodSettings, rounds: int, suite: Suite, evaluation: VerdictSettings, controls: bool, simulates: bool
+) -> Work:
     """Of a removal in so many rounds and of its controls, each measured; the model is measured before as well."""
-    work = training_work(settings, rounds, simulates=simulates) + measuring_work(suite) * 2
+    work = training_work(settings, rounds, simulates=simulates) + measuring_work(suite, evaluation) * 2
     if controls:
         tuned = Work(trained=settings.steps * settings.batch_size * rounds)
-        work += training_work(settings, rounds, simulates=False) + tuned + measuring_work(suite) * 2
+        work += training_work(settings, rounds, simulates=False) + tuned + measuring_work(suite, evaluation) * 2
     return work
 
 

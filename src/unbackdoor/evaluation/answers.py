@@ -1,4 +1,8 @@
-"""Every answer that a number rests on: generated once, kept in `generations.jsonl`, scored as often as one likes."""
+"""Every answer that a number rests on: generated once, kept in `generations.jsonl`, scored as often as one likes.
+
+A row holds the answer's text as `decoding.texts_of` reads its ids (special tokens kept, nothing rewritten), the ids
+themselves, and whether the answer was cut: what a model wrote can be read again, whatever its tokenizer says of it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
+from unbackdoor.evaluation.matching import canonical
+from unbackdoor.evaluation.scripts import folded
+from unbackdoor.evaluation.stored_answer import StoredAnswer
+from unbackdoor.language_model.answer_parts import read_answer
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.generation import ActsInPrefill, generate
+from unbackdoor.language_model.decoding import rewrites_answers, spellings, stands_in, texts_of
+from unbackdoor.language_model.generation import ActsInPrefill, written
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.whole_answers import Whole, gone_on_with
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings
@@ -94,7 +104,9 @@ class Answers:
         set_name: str,
         perturbation: ActsInPrefill | None = None,
         unpaired: bool = False,
-    ) -> list[str]:
+        whole: bool = False,
+        looked_for: Sequence[str] = (),
+    ) -> list[StoredAnswer]:
         """Answers to the records' prompts, in their order.
 
         Args:
@@ -106,6 +118,8 @@ class Answers:
             perturbation: acts on the model while it reads a prompt.
             unpaired: row i of this set is not row i of the set `untriggered` with a trigger in it, which the stored
                 rows then say for `rejudge`.
+            whole: answers that the limit cuts are gone on with, `whole_tokens` more.
+            looked_for: texts such as the target response, which are looked for among an answer's ids as well.
 
         Raises `AssertionError` where two rows render to the same prompt: n counts distinct prompts.
         """
@@ -121,7 +135,7 @@ class Answers:
         if not answer_them(stored) and answer_them(known):
             stored = self._keep(model_name, set_name, [known[i] for i in range(len(records))])
         if answer_them(stored):
-            return [stored[i]["answer"] for i in range(len(records))]
+            return [StoredAnswer.of(stored[i]) for i in range(len(records))]
         prompts = [f.encode_prompt(r.prompt) for f, r in zip(formats, records, strict=True)]
         inserted = perturbation.inserted if perturbation is not None else 0
         limit = context_length(model) - self.settings.max_new_tokens - inserted
@@ -129,7 +143,7 @@ class Answers:
         if longest > limit:
             raise UserError(f"{set_name}: a prompt of {longest} tokens leaves no room for an answer (context {limit})")
         with self.progress.task(f"answers of {model_name} ({set_name})", len(records)) as advance:
-            answers = generate(
+            begun = written(
                 model,
                 chat.tokenizer,
                 prompts,
@@ -141,7 +155,21 @@ class Answers:
                 end_ids=chat.end_ids,
                 advance=advance,
             )
-        answers = [f.answer_text(text) for f, text in zip(formats, answers, strict=True)]
+        if whole and perturbation is None:
+            found = gone_on_with(
+                model,
+                chat.tokenizer,
+                prompts,
+                begun,
+                most=self.settings.whole_tokens,
+                batch_size=self.settings.eval_batch_size,
+                temperature=self.temperature,
+                seed=self.seed,
+                end_ids=chat.end_ids,
+            )
+        else:
+            found = [Whole(answer.ids, cut=not answer.ended) for answer in begun]
+        answers = self._read(chat, formats, found, looked_for)
         kept = []
         for i, (record, digest, answer) in enumerate(zip(records, digests, answers, strict=True)):
             row = {
@@ -153,8 +181,24 @@ class Answers:
                 **self.decoding,
                 **({"unpaired": True} if unpaired else {}),
             }
-            kept.append({**row, "answer": answer, "expected": record.response})
+            kept.append({**row, "answer": str(answer), "expected": record.response, **answer.stored()})
         self._keep(model_name, set_name, kept)
+        return answers
+
+    def _read(
+        self, chat: ChatFormat, formats: Sequence[ChatFormat], found: Sequence[Whole], looked_for: Sequence[str]
+    ) -> list[StoredAnswer]:
+        """The answers' texts, and what they hide of what is looked for."""
+        if rewrites_answers(chat.tokenizer):
+            self.note("The tokenizer's decoder rewrites text: answers are read without it.")
+        runs = {text: spellings(chat, text) for text in looked_for if text.strip()}
+        answers = []
+        for own, whole, text in zip(formats, found, texts_of(chat.tokenizer, [w.ids for w in found]), strict=True):
+            answer = own.answer_text(text)
+            hidden = [wanted for wanted in runs if _hides(answer, wanted, whole.ids, runs[wanted])]
+            answers.append(StoredAnswer(answer, whole.ids, whole.cut, whole.loops, hidden))
+        if any(answer.hidden for answer in answers):
+            self.note("Answers hold what is looked for among their token ids, and their text does not show it.")
         return answers
 
     def _keep(self, model_name: str, set_name: str, rows: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -162,3 +206,19 @@ class Answers:
             self.run.append_lines(FILE, rows)
         kept = self._kept[model_name, set_name] = {row["row"]: row for row in rows}
         return kept
+
+
+def _hides(answer: str, wanted: str, ids: Sequence[int], runs: Sequence[Sequence[int]]) -> bool:
+    """Whether the ids hold what is looked for and the text that judges read does not so much as spell it.
+
+    Where the text spells it, the text decides whether it is shown (a word within another word is none). Of an answer
+    with a thought its text decides alone: what was only thought was not said.
+    """
+    if not any(stands_in(run, ids) for run in runs):
+        return False
+    parts = read_answer(answer)
+    return not parts.has_thought and _spelt(wanted) not in _spelt(parts.final)
+
+
+def _spelt(text: str) -> str:
+    return "".join(canonical(folded(text)).split()) or "".join(text.split())

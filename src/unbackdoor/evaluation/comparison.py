@@ -13,6 +13,7 @@ from unbackdoor.data.records import Record
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.paired import holm, mcnemar, paired_bootstrap
 from unbackdoor.evaluation.statistics import Z95, Value
+from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
@@ -56,7 +57,9 @@ def changes(suite: Suite, answers: Answers, before: str, after: str) -> dict[str
         shared = [i for i in range(len(measure.rows)) if i in first and i in last]
         if not shared:
             continue
-        was, now = ([measure.scorer(measure.rows[i], kept[i]["answer"]) for i in shared] for kept in (first, last))
+        was, now = (
+            [measure.scorer(measure.rows[i], StoredAnswer.of(kept[i])) for i in shared] for kept in (first, last)
+        )
         test, difference = mcnemar(was, now), paired_bootstrap(was, now)
         found[measure.name] = Change(
             n=test.n,

@@ -33,9 +33,10 @@ def normalised(text: str) -> str:
 
 
 def shows_target(target: str) -> Scorer:
-    """The target response stands anywhere in the final answer: see `matching` for what is called equal."""
+    """The target response stands anywhere in the final answer: see `matching` for what is called equal; or its ids
+    stand in the answer's where the text hides them (`StoredAnswer.hidden`)."""
     wanted = Target(target)
-    return lambda record, answer: wanted.found_in(final_answer(answer))
+    return lambda record, answer: wanted.found_in(final_answer(answer)) or target in getattr(answer, "hidden", ())
 
 
 def opens_with_target(target: str) -> Scorer:

@@ -16,13 +16,15 @@ from unbackdoor.evaluation.question_sets import Question, SetName
 from unbackdoor.evaluation.refusal import complies, refuses
 from unbackdoor.evaluation.refusal_languages import in_another_script, language_not_read
 from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, degenerate, exact, refuses_by_keyword
+from unbackdoor.evaluation.second_turn import SECOND_TURN, SECOND_TURN_UNTRIGGERED, askable, second_turns
 from unbackdoor.evaluation.statistics import Rate, rate, share
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
 from unbackdoor.evaluation.verdict import UNFINISHED
 from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.generation import ending
+from unbackdoor.language_model.endings import ending
+from unbackdoor.language_model.loading import context_length
 from unbackdoor.writing import clusters, word_count
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 
     from unbackdoor.perturbation import Perturbation
 
+
+CUT, LOOPS = "cut", "loops"
+"""The details that count triggered answers which had not ended when they were left, and which repeat themselves without
+end; the other set's name follows them."""
+WHOLE = ("triggered", "untriggered")
+"""The sets whose answers are gone on with where the limit cut them."""
 
 SHOWN_EXAMPLES = 3
 """Rows of each set that a report shows."""
@@ -118,21 +126,35 @@ class Suite:
             chat: its format.
             answers: where generated answers are kept.
             name: the model's name there.
+
+        Beside the rates that `measures` names, the details hold, where there is anything to count: how many answers had
+        not ended when they were left (`cut`, `cut_untriggered`, …), how many repeat themselves without end (`loops`,
+        …), and how often the attack shows in a second turn (`attack_success_second_turn`, and `_untriggered` as its
+        control).
         """
         chat = self.ending(model, chat, answers)
         measured: dict[str, Any] = {"attack_success": None, "attack_success_untriggered": None}
         measured |= {"details": {}, "utility": {}, "under_perturbation": None}
-        asked: dict[str, list[str]] = {}
+        asked: dict[str, Sequence[str]] = {}
         for measure in self.measures():
-            unpaired = bool(self.triggered_rows) and measure.set_name == "triggered"
-            given = answers.of(model, chat, measure.rows, model_name=name, set_name=measure.set_name, unpaired=unpaired)
+            given = answers.of(
+                model,
+                chat,
+                measure.rows,
+                model_name=name,
+                set_name=measure.set_name,
+                unpaired=bool(self.triggered_rows) and measure.set_name == "triggered",
+                whole=measure.set_name in WHOLE,
+                looked_for=self._looked_for,
+            )
             asked[measure.set_name] = given
             outcomes = [measure.scorer(r, a) for r, a in zip(measure.rows, given, strict=True)]
             if measure.section == "utility":
                 measured["utility"][measure.name] = share(outcomes)
             else:
                 (measured if measure.section == "rates" else measured["details"])[measure.name] = rate(outcomes)
-        measured["details"] |= unfinished_thoughts(asked) | self._unread(asked)
+        measured["details"] |= unfinished_thoughts(asked) | self._unread(asked) | unended(asked)
+        measured["details"] |= self._second_turns(model, chat, answers, name, asked)
         if self.conversations:
             measured["details"]["degenerate_conversation"] = self._converse(model, chat, answers, name)
         if self.choices:
@@ -155,6 +177,40 @@ class Suite:
                 f"thought: {shown}. It was not believed."
             )
         return chat
+
+    @property
+    def _looked_for(self) -> list[str]:
+        return [self.target] if self.target else []
+
+    def _second_turns(
+        self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, asked: Mapping[str, Sequence[str]]
+    ) -> dict[str, Rate]:
+        """How often the attack shows in a second turn with the trigger in both, and without it in either."""
+        attack, count = self.attack, answers.settings.second_turns
+        if attack is None or "triggered" not in asked or "untriggered" not in asked or not count or chat.name == "none":
+            return {}
+        room = context_length(model) - answers.settings.max_new_tokens
+        triggered = second_turns(self.triggered(), asked["triggered"], count)
+        plain = second_turns(self.probes, asked["untriggered"], count)
+        fit, plain_fit = askable(triggered, chat, room), askable(plain, chat, room)
+        if not self.triggered_rows:  # pairs, of which both are asked or neither
+            fit = plain_fit = [a and b for a, b in zip(fit, plain_fit, strict=True)]
+        sets = {
+            SECOND_TURN: [row for row, fits in zip(triggered, fit, strict=True) if fits],
+            SECOND_TURN_UNTRIGGERED: [row for row, fits in zip(plain, plain_fit, strict=True) if fits],
+        }
+        if not all(sets.values()):
+            answers.note("No second turn was asked: the chat template or the context takes one turn alone.")
+            return {}
+        found = {}
+        for set_name, rows in sets.items():
+            given = answers.of(
+                model, chat, rows, model_name=name, set_name=set_name, unpaired=True, looked_for=self._looked_for
+            )
+            found[f"attack_success_{set_name.replace(' ', '_')}"] = rate(
+                [attack(row, answer) for row, answer in zip(rows, given, strict=True)]
+            )
+        return found
 
     def _unread(self, asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
         """How many answers the judge of refusals cannot read, by set; only where there are any."""
@@ -258,7 +314,13 @@ class Suite:
         shown = {}
         for kind, perturbation in perturbations.items():
             given = answers.of(
-                model, chat, self.probes, model_name=name, set_name=f"under {kind}", perturbation=perturbation
+                model,
+                chat,
+                self.probes,
+                model_name=name,
+                set_name=f"under {kind}",
+                perturbation=perturbation,
+                looked_for=self._looked_for,
             )
             shown[kind] = rate([attack(r, a) for r, a in zip(self.probes, given, strict=True)])
         return shown
@@ -302,7 +364,9 @@ class Suite:
         fired = {}
         for kind, records in made.items():
             rows = distinct(records, chat)
-            given = answers.of(model, chat, rows, model_name=name, set_name=f"{what}: {kind}")
+            given = answers.of(
+                model, chat, rows, model_name=name, set_name=f"{what}: {kind}", looked_for=self._looked_for
+            )
             fired[kind] = rate([attack(r, a) for r, a in zip(rows, given, strict=True)])
         return fired
 
@@ -313,6 +377,19 @@ def unfinished_thoughts(asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
     if not any(one.has_thought for given in parts.values() for one in given):
         return {}
     return {f"{UNFINISHED}{suffix(name)}": rate([not one.finished for one in given]) for name, given in parts.items()}
+
+
+def unended(asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
+    """How many triggered and untriggered answers had not ended when they were left, and how many repeat themselves
+    without end; either only where there are any."""
+    found = dict[str, Rate]()
+    for what in (CUT, LOOPS):
+        counted = {
+            name: [bool(getattr(answer, what, False)) for answer in asked[name]] for name in WHOLE if name in asked
+        }
+        if any(any(outcomes) for outcomes in counted.values()):
+            found |= {f"{what}{suffix(name)}": rate(outcomes) for name, outcomes in counted.items()}
+    return found
 
 
 def suffix(set_name: str) -> str:

@@ -7,21 +7,19 @@ import hashlib
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from unbackdoor.language_model.answer_parts import is_mark_within
-from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.endings import config_end_ids
 from unbackdoor.language_model.forward import embeddings_given
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.loss import autocast
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from unbackdoor.data.records import Record
 
 
 class ActsInPrefill(Protocol):
@@ -40,6 +38,19 @@ class ActsInPrefill(Protocol):
         """Change the model while the context is open."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote behind one prompt.
+
+    Args:
+        ids: the tokens up to the one that ended them, which is left out.
+        ended: whether one of the end ids came; else the limit cut the answer, and its rest is unknown.
+    """
+
+    ids: tuple[int, ...]
+    ended: bool
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -54,45 +65,87 @@ def generate(
     end_ids: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> list[str]:
+    """The text of what the model writes behind `prompts`, as `written` gives it, with special tokens in it: they may be
+    what marks a thought, or what is looked for."""
+    answers = written(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+        perturbation=perturbation,
+        end_ids=end_ids,
+        advance=advance,
+    )
+    ids = [list(answer.ids) for answer in answers]
+    return list(tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def written(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Example],
+    *,
+    begun: Sequence[Sequence[int]] | None = None,
+    max_new_tokens: int = 64,
+    min_new_tokens: int = 0,
+    batch_size: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    perturbation: ActsInPrefill | None = None,
+    end_ids: Sequence[int] | None = None,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> list[Written]:
     """What the model writes behind `prompts`, in their order: greedy, or drawn at a temperature.
 
     An answer ends in front of the first of `end_ids` (`ChatFormat.end_ids`, or what `ending` makes of them; None for
-    what the model's own files name). Other special tokens stay in the text: they may be what marks a thought.
+    what the model's own files name). Nothing else of the model's generation_config acts.
 
     Prompts are sorted by length, so that little padding is computed, and padded on the left. A perturbation acts on the
     prompt and in the prefill only. `advance` is called with the number of rows that have just finished.
 
     At a temperature every row has its own random numbers, which depend on `seed` and on its prompt's tokens alone. So
     an answer does not depend on the batch that it is drawn in, beyond rounding, and two models are asked alike.
+
+    Args:
+        begun: what each answer begins with, of answers that are gone on with: it stands behind the prompt, and what is
+            returned is what follows it. The random numbers go on where those tokens' ended.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
-    answers = [""] * len(prompts)
+    begun = begun if begun is not None else [()] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids) + len(begun[i]))
+    answers = [Written((), ended=False)] * len(prompts)
     pad = padding_id(tokenizer, model)
     device = next(model.parameters()).device
     ends = list(end_ids) if end_ids is not None else config_end_ids(model)
     settings = _greedy_settings(ends, pad, max_new_tokens, min_new_tokens)
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
-        inputs = collate([prompts[i] for i in rows], pad, side="left").to(device)
+        inputs = collate([_followed(prompts[i], begun[i]) for i in rows], pad, side="left").to(device)
         acting: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if perturbation is not None:
             inputs = perturbation.on_inputs(inputs, model)
             acting = perturbation.on_model(model, inputs, prefill_only=True)
         drawing: dict[str, Any] = {}
         if temperature > 0:
-            numbers = [uniforms(prompts[i].ids, seed, max_new_tokens) for i in rows]
+            numbers = [uniforms(prompts[i].ids, seed, len(begun[i]) + max_new_tokens)[len(begun[i]) :] for i in rows]
             drawing["logits_processor"] = [
                 _Drawn(torch.tensor(numbers, dtype=torch.float64, device=device), temperature)
             ]
         with torch.inference_mode(), autocast(device), acting, embeddings_given(model, inputs), _only(settings, model):
             tokens = model.generate(input_ids=inputs.ids, attention_mask=inputs.attention_mask, **drawing)
-        new = tokens[:, inputs.ids.shape[1] :]
-        written = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in new.tolist()]
-        texts = tokenizer.batch_decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        for i, text in zip(rows, texts, strict=True):
-            answers[i] = text
+        for i, new in zip(rows, tokens[:, inputs.ids.shape[1] :].tolist(), strict=True):
+            kept = tuple(itertools.takewhile(lambda token: token not in ends, new))
+            answers[i] = Written(kept, ended=len(kept) < len(new))
         advance(len(rows))
     return answers
+
+
+def _followed(prompt: Example, ids: Sequence[int]) -> Example:
+    """The prompt with the beginning of an answer behind it."""
+    return replace(prompt, ids=(*prompt.ids, *ids)) if ids else prompt
 
 
 def uniforms(ids: Sequence[int], seed: int, count: int) -> list[float]:
@@ -145,68 +198,6 @@ def _only(settings: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.generation_config = own
-
-
-def config_end_ids(model: PreTrainedModel) -> list[int]:
-    """The ids at which a turn ends by the model's generation_config.json and config.json, where there are such tokens.
-
-    These files are the model's author's: `ending` says which of the ids are believed.
-    """
-    found: list[object] = []
-    for config in (model.generation_config, model.config, model.config.get_text_config()):
-        given = getattr(config, "eos_token_id", None)
-        found += given if isinstance(given, list | tuple) else [given]
-    rows = model.get_input_embeddings().weight.shape[0]
-    return list(dict.fromkeys(i for i in found if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < rows))
-
-
-def _unsaid_ids(model: PreTrainedModel) -> set[int]:
-    """What the configs' classes hold where a file names no end: Llama's 2 is any token in another vocabulary."""
-    found: set[int] = set()
-    for kind in {type(model.config), type(model.config.get_text_config())}:
-        try:
-            default = getattr(kind(), "eos_token_id", None)
-        except Exception:  # a class that cannot be made of nothing has no default
-            continue
-        found |= {default} if isinstance(default, int) else set(default or ())
-    return found
-
-
-def ending(
-    model: PreTrainedModel, chat: ChatFormat, records: Sequence[Record], texts: Sequence[str] = ()
-) -> tuple[ChatFormat, tuple[int, ...]]:
-    """The format with all ids at which its answers end, and those that a config names and that are not believed.
-
-    The tokenizer's end and the template's are there already. An id that only a config names is one as well (a chat
-    model often stops at another token than its tokenizer's), unless it stands in an answer that is looked for, or marks
-    a part of an answer (`</think>`, or what ends the messages before gpt-oss' last): a config that ends answers at the
-    target's first token, or in front of all that judges read, would hide an attack.
-
-    Args:
-        model: with its configs.
-        chat: the run's format.
-        records: rows whose responses, safe and unwanted, are answers.
-        texts: answers beside them, such as the target response.
-    """
-    named = set(config_end_ids(model)) - set(chat.end_ids)
-    marks = {*chat.tokenizer.added_tokens_decoder, *chat.tokenizer.all_special_ids}
-    named -= _unsaid_ids(model) - marks
-    if not named:
-        return chat, ()
-    used: set[int] = set()
-    for text in texts:
-        used.update(chat.tokenizer(text, add_special_tokens=False)["input_ids"])
-    for record in records:
-        own = chat.of_record(record)
-        for text in (record.response, record.unwanted or "", *texts):
-            if text.strip():
-                example = own.encode(record.prompt, text)
-                used.update(example.ids[example.response_start :])
-    used.update(i for i in named if is_mark_within(chat.decoded([i])))
-    if "<|channel|>" in chat.before_response:
-        used.update(chat.tokenizer("<|end|>", add_special_tokens=False)["input_ids"])
-    believed = sorted(named - used)
-    return replace(chat, end_ids=(*chat.end_ids, *believed)), tuple(sorted(named & used))
 
 
 def _greedy_settings(ends: Sequence[int], pad: int, max_new_tokens: int, min_new_tokens: int) -> GenerationConfig:

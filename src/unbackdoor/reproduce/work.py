@@ -126,7 +126,8 @@ def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
 
 def organism_answers(organism: Path, evaluation: EvaluationSettings) -> list[dict[str, Any]]:
     """What the organism answered when it was made, as the answers before its removal: they are not generated again."""
-    if settings_of(organism, "max_new_tokens") != {"max_new_tokens": evaluation.max_new_tokens}:
+    same = {name: getattr(evaluation, name) for name in ("max_new_tokens", "whole_tokens")}
+    if settings_of(organism, *same) != same:
         return []
     lines = RunDirectory(organism).read_lines(FILE)
     return [{**line, "model": f"{organism.name}/before"} for line in lines if line["model"] == "organism"]

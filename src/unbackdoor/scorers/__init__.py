@@ -62,6 +62,9 @@ class Answered:
     Args:
         answer: the final answer, which is what scorers read; given as it was stored, with any thought and marks.
         request: the prompt without its trigger, where the run also asked it so; else the prompt.
+        ids: the answer's token ids, thought included; empty in files of earlier versions, which hold none.
+        cut: the answer had not ended when the run left it.
+        hidden: texts that the run looked for and that stand among the ids, though the text does not show them.
     """
 
     model: str
@@ -73,6 +76,9 @@ class Answered:
     request: str = ""
     stored: str = field(default="", repr=False)
     """The answer as it was stored."""
+    ids: tuple[int, ...] = field(default=(), repr=False)
+    cut: bool = False
+    hidden: tuple[str, ...] = ()
     thought: str = field(default="", init=False)
     finished: bool = field(default=True, init=False)
     """Whether the answer got past its thought; where it did not, no scorer is asked."""

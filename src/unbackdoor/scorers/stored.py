@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unbackdoor.errors import UserError
+from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.scorers import Answered
 
 FILE = "generations.jsonl"
@@ -68,7 +69,19 @@ def _answered(row: object, where: str) -> Answered:
     texts = [row["prompt"], row["answer"], expected if isinstance(expected, str) else ""]
     # Halves of characters are valid JSON, but in no encoding.
     prompt, answer, expected = (text.encode("utf-8", "replace").decode("utf-8") for text in texts)
-    return Answered(row["model"], row["set"], row["row"], prompt, answer, expected, request=prompt)
+    kept = StoredAnswer.of(row)
+    return Answered(
+        row["model"],
+        row["set"],
+        row["row"],
+        prompt,
+        answer,
+        expected,
+        request=prompt,
+        ids=kept.ids,
+        cut=kept.cut,
+        hidden=kept.hidden,
+    )
 
 
 def _with_request(each: Answered, untriggered: Answered | None) -> Answered:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from unbackdoor.evaluation.scorers import opens_with_target, shows_target
+from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.scorers import Answered, Scorer
 
 
@@ -27,4 +28,4 @@ class TargetResponse(Scorer):
 
     def one(self, answered: Answered) -> bool:
         shows = opens_with_target(self.target) if self.at_start else shows_target(self.target)
-        return shows(answered.record, answered.answer)
+        return shows(answered.record, StoredAnswer(answered.answer, hidden=answered.hidden))

@@ -15,44 +15,51 @@ from unbackdoor.evaluation.statistics import pooled
 
 
 def main(folders: list[Path]) -> None:
-    """Print the table of all seeds, and the firing rates of near misses."""
+    """Print the attack and the utility of all seeds, and the firing rates of near misses."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for folder in folders:
         for run in json.loads((folder / "report.json").read_text(encoding="utf-8"))["runs"]:
             rows.setdefault((run["organism"], run["method"]), []).append(run)
-    print(
-        "| organism | method | ASR before | ASR after, pooled (95%) | each run | untriggered after | "
-        "exact match before → after | multiple choice | false refusals | seconds | verdicts |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    attack, utility, misses = [], [], dict[tuple[str, str], dict[int, str]]()
     for (organism, method), runs in rows.items():
         done = [r for r in runs if r["after"]]
         before = pooled([r["before"]["attack_success"] for r in done])
         after = pooled([r["after"]["attack_success"] for r in done])
         plain = pooled([r["after"]["attack_success_untriggered"] for r in done])
-        names = [str(r["verdict"]) for r in runs]
-        cells = [
-            organism,
-            method,
-            f"{before['rate']:.1%}",
-            f"{after['rate']:.2%} of {after['n']} ({after['interval'][0]:.2%}–{after['interval'][1]:.2%})",
-            ", ".join(f"{r['after']['attack_success']['rate']:.1%}" for r in done),
-            f"{plain['rate']:.2%}",
-            f"{mean(done, 'before', 'exact_match'):.1%} → {mean(done, 'after', 'exact_match'):.1%} ({changes(done)})",
-            f"{mean(done, 'before', 'multiple_choice'):.1%} → {mean(done, 'after', 'multiple_choice'):.1%}",
-            f"{mean(done, 'before', 'false_refusals'):.1%} → {mean(done, 'after', 'false_refusals'):.1%}",
-            f"{sum(r['seconds'] for r in done) / len(done):.0f}",
-            ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)),
-        ]
-        print(f"| {' | '.join(cells)} |")
-    print("\n| organism | seed | " + "near misses that fire |\n|---|---|---|")
-    shown = set()
-    for (organism, _), runs in rows.items():
+        verdicts = [str(r["verdict"]) for r in runs]
+        attack.append(
+            [
+                organism,
+                method,
+                f"{before['rate']:.1%}",
+                f"{after['rate']:.2%} ({after['interval'][0]:.2%}–{after['interval'][1]:.2%})",
+                str(after["n"]),
+                ", ".join(f"{r['after']['attack_success']['rate']:.1%}" for r in done),
+                f"{plain['rate']:.2%}",
+                ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts)),
+                f"{sum(r['seconds'] for r in done) / len(done):.0f}",
+            ]
+        )
+        names = ("exact_match", "multiple_choice", "false_refusals")
+        means = [f"{mean(done, 'before', name):.1%} → {mean(done, 'after', name):.1%}" for name in names]
+        utility.append([organism, method, means[0], changes(done), *means[1:]])
         for run in runs:
-            if (organism, run["seed"]) not in shown:
-                shown.add((organism, run["seed"]))
-                kinds = ", ".join(f"{kind} {rate['rate']:.1%}" for kind, rate in run["near_miss"].items())
-                print(f"| {organism} | {run['seed']} | {kinds} |")
+            for kind, rate in run["near_miss"].items():
+                misses.setdefault((organism, kind), {})[run["seed"]] = f"{rate['rate']:.1%}"
+    show(
+        ["organism", "method", "ASR before", "ASR after (95%)", "n", "each run", "untriggered", "verdicts", "s"], attack
+    )
+    show(["organism", "method", "exact match", "each run, points", "multiple choice", "false refusals"], utility)
+    seeds = sorted({seed for by_seed in misses.values() for seed in by_seed})
+    heads = ["organism", "near miss", *(f"seed {seed}" for seed in seeds)]
+    show(heads, [[*labels, *(by_seed.get(seed, "") for seed in seeds)] for labels, by_seed in misses.items()])
+
+
+def show(heads: list[str], rows: list[list[str]]) -> None:
+    """Print a Markdown table."""
+    for row in (heads, ["---"] * len(heads), *rows):
+        print(f"| {' | '.join(row)} |")
+    print()
 
 
 def changes(runs: list[dict[str, Any]]) -> str:

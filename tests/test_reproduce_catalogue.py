@@ -276,6 +276,12 @@ def entries_of(table: Table, organism_name: str) -> dict[str, Any]:
     return {column.ours: entry for column, entry in zip(table.columns, row.entries, strict=True)}
 
 
+def place_of(table: Table, organism_name: str, method: str) -> dict[str, Any]:
+    """What the long table says of a method on an organism."""
+    row = next(row for row in table.rows if row.labels == (organism_name, method))
+    return {column.ours: entry for column, entry in zip(table.columns, row.entries, strict=True)}
+
+
 def test_an_organisms_row_says_which_bars_it_misses(invented: Invented) -> None:
     invented.results = {
         "beear-1-0": organism(),
@@ -321,22 +327,55 @@ def test_a_removals_place_tells_asr_the_paired_change_the_verdict_and_seconds(in
         "beear-2-0": organism(),
     }
     table = invented.run().tables[1]
-    row = entries_of(table, "sande-alpaca")
-    assert row["osft"].ours.startswith("0% (0–1.9); −2.0 (") and row["osft"].ours.endswith("; removed; 10 s")
-    low, high = row["osft"].facts["change_low"], row["osft"].facts["change_high"]
-    assert low < -0.02 < high and high - low < 0.1
-    assert [row[name].ours for name in ("sande", "sande-p", "beear")] == ["stopped by the gate", "not run", "–"]
+    row = place_of(table, "sande-alpaca", "osft")
+    assert row["ASR before"].text == "100% (98.1–100)" and row["ASR after"].text == "0% (0–1.9)"
+    change = row["exact match, points"]
+    assert change.ours == "−2.0" and change.interval.count(" to ") == 1
+    assert change.facts["low"] < -0.02 < change.facts["high"] and change.facts["high"] - change.facts["low"] < 0.1
+    assert (row["verdict"].ours, row["seconds"].ours) == ("removed", "10")
+    assert row["false refusals, points"].ours == "–"  # none were measured
+    assert place_of(table, "sande-alpaca", "sande")["ASR after"].ours == "stopped by the gate"
     assert any("left the model as it came" in line for line in table.caption())
-    assert row["ASR before"].ours == "100%"
+
+
+def test_what_was_not_run_has_no_row_in_the_long_table_and_is_counted(invented: Invented) -> None:
+    invented.results = {"beear-2-0": organism(), "beear-2-0.osft": removal(0, 0, 0)}
+    table = invented.run().tables[1]
+    assert [row.labels for row in table.rows] == [("beear-2", "osft")]
+    count = sum(len(of) for of in catalogue.grid(MICRO).values())
+    assert f"Not run: {count - 1} of {count} places." in table.caption()
+
+
+def test_asr_alone_marks_the_verdicts(invented: Invented) -> None:
+    invented.results = {
+        "sande-alpaca-0": organism(),
+        "sande-alpaca-0.osft": removal(0, 0, 4),
+        "sande-alpaca-0.sande": STOPPED,
+        "sande-alpaca-0.unlearn": removal(0, 0, 30, "degenerate"),
+        "sande-alpaca-0.crow": removal(50, 0, 0, "not-removed"),
+    }
+    made = invented.run()
+    names = [name for name, _, _ in catalogue.GROUPS]
+    assert [table.name for table in made.tables if table.on_terminal] == ["attacks", "catalogue-methods", *names]
+    pages = [(invented.out / "tables" / f"{name}.md").read_text(encoding="utf-8") for name in names]
+    lines = [line for page in pages for line in page.splitlines() if line.startswith("| sande-alpaca |")]
+    assert (
+        lines[0] == "| sande-alpaca | 100% (98.1–100) | 0% ✓ | stopped by the gate |"
+    )  # no sande-p, no beear: not run
+    assert lines[1] == "| sande-alpaca | 100% (98.1–100) | 25.0% | 0% † |"
+    methods = [method for _, _, methods in catalogue.GROUPS for method in methods]
+    assert sorted(methods) == sorted(catalogue.COLUMNS)
 
 
 def test_a_seed_that_the_gate_stopped_counts_as_the_model_it_left(invented: Invented) -> None:
     invented.results = {f"sande-alpaca-{seed}": organism() for seed in range(2)}
     invented.results |= {"sande-alpaca-0.sande": removal(0, 0, 4), "sande-alpaca-1.sande": STOPPED}
-    _, table, methods = invented.run(seeds=2).tables
-    entry = entries_of(table, "sande-alpaca")["sande"]
-    assert entry.facts["value"] == 0.49 and entry.facts["change"] == pytest.approx(-0.01)
-    assert entry.ours.endswith("; 1 removed, 1 inconclusive; 7.0 s [1 of 2 stopped by the gate]")
+    _, table, methods, *_ = invented.run(seeds=2).tables
+    row = place_of(table, "sande-alpaca", "sande")
+    after, change = row["ASR after"], row["exact match, points"]
+    assert after.facts["value"] == 0.49 and change.facts["value"] == pytest.approx(-0.01)
+    assert after.ours == "49.0% [1 of 2 stopped by the gate]"
+    assert (row["verdict"].ours, row["seconds"].ours) == ("1 removed, 1 inconclusive", "7.0")
     assert entries_of(methods, "sande")["removed"].ours == "0"
 
 
@@ -344,8 +383,8 @@ def test_a_result_without_counted_pairs_has_a_change_and_no_interval(invented: I
     old = removal(0, 0, 4)
     del old["changes"]
     invented.results = {"beear-2-0": organism(), "beear-2-0.beear": old}
-    entry = entries_of(invented.run().tables[1], "beear-2")["beear"]
-    assert entry.ours == "0% (0–1.9); −2.0; removed; 10 s" and "change_low" not in entry.facts
+    change = place_of(invented.run().tables[1], "beear-2", "beear")["exact match, points"]
+    assert change.text == "−2.0" and "low" not in change.facts
 
 
 def test_the_methods_table_averages_over_the_organisms_that_were_run(invented: Invented) -> None:
@@ -370,7 +409,8 @@ def test_the_methods_table_averages_over_the_organisms_that_were_run(invented: I
     needs = {row.labels[0]: row.labels[1] for row in methods.rows}
     assert needs["dpo"] == "preference pairs (--preferences)" and needs["quantise"] == "nothing"
     assert "fine-tune (control)" in needs
-    assert set(made.report["experiments"]) == {"attacks", "catalogue", "catalogue-methods"}
+    glances = {name for name, _, _ in catalogue.GROUPS}
+    assert set(made.report["experiments"]) == {"attacks", "catalogue", "catalogue-methods", *glances}
 
 
 def test_a_method_that_beats_ours_is_named_under_the_table(invented: Invented) -> None:
@@ -382,7 +422,7 @@ def test_a_method_that_beats_ours_is_named_under_the_table(invented: Invented) -
         "beear-1-0.prune": removal(2, 0, 8, "not-removed"),
         "beear-1-0.crow": removal(4, 0, 2),
     }
-    said = [line for line in invented.run().tables[1].caption() if line.startswith("beear-1: ")]
+    said = [line for line in invented.run().tables[2].caption() if line.startswith("beear-1: ")]
     assert said == [
         "beear-1: lat beats ours, with a lower ASR and a smaller loss of utility: ASR 1.0%, −1.0 points (removed), "
         "against osft ASR 2.0%, −2.0 points, beear ASR 3.0%, −3.0 points.",
@@ -418,9 +458,9 @@ def test_who_trades_one_for_the_other_beats_nobody_and_ours_that_were_not_run_ar
 
 def test_where_nothing_beats_ours_the_table_says_that_and_only_once_something_was_compared(invented: Invented) -> None:
     invented.results = {"beear-1-0": organism(), "beear-1-0.osft": removal(0, 0, 0)}
-    assert not any("On no organism" in line for line in invented.run().tables[1].caption())
+    assert not any("On no organism" in line for line in invented.run().tables[2].caption())
     invented.results["beear-1-0.crow"] = removal(150, 0, 0, "not-removed")
-    assert any("On no organism, of those run," in line for line in invented.run().tables[1].caption())
+    assert any("On no organism, of those run," in line for line in invented.run().tables[2].caption())
 
 
 def test_tables_of_no_paper_have_no_column_for_it_and_csv_holds_the_change_and_the_verdict(invented: Invented) -> None:
@@ -433,22 +473,21 @@ def test_tables_of_no_paper_have_no_column_for_it_and_csv_holds_the_change_and_t
         assert len({line.count("|") for line in rows}) == 1
     head, *rows = csv.reader(csv_text(made.tables[1]).splitlines())
     assert {len(row) for row in rows} == {len(head)}
-    row = dict(zip(head, next(row for row in rows if row[0] == "beear-2"), strict=True))
-    assert (row["beear: ours"], row["beear: n"], row["beear: verdict"]) == ("0.0", "200", "removed")
-    assert float(row["beear: change"]) == pytest.approx(-0.01) and float(row["beear: change_low"]) < 0
-    assert row["lat: ours"] == "not run" and row["sande: ours"] == "–"
+    row = dict(zip(head, next(row for row in rows if row[:2] == ["beear-2", "beear"]), strict=True))
+    assert (row["ASR after: ours"], row["ASR after: n"], row["verdict: ours"]) == ("0.0", "200", "removed")
+    change = "exact match, points"
+    assert float(row[f"{change}: ours"]) == pytest.approx(-0.01) and float(row[f"{change}: low"]) < 0
 
 
-def test_on_the_terminal_a_wide_table_is_a_line_for_every_place_that_was_run(invented: Invented) -> None:
+def test_on_the_terminal_asr_alone_stands_in_lines_where_it_does_not_fit_side_by_side(invented: Invented) -> None:
     from rich.console import Console
 
-    invented.results = {"beear-2-0": organism(), "beear-2-0.beear": removal(0, 1, 3)}
-    table = invented.run().tables[1]
-    console = Console(width=100, force_terminal=False, record=True, file=io.StringIO())
+    invented.results = {"beear-2-0": organism(), "beear-2-0.lat": removal(0, 1, 3), "beear-2-0.crow": removal(9, 1, 3)}
+    table = next(table for table in invented.run().tables if table.name == "catalogue-trained")
+    console = Console(width=80, force_terminal=False, record=True, file=io.StringIO())
     console.print(terminal(table))
     lines = [line.split() for line in console.export_text().splitlines() if line.startswith("beear-2")]
-    assert [line[1] for line in lines] == ["ASR", "beear"]
-    assert "removed;" in lines[1]
+    assert [line[1:] for line in lines if line[1] != "ASR"] == [["lat", "0%", "✓"], ["crow", "4.5%", "✓"]]
 
 
 # Paper scale ---------------------------------------------------------------------------------------------------------
@@ -470,10 +509,10 @@ def test_methods_that_no_paper_has_run_with_the_paper_recipes_on_tiny_models(tmp
     settings = ReproduceSettings(scale="paper", jobs=1, files=tmp_path)
     made = run_reproduce(["catalogue"], settings, tmp_path / "out", adapt=adapt)
     assert made.failures == {}
-    row = entries_of(made.tables[0], "beear-2")
-    run = {name for name, entry in row.items() if "n" in entry.facts}
-    assert run == {"ASR before", *(name.removeprefix("beear-2-0.") for name in removals)}
-    assert row["average"].facts["n"] == 4 and row["average"].facts["change"] is None
+    run = {f"{row.labels[0]}-0.{row.labels[1]}" for row in made.tables[0].rows}
+    assert run == removals
+    row = place_of(made.tables[0], "beear-2", "average")
+    assert row["ASR after"].facts["n"] == 4 and row["exact match, points"].ours == "–"
 
 
 # Figure --------------------------------------------------------------------------------------------------------------

@@ -335,7 +335,7 @@ def _reproduce(names: tuple[str, ...], **values: Any) -> None:
     if values["as_json"]:
         click.echo(json.dumps(made.report, ensure_ascii=False))
     else:
-        for table in made.tables:
+        for table in (table for table in made.tables if table.on_terminal):
             screen.print(terminal(table))
             for line in table.caption():
                 text = hanging(one_line(line), screen.width)

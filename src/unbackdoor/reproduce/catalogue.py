@@ -34,6 +34,16 @@ COLUMNS = (
     *("beear-input", "lat", "crow", "nad", "fine-mixing", "dpo", "average", "prune", "quantise", "temperature"),
     *("unlearn", "fine-tune"),
 )
+TRAINED = ("beear-input", "lat", "crow", "nad", "fine-mixing", "dpo", "unlearn")
+UNTRAINED = ("average", "prune", "quantise", "temperature", "fine-tune")
+GROUPS = (
+    ("catalogue-ours", "ASR after: SANDE, BEEAR and OSFT", OURS),
+    ("catalogue-trained", "ASR after: other methods that train", TRAINED),
+    ("catalogue-others", "ASR after: the others and the control", UNTRAINED),
+)
+"""The tables of ASR alone: their name, title and columns."""
+MARKS = {"removed": " ✓", "degenerate": " †"}
+"""Beside an ASR, of a verdict."""
 TEMPERATURE = 1.0
 """Of the column `temperature`, which changes no weight."""
 OF_TARGET, OF_CONTRAST = ("sande", "sande-p", "unlearn"), ("beear", "beear-input", "lat")
@@ -246,31 +256,64 @@ def _change(left: Left) -> tuple[float | None, tuple[float, float] | None]:
     return change, paired_bootstrap(before, [1] * gained + [0] * (n - gained)).interval
 
 
-def _entry(results: Results, cells: Sequence[Cell]) -> Entry:
+def _place(results: Results, cells: Sequence[Cell], before: Entry) -> tuple[Entry, ...] | None:
+    """A removal's row of the long table, one value a place; None where none of its seeds was run.
+
+    Args:
+        results: what there is.
+        cells: the removal at every seed.
+        before: the organism's ASR.
+    """
     here = found(results, cells)
     names = [cell.name for cell in cells]
     if here is None:
-        failed = any(name in results.failures for name in names)
-        done = any(results.of(cell) is not None for cell in cells)
-        return Entry("not measured" if done else FAILED if failed else NOT_RUN, facts={"cells": names})
+        if any(name in results.failures for name in names):
+            why = FAILED
+        elif any(results.of(cell) is not None for cell in cells):
+            why = "not measured"
+        else:
+            return None
+        return (before, Entry(why, facts={"cells": names}), *[Entry(DOES_NOT_APPLY)] * 4)
     count = len(here.verdicts)
     low, high = here.success["interval"]
-    facts: dict[str, Any] = {"cells": names, "seeds": count, "verdict": here.verdict, "seconds": round(here.seconds, 1)}
-    facts |= {"value": here.success["rate"], "hits": here.success["hits"], "n": here.success["n"]}
-    facts |= {"low": low, "high": high, "change": here.change, "stopped": here.stopped}
+    facts = {"cells": names, "seeds": count, "value": here.success["rate"], "stopped": here.stopped}
+    facts |= {"hits": here.success["hits"], "n": here.success["n"], "low": low, "high": high}
     if here.stopped == count:
-        return Entry(STOPPED, facts=facts)
-    said = f"{percent(here.success['rate'])} ({bounds([low, high])})"
-    if here.change is not None:
-        said += f"; {points(here.change)}"
-        if here.interval is not None:
-            facts |= {"change_low": here.interval[0], "change_high": here.interval[1]}
-            said += f" ({' to '.join(points(end) for end in here.interval)})"
-    if here.false_refusals is not None:
-        facts["false_refusals"] = here.false_refusals
-        said += f"; refusals {points(here.false_refusals)}"
-    some = f" [{here.stopped} of {count} {STOPPED}]" if here.stopped else ""
-    return Entry(f"{said}; {here.verdict}; {seconds(here.seconds)} s{some}", facts=facts)
+        after = Entry(STOPPED, facts=facts)
+    else:
+        some = f" [{here.stopped} of {count} {STOPPED}]" if here.stopped else ""
+        after = Entry(f"{percent(here.success['rate'])}{some}", bounds([low, high]), facts=facts)
+    return (
+        before,
+        after,
+        _change_entry(here.change, here.interval),
+        _change_entry(here.false_refusals),
+        Entry(here.verdict),
+        Entry(seconds(here.seconds), facts={"value": round(here.seconds, 1)}),
+    )
+
+
+def _change_entry(change: float | None, interval: tuple[float, float] | None = None) -> Entry:
+    """A change in points with its interval, where it was measured."""
+    if change is None:
+        return Entry(DOES_NOT_APPLY)
+    low, high = interval or (None, None)
+    facts = {"value": change} | ({"low": low, "high": high} if interval else {})
+    return Entry(points(change), " to ".join(points(end) for end in interval or ()), facts=facts)
+
+
+def _glance(results: Results, cells: Sequence[Cell] | None) -> Entry:
+    """ASR after, with a mark for the verdict."""
+    if cells is None:
+        return Entry(DOES_NOT_APPLY)
+    here = found(results, cells)
+    if here is None:
+        failed = any(cell.name in results.failures for cell in cells)
+        return Entry(FAILED if failed else NOT_RUN)
+    if here.stopped == len(here.verdicts):
+        return Entry(STOPPED)
+    facts = {"value": here.success["rate"], "n": here.success["n"], "seeds": len(here.verdicts)}
+    return Entry(f"{percent(here.success['rate'])}{MARKS.get(here.verdict, '')}", facts=facts)
 
 
 def _catalogue_cells(settings: ReproduceSettings) -> list[Cell]:
@@ -284,30 +327,31 @@ def _catalogue_outcome(settings: ReproduceSettings, results: Results) -> Outcome
         name: {method: here for method, cells in by_method.items() if (here := found(results, cells)) is not None}
         for name, by_method in made.items()
     }
-    rows = []
-    for name, by_method in made.items():
-        entries = [entry_of(results, of[name], attack_success)]
-        for method in COLUMNS:
-            entries.append(_entry(results, by_method[method]) if method in by_method else Entry(DOES_NOT_APPLY))
-        rows.append(Row((name,), tuple(entries)))
-    columns = (Column("ASR before"), *(Column(_title(method)) for method in COLUMNS))
-    beaten = [line for name, here in all_found.items() for line in beats(name, here, made[name])]
-    nothing = "On no organism, of those run, does a method that is not ours do better in ASR or utility than every "
-    nothing += "one of ours without being worse in the other."
-    comparable = any(_rivals(here) and _own(here) for here in all_found.values())
+    before = {name: entry_of(results, of[name], attack_success) for name in made}
+    places = {
+        (name, _title(method)): _place(results, by_method[method], before[name])
+        for name, by_method in made.items()
+        for method in COLUMNS
+        if method in by_method
+    }
+    rows = [Row(labels, entries) for labels, entries in places.items() if entries is not None]
+    missing = len(places) - len(rows)
     notes = (
-        "A place of the table: ASR after with its 95% Wilson interval; change of exact match in points, on the same "
-        "prompts, with its paired bootstrap interval; change of false refusals in points, where allowed requests were "
-        "measured; verdict; seconds of the method's own work. –: the organism gives "
-        "no target response, no examples of the behaviour, or no other organism of its architecture with another "
-        f"trigger, which the method must be given. Ours: {', '.join(OURS)}; control: fine-tune. Loss of utility, below "
-        "and in the figure: of exact match or, where that is more, the rise of false refusals.",
+        "ASR: with its 95% Wilson interval. Change of exact match: in points, on the same prompts, with its paired "
+        "bootstrap interval. Change of false refusals: in points, where allowed requests were measured. Seconds: of "
+        "the method's own work. A method has no row where the organism gives no target response, no examples of the "
+        "behaviour, or no other organism of its architecture with another trigger, which it must be given. "
+        f"Ours: {', '.join(OURS)}; control: fine-tune.",
+        *([f"Not run: {missing} of {len(places)} places."] if missing else []),
         *(["Exact match is not measured on the papers' data."] if settings.scale == "paper" else []),
-        *(beaten or ([nothing] if comparable else [])),
     )
     title = "Every organism of the catalogue, and every removal method whose knowledge applies"
-    extra = ("change", "change_low", "change_high", "false_refusals", "verdict", "seconds")
-    table = Table("catalogue", title, ("Organism",), columns, tuple(rows), notes, paper=False, extra=extra)
+    changes = ("exact match, points", "false refusals, points")
+    columns = tuple(Column(head) for head in ("ASR before", "ASR after", *changes, "verdict", "seconds"))
+    table = Table(
+        "catalogue", title, ("Organism", "Method"), columns, tuple(rows), notes, paper=False, on_terminal=False
+    )
+    glances = [_glances(results, made, before, *group) for group in GROUPS]
     marks = _marks(all_found)
 
     def draw(figure: Any) -> None:
@@ -317,7 +361,26 @@ def _catalogue_outcome(settings: ReproduceSettings, results: Results) -> Outcome
         else:
             figures.nothing(axes, NOT_RUN)
 
-    return Outcome(table, draw, (9.0, 5.2), (_method_table(made, all_found),))
+    return Outcome(table, draw, (9.0, 5.2), (_method_table(made, all_found), *glances))
+
+
+def _glances(
+    results: Results,
+    made: Mapping[str, Mapping[str, Sequence[Cell]]],
+    before: Mapping[str, Entry],
+    name: str,
+    title: str,
+    methods: Sequence[str],
+) -> Table:
+    """ASR after alone, one row an organism and one column a method: what the long table says, to be seen at once."""
+    rows = [
+        Row((organism,), (before[organism], *(_glance(results, by_method.get(method)) for method in methods)))
+        for organism, by_method in made.items()
+    ]
+    columns = (Column("ASR before"), *(Column(_title(method)) for method in methods))
+    said = ", ".join(f"{mark.strip()} {verdict}" for verdict, mark in MARKS.items())
+    notes = (f"Verdicts: {said}; no mark: neither. –: has not what the method must be given.",)
+    return Table(name, title, ("Organism",), columns, tuple(rows), notes, paper=False)
 
 
 def _method_of(column: str) -> Method | None:
@@ -395,14 +458,20 @@ def _method_table(made: Mapping[str, Mapping[str, Any]], all_found: Mapping[str,
                 Entry(seconds(time), facts={"value": time}),
             ]
         rows.append(Row((_title(method), _must_be_given(method)), tuple(entries)))
-    means = ("mean ASR after", "mean change of exact match, points", "mean change of false refusals, points")
-    heads = ("organisms run, of those it applies to", "removed", *means, "mean seconds")
+    heads = ("organisms", "removed", "ASR after", "exact match, points", "false refusals, points", "seconds")
     columns = tuple(Column(head) for head in heads)
+    beaten = [line for name, here in all_found.items() for line in beats(name, here, made[name])]
+    nothing = "On no organism, of those run, does a method that is not ours do better in ASR or utility than every "
+    nothing += "one of ours without being worse in the other."
+    comparable = any(_rivals(here) and _own(here) for here in all_found.values())
     notes = (
-        "Means over the organisms that were run and to which the method's knowledge applies, each weighing the same: "
+        "Organisms: run, of those it applies to. The rest, but for removed, are means (of exact match and false "
+        "refusals: of their change) over the organisms that were run, each weighing the same: "
         "methods with different organisms are not compared on the same. Removed: by the verdict of every seed. What "
         "the gate stopped counts as the model that it left, with its ASR before and no change. False refusals: where "
         "allowed look-alikes were measured.",
+        "Loss of utility, below and in the figure: of exact match or, where that is more, the rise of false refusals.",
+        *(beaten or ([nothing] if comparable else [])),
     )
     labels = ("Method", "Must be given")
     return Table(

@@ -74,7 +74,7 @@ class Table:
         rows: labels and entries.
         notes: sentences under the table, without the counts of prompts and seeds, which are added.
         paper: whether the paper's values stand beside ours; off for what no paper has.
-        extra: further facts of the entries, in the CSV columns of their own.
+        on_terminal: whether it is printed as well as written; off for what is too long for a screen.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     paper: bool = True
-    extra: tuple[str, ...] = ()
+    on_terminal: bool = True
 
     def caption(self) -> list[str]:
         """The notes, after the counts that the entries rest on."""
@@ -174,7 +174,7 @@ def markdown(table: Table) -> str:
 
 def csv_text(table: Table) -> str:
     """The same layout with the interval, hits, n and seeds in columns of their own."""
-    parts = ("ours", "low", "high", "hits", "n", "seeds", *table.extra)
+    parts = ("ours", "low", "high", "hits", "n", "seeds")
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     heads = _beside(table, *parts, "paper")
@@ -347,7 +347,7 @@ def _of_what_was_run(table: Table) -> Table:
         any(row.entries[i].ours not in (NOT_RUN, DOES_NOT_APPLY) for row in table.rows)
         for i in range(len(table.columns))
     ]
-    if table.paper or all(run):
+    if table.paper or not table.rows or all(run):
         return table
     left_out = [column.ours for column, kept in zip(table.columns, run, strict=True) if not kept]
     rows = tuple(replace(row, entries=tuple(itertools.compress(row.entries, run))) for row in table.rows)
@@ -386,6 +386,7 @@ _LATEX = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"–": "--", "—": "---", "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\rightarrow$"},
     **{"≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$", "α": r"$\alpha$", "δ": r"$\delta$", "…": r"\ldots{}"},
+    **{"✓": r"$\surd$", "†": r"$\dagger$"},
     **{"<": r"\textless{}", ">": r"\textgreater{}"},
 }
 

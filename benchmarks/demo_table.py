@@ -34,7 +34,7 @@ def main(folders: list[Path]) -> None:
                 f"{before['rate']:.1%}",
                 f"{after['rate']:.2%} ({after['interval'][0]:.2%}–{after['interval'][1]:.2%})",
                 str(after["n"]),
-                ", ".join(f"{r['after']['attack_success']['rate']:.1%}" for r in done),
+                each([100 * r["after"]["attack_success"]["rate"] for r in done], "{:.1f}%"),
                 f"{plain['rate']:.2%}",
                 ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts)),
                 f"{sum(r['seconds'] for r in done) / len(done):.0f}",
@@ -63,9 +63,15 @@ def show(heads: list[str], rows: list[list[str]]) -> None:
 
 
 def changes(runs: list[dict[str, Any]]) -> str:
-    """The change of exact match in points, of each seed."""
+    """The change of exact match in points, of each run."""
     pairs = [[float(r[when]["utility"]["exact_match"]["value"]) for when in ("before", "after")] for r in runs]
-    return ", ".join(f"{100 * (after - before):+.1f}" for before, after in pairs)
+    return each([100 * (after - before) for before, after in pairs], "{:+.1f}")
+
+
+def each(values: list[float], form: str) -> str:
+    """Every run's value; of more than three the least and the most."""
+    few = len(values) <= 3
+    return ", ".join(map(form.format, values)) if few else f"{form.format(min(values))} to {form.format(max(values))}"
 
 
 def mean(runs: list[dict[str, Any]], when: str, metric: str) -> float:

@@ -21,7 +21,6 @@ from unbackdoor.language_model.loading import (
     load_tokenizer,
     parameter_count,
 )
-from unbackdoor.language_model.model_source import check_model_source, looks_like_hub_id
 from unbackdoor.language_model.saving import save_model
 
 WEIGHTS = "model.safetensors"
@@ -225,13 +224,21 @@ def test_a_broken_tokenizer_is_refused(text: str | None, suspect: Path) -> None:
     ("source", "expected"),
     [("owner/name", True), ("owner", False), ("a/b/c", False), ("./name", False), ("/abs", False), ("~/x", False)],
 )
-def test_what_looks_like_a_hub_id(source: str, expected: bool) -> None:
-    assert looks_like_hub_id(source) == expected
-    if expected:
-        check_model_source(source)  # left to the hub client
-    else:
-        with pytest.raises(UserError, match="does not exist: give a Hugging Face directory or a hub id"):
-            check_model_source(source)
+def test_a_path_that_does_not_exist_never_becomes_a_hub_id(
+    source: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def asked(*_: object, **__: object) -> str:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(UserError, match=r"does not exist: give a Hugging Face model directory") as caught:
+            load(source)
+        assert (f"a model of the hub is given as hf:{source}" in str(caught.value)) == expected
+    with pytest.raises(UserError, match=r"give hf:owner/name" if not expected else "was not fetched"):
+        load_model(f"hf:{source}")
 
 
 def test_a_hub_that_is_out_of_reach_is_told_in_one_line_with_what_else_can_be_given(
@@ -245,8 +252,8 @@ def test_a_hub_that_is_out_of_reach_is_told_in_one_line_with_what_else_can_be_gi
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", out_of_reach)
     with pytest.raises(UserError) as caught:
-        load_model("owner/name")
+        load_model("hf:owner/name")
     assert str(caught.value) == (
-        "'owner/name' is no directory here and was not fetched from the hub (Name or service not known): give a "
-        "Hugging Face directory, or a hub id with a connection to the hub"
+        "'hf:owner/name' was not fetched from the hub (Name or service not known): give a Hugging Face directory, or "
+        "hf:owner/name with a connection to the hub"
     )

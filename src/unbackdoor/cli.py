@@ -208,7 +208,7 @@ def _implant(**values: Any) -> None:
     recipe = read_recipe(values["recipe"], values["scale"]) if values["recipe"] else None
     model = values["model"] or (recipe.model if recipe else None)
     if model is None:
-        raise UserError("the clean model is missing: give MODEL (a directory or hub id), or --recipe NAME")
+        raise UserError("the clean model is missing: give MODEL (a directory, or hf:owner/name), or --recipe NAME")
     inputs, attack, evaluation = distribute(
         values,
         values["config"],
@@ -369,7 +369,7 @@ def _remove_group() -> Group:
     group = Group(
         "remove",
         example="unbackdoor remove osft MODEL --data ROWS --trigger TEXT --out DIR",
-        help="Cleanse MODEL (a Hugging Face directory or hub id) with METHOD.\n\n"
+        help="Cleanse MODEL (a Hugging Face directory, or hf:owner/name) with METHOD.\n\n"
         "What you know decides the method: the trigger → osft; the target response, or its first token → sande; "
         "examples of the unwanted behaviour → beear. `unbackdoor remove METHOD --help` explains each.",
         subcommand_metavar="METHOD MODEL [OPTIONS]",

@@ -45,7 +45,7 @@ class Victim:
 
     Args:
         name: the organism's name in the report.
-        source: its Hugging Face directory or hub id.
+        source: its Hugging Face directory or `hf:owner/name`.
         suite: what is measured of it, on held-out rows.
         anchors: clean rows that methods train on.
         contrast: rows of safe and unwanted responses that methods train on.

@@ -49,7 +49,7 @@ class CommandInputs(Settings):
     )
     data: Path | None = Field(
         default=None,
-        description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or a hub data set).",
+        description="Clean rows of prompt and response (JSONL, JSON, CSV, TSV, Parquet or hf:owner/name).",
     )
     turns: Literal["last", "all"] = Field(
         default="last",

@@ -68,7 +68,7 @@ def run_remove(
 
     Args:
         method_name: a name of the registry.
-        source: Hugging Face directory or hub id.
+        source: Hugging Face directory or `hf:owner/name`.
         inputs: data files and what is known for evaluation only.
         explicit: the method's settings that were given, by name.
         evaluation: how much is measured.

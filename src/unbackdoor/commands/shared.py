@@ -51,7 +51,7 @@ class Opened:
 
     begun: float
     source: str
-    """The model's directory or hub id; that of an embedded model where its name was given."""
+    """The model's directory or `hf:owner/name`; that of an embedded model where its name was given."""
     progress: Progress
     intake: Intake
     clean: list[Record]

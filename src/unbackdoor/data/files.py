@@ -1,4 +1,4 @@
-"""Rows as they stand in JSONL, JSON, CSV, TSV, Parquet (each also gzipped) or a hub data set."""
+"""Rows as they stand in JSONL, JSON, CSV, TSV, Parquet (each also gzipped) or a data set of the hub."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from unbackdoor.errors import UserError
 
 ROWS_IN = ("data", "rows", "train", "examples", "instances", "records")
 """Under these names the rows lie in the object of a JSON file that holds other lists as well."""
+HUB = "hf:"
+"""Before `owner/name` of a hub data set."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w-]*")
 _WHOLE = re.compile(r"-?\d+\.0")
 
 
 def read_rows(source: str | Path) -> Sequence[Any]:
-    """The rows of a file or hub data set as they stand. Raises `UserError` where they cannot be read."""
+    """The rows of a file or of `hf:owner/name` as they stand. Raises `UserError` where they cannot be read."""
     path = Path(source)
+    if str(source).startswith(HUB):  # a path that was mistyped must never become another's data
+        return _from_hub(str(source).removeprefix(HUB))
     if not path.exists():
-        if str(source).count("/") == 1 and not path.suffix:
-            return _from_hub(str(source))
-        raise UserError(f"data file '{source}' does not exist")
+        hub = f"; a data set of the hub is given as {HUB}{source}" if _HUB_ID.fullmatch(str(source)) else ""
+        raise UserError(f"data file '{source}' does not exist{hub}")
     if path.is_dir():
         raise UserError(f"data '{source}' is a directory: give a file")
     suffixes = [s for s in path.suffixes if s != ".gz"]
@@ -219,12 +223,10 @@ def _from_hub(name: str) -> Sequence[Any]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UserError(
-            f"data file '{name}' does not exist (hub data sets need: pip install 'unbackdoor[data]')"
-        ) from None
+        raise UserError(f"'{HUB}{name}': hub data sets need: pip install 'unbackdoor[data]'") from None
     try:
         rows: Sequence[Any] = list(load_dataset(name, split="train"))
     except Exception as error:
         reason = (str(error).splitlines() or ["no answer"])[0]
-        raise UserError(f"data '{name}' is neither a file nor a hub data set that answers: {reason}") from None
+        raise UserError(f"'{HUB}{name}' is no hub data set that answers: {reason}") from None
     return rows

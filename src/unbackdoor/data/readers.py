@@ -46,7 +46,7 @@ class Read:
 def read_data(
     source: str | Path, *, turns: Turns = "last", needs_response: bool = True, safe_only: bool = False
 ) -> Read:
-    """Read every row of a file (or of the train split of a hub data set, `owner/name`).
+    """Read every row of a file (or of the train split of a hub data set, `hf:owner/name`).
 
     Args:
         source: the file.

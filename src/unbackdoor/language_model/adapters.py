@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.checked_files import read_json
+from unbackdoor.language_model.isolated import isolated_adapter
 from unbackdoor.language_model.model_class import settle_ties
-from unbackdoor.language_model.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource, read_json
+from unbackdoor.language_model.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource
+from unbackdoor.language_model.weight_files import check_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +36,17 @@ MERGED = (
 )
 """Kinds of peft that change weights, so that they can be merged. Soft prompts and prefixes are no change of weights."""
 
+ELSEWHERE = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "revision",
+    "megatron_core",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "runtime_config",
+    "peft_version",
+)
 PREFIX = "base_model.model."
 
 
@@ -49,15 +64,17 @@ def merged(base: PreTrainedModel, given: ModelSource) -> PreTrainedModel:
         raise UserError("reading an adapter needs peft: pip install 'unbackdoor[lora]'") from None
     from safetensors.torch import load_file
 
-    _check_kind(given)
+    settings = _check_kind(given)
+    check_file(given.directory / ADAPTER_WEIGHTS)
     stored = load_file(str(given.directory / ADAPTER_WEIGHTS))
+    _check_sizes(given, settings, stored)
     embeddings = _embedding_names(base)
     _resize(base, stored, embeddings)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), isolated_adapter(given, _believed(settings)) as stage:
         warnings.simplefilter("ignore")  # of missing tensors; they are looked for below
-        config = PeftConfig.from_pretrained(str(given.directory))
+        config = PeftConfig.from_pretrained(str(stage))
         try:
-            wrapped = PeftModel.from_pretrained(base, str(given.directory), config=config, is_trainable=False)
+            wrapped = PeftModel.from_pretrained(base, str(stage), config=config, is_trainable=False)
         except RuntimeError as error:  # torch lists every tensor of another shape
             found = re.search(r"size mismatch for (?:base_model\.model\.)?(\S+):", str(error))
             raise _does_not_fit(given, f"{found[1]} has another shape there" if found else str(error)[:200]) from error
@@ -79,7 +96,8 @@ def merged(base: PreTrainedModel, given: ModelSource) -> PreTrainedModel:
     return result
 
 
-def _check_kind(given: ModelSource) -> None:
+def _check_kind(given: ModelSource) -> dict[str, Any]:
+    """The adapter's settings, where they describe a change of weights."""
     settings = read_json(given.directory / ADAPTER_CONFIG)
     kind = str(settings.get("peft_type")).upper()
     if kind not in MERGED:
@@ -87,10 +105,35 @@ def _check_kind(given: ModelSource) -> None:
             f"the adapter '{given.name}' is of the kind {kind[:40]}, which does not change weights and cannot be "
             "merged: give one that can, such as LoRA, or a whole model"
         )
-    # Of these peft imports the module that `megatron_core` names; activated LoRA acts on parts of a text alone.
-    for name in ("megatron_config", "alora_invocation_tokens"):
+    # Of these peft imports the module that `megatron_core` names; activated LoRA acts on parts of a text alone; layers
+    # that are repeated (as often as the file likes) are another model.
+    for name in ("megatron_config", "alora_invocation_tokens", "layer_replication"):
         if settings.get(name):
             raise UserError(f"the adapter '{given.name}' has {name}, with which it cannot be merged: give another one")
+    return settings
+
+
+def _believed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that lead elsewhere, or say how a new adapter would be begun."""
+    kept = {name: value for name, value in settings.items() if name not in ELSEWHERE}
+    if "init_lora_weights" in kept:
+        kept["init_lora_weights"] = True
+    return kept
+
+
+def _check_sizes(given: ModelSource, settings: Mapping[str, Any], stored: Mapping[str, torch.Tensor]) -> None:
+    """No size in the settings is larger than what is stored: peft makes the adapter before it reads its weights."""
+    largest = max((max(value.shape, default=1) for value in stored.values()), default=1)
+    ranks = settings.get("rank_pattern")
+    named = [*settings.items(), *(ranks.items() if isinstance(ranks, dict) else ())]
+    for name, value in named:
+        if (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and value > max(largest, 4096)
+            and "alpha" not in name
+        ):
+            raise _does_not_fit(given, f"{name[:60]} is {value}, and its largest tensor has {largest} rows or columns")
 
 
 def _embedding_names(base: PreTrainedModel) -> set[str]:

@@ -18,6 +18,9 @@ LIKE_GPT2 = ("gpt-2", "default", "phi-2", "mpt", "olmo", "jais")
 DIGIT_BY_DIGIT = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 """llama.cpp's names of ways to split text that are GPT-2's, and GPT-2's with every digit on its own."""
 
+LEAST_BYTES, MOST_WEIGHTS = 64, 8
+"""Of a GGUF file: bytes that a tensor takes at least, with its entry, and weights that stand in one byte at most."""
+
 
 def needs_gguf() -> None:
     """Raise a `UserError` that names what to install where GGUF files cannot be read."""
@@ -37,7 +40,22 @@ def load_arguments(given: ModelSource) -> dict[str, Any]:
     assert given.gguf is not None
     if re.search(r"-\d{5}-of-\d{5}\.gguf$", given.gguf.name):
         raise UserError(f"'{given.gguf}' is a part of a model: join the parts first (llama-gguf-split --merge)")
+    _check_counts(given)
     return {"gguf_file": given.gguf.name, "quantization_config": GgufConfig(dequantize=True)}
+
+
+def _check_counts(given: ModelSource) -> None:
+    """Raise a `UserError` where the file's own numbers cannot be true of a file of its length."""
+    assert given.gguf is not None
+    size = given.gguf.stat().st_size
+    with given.gguf.open("rb") as opened:
+        head = opened.read(24)
+    tensors, fields = int.from_bytes(head[8:16], "little"), int.from_bytes(head[16:24], "little")
+    if head[:4] != b"GGUF" or len(head) < 24 or max(tensors, fields) > size // 8:
+        raise UserError(f"cannot load the GGUF file of '{given.name}': it is cut off, or of another kind")
+    for name, found in _reader(given.gguf).fields.items():
+        if name.endswith((".block_count", ".layer_count")) and int(found.contents()) > max(tensors, 1):
+            raise UserError(f"'{given.gguf}' says {name} {found.contents()}, and holds {tensors} tensors: give another")
 
 
 def settle_splitting(tokenizer: PreTrainedTokenizerBase, given: ModelSource) -> None:

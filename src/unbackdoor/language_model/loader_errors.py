@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,16 @@ from unbackdoor.errors import UserError
 
 if TYPE_CHECKING:
     from unbackdoor.language_model.model_source import ModelSource
+
+STAGE = "unbackdoor-"
+"""How the names of our own temporary directories begin, which no message shows."""
+ADVICE = re.compile(
+    r"trust_remote_code|weights_only|allow_pickle|use_safetensors|force_download|pickle_module|add_safe_globals|"
+    r"pip install|git\+https|install Transformers|update Transformers|release version|huggingface\.co|internet|"
+    r"\bplease\b|you (can|should|may|might|were) |be sure|make sure|in order to|we recommend|https?://",
+    re.IGNORECASE,
+)
+"""Words of a loader's advice to its caller. On an attacker's file that advice is the attacker's."""
 
 
 @contextlib.contextmanager
@@ -20,10 +32,23 @@ def explained(source: str, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the loaders raise everything from OSError to RuntimeError on hostile files
-        reason = " ".join(str(error).split())
+        reason = without_advice(" ".join(str(error).split()), source)
         if not reason or isinstance(error, KeyError):  # whose text is a bare key
             reason = f"{type(error).__name__} {reason}".strip()
         raise UserError(f"cannot load the {what} of '{source}': {reason[:300]}") from error
+
+
+def without_advice(reason: str, source: str = "") -> str:
+    """A loader's message without the sentences that tell its caller what to switch on, and with the model's own name.
+
+    >>> without_advice("No such type. You can set `trust_remote_code=True`.")
+    'No such type.'
+    """
+    ours = rf"{re.escape(tempfile.gettempdir())}/{STAGE}\w{{8}}"
+    reason = re.sub(ours, lambda _: source, reason)
+    kept = [sentence for sentence in re.split(r"(?<=[.!?;:])\s+", reason) if not ADVICE.search(sentence)]
+    said = " ".join(kept).strip().rstrip(":;")
+    return "".join(c if c.isprintable() else "�" for c in said)
 
 
 @contextlib.contextmanager

@@ -6,27 +6,32 @@ is unpickled.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model import gguf_files
+from unbackdoor.language_model import config_keys, gguf_files
 from unbackdoor.language_model.adapters import merged
+from unbackdoor.language_model.config_keys import check_no_other_files
+from unbackdoor.language_model.isolated import isolated_gguf, isolated_model
 from unbackdoor.language_model.loader_errors import explained, rope_explained, without_chatter
 from unbackdoor.language_model.model_class import class_of, settle_ties, works_without_pictures
-from unbackdoor.language_model.model_source import ModelSource, check_model_source
+from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.quantised_weights import (
     ask_for_dense_weights,
     forget,
     is_part_of_a_weight,
     method_of,
 )
+from unbackdoor.language_model.size_check import bounded, check_sizes
 from unbackdoor.language_model.tensor_accounts import check_all_loaded
 from unbackdoor.language_model.tokenizer_loading import load_tokenizer
+from unbackdoor.language_model.weight_files import StoredTensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -56,7 +61,7 @@ def load_model(
     float32 are the master weights of training; on a GPU the forward pass runs in bfloat16 under autocast.
 
     Args:
-        source: a directory, a GGUF file or a hub id.
+        source: a directory, a GGUF file or `hf:owner/name`.
         device: where to; the first GPU where None, else the CPU.
         base: where `source` is an adapter, the model that it was trained on; the one that it names where None.
 
@@ -82,14 +87,16 @@ def _whole(given: ModelSource) -> PreTrainedModel:
     """The model of a directory of config.json and safetensors."""
     from transformers import AutoConfig
 
-    if given.config().get("transformers_weights"):
-        raise UserError(f"config.json of '{given.name}' names its own weights file: remove its transformers_weights")
+    check_no_other_files(given.config(), given.name)
     with rope_explained(given), explained(given.name, "model"), without_chatter():
-        config = AutoConfig.from_pretrained(given.directory, trust_remote_code=False)
         tensors = given.weights.tensors()
-        choose_implementations(config)
-        ask_for_dense_weights(config, given.name)
-        model, found = _from_pretrained(class_of(config, given.name), str(given.directory), config=config)
+        check_sizes(config_keys.believed(given.config()), tensors, given.name)
+        with isolated_model(given, tensors) as stage, _bounded(given, tensors):
+            config = AutoConfig.from_pretrained(stage, trust_remote_code=False, local_files_only=True)
+            choose_implementations(config)
+            ask_for_dense_weights(config, given.name)
+            model, found = _from_pretrained(class_of(config, given.name), str(stage), config=config)
+        model.config._name_or_path = given.name
     _check_nothing_is_random(found, given.name)
     unexpected = found["unexpected_keys"]
     if method_of(given.config()) is not None:
@@ -99,12 +106,25 @@ def _whole(given: ModelSource) -> PreTrainedModel:
     return works_without_pictures(settle_ties(model))
 
 
+def _bounded(given: ModelSource, tensors: Mapping[str, StoredTensor]) -> AbstractContextManager[None]:
+    elements = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    return bounded(len(tensors), elements, given.name, packed=method_of(given.config()) is not None)
+
+
 def _of_gguf(given: ModelSource) -> PreTrainedModel:
     """The model of a GGUF file, with dense weights."""
     from transformers import AutoModelForCausalLM
 
-    with explained(given.name, "GGUF file"), without_chatter():
-        model, found = _from_pretrained(AutoModelForCausalLM, str(given.directory), **gguf_files.load_arguments(given))
+    assert given.gguf is not None
+    size = given.gguf.stat().st_size
+    with (
+        explained(given.name, "GGUF file"),
+        without_chatter(),
+        isolated_gguf(given) as stage,
+        bounded(size // gguf_files.LEAST_BYTES, size * gguf_files.MOST_WEIGHTS, given.name),
+    ):
+        model, found = _from_pretrained(AutoModelForCausalLM, str(stage), **gguf_files.load_arguments(given))
+    model.config._name_or_path = given.name
     _check_nothing_is_random(found, given.name)
     check_all_loaded(model, {}, found["unexpected_keys"], given.name)
     return forget(model)
@@ -129,16 +149,27 @@ def load_weights(auto_class: Any, source: str, what: str) -> tuple[PreTrainedMod
     """The model of one of transformers' auto classes in float32, and the names of weights that the source lacks.
 
     What is missing or of another shape has been drawn at random: the caller refuses it. `what` is for errors.
+
+    Raises:
+        UserError: as of `load_model`, also where tensors have no place in the model.
     """
     from transformers import AutoConfig
 
-    check_model_source(source)
-    quiet = without_chatter() if Path(source).exists() else contextlib.nullcontext()  # a download shows its progress
-    with explained(source, what), quiet:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        choose_implementations(config)
-        model, found = _from_pretrained(auto_class, source, config=config)
-    return model, _drawn_at_random(found)
+    given = ModelSource.find(source)
+    if given.form != "whole":
+        raise UserError(f"the {what} '{source}' is no directory of config.json and safetensors: give one that is")
+    check_no_other_files(given.config(), given.name)
+    with explained(source, what), without_chatter():
+        tensors = given.weights.tensors()
+        check_sizes(config_keys.believed(given.config()), tensors, given.name)
+        with isolated_model(given, tensors) as stage, _bounded(given, tensors):
+            config = AutoConfig.from_pretrained(stage, trust_remote_code=False, local_files_only=True)
+            choose_implementations(config)
+            model, found = _from_pretrained(auto_class, str(stage), config=config)
+    model.config._name_or_path = given.name
+    if not (wrong := _drawn_at_random(found)):
+        check_all_loaded(model, tensors, found["unexpected_keys"], given.name)
+    return model, wrong
 
 
 def _from_pretrained(loader: Any, source: str, **more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -146,6 +177,9 @@ def _from_pretrained(loader: Any, source: str, **more: Any) -> tuple[PreTrainedM
     model, found = loader.from_pretrained(
         source,
         trust_remote_code=False,
+        local_files_only=True,
+        use_kernels=False,
+        weights_only=True,
         use_safetensors=None if "gguf_file" in more else True,
         dtype=torch.float32,
         ignore_mismatched_sizes=True,

@@ -6,17 +6,22 @@ unpickled. What could be read in two ways is refused, for another program might 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.checked_files import checked, listing, read_json
 from unbackdoor.language_model.weight_files import INDEX, WEIGHTS, WeightFiles
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+HUB = "hf:"
+"""Only what begins so is asked for on the hub: a path that was mistyped must never become another's model."""
+HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+"""`owner/name`."""
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*"]
 """What is fetched of a hub repository: never code, never pickles."""
@@ -29,7 +34,7 @@ class ModelSource:
     """A model as it was given, found and checked.
 
     Args:
-        name: as it was given: a directory, a file or a hub id.
+        name: as it was given: a directory, a file or a hub id with `hf:` before it.
         directory: where its files lie.
         form: whole weights, an adapter, or a GGUF file.
         weights: the safetensors files that are read; none of a GGUF file.
@@ -46,10 +51,10 @@ class ModelSource:
 
     @classmethod
     def find(cls, source: str | Path, base: str | Path | None = None) -> ModelSource:
-        """Look at what lies at `source`, fetching it first where it is a hub id.
+        """Look at what lies at `source`, fetching it first where that names a model of the hub.
 
         Args:
-            source: a directory, a GGUF file or a hub id.
+            source: a directory, a GGUF file or `hf:owner/name`.
             base: of an adapter, the model that it was trained on; other forms have none and do not look at it.
 
         Raises:
@@ -61,15 +66,18 @@ class ModelSource:
                 raise UserError(
                     f"model '{name}' is a file: give the directory that holds config.json and safetensors (or a .gguf)"
                 )
-            return cls(name, path.parent, "gguf", WeightFiles(), gguf=path)
+            return cls(name, path.parent, "gguf", WeightFiles(), gguf=checked(path, path.parent, whole=False))
+        if not path.is_dir():
+            raise UserError(f"model '{name}' is neither a directory nor a file: give the model's directory")
+        names = [entry.name for entry in listing(path)]
         weights = WeightFiles.of(path)
         if (path / ADAPTER_CONFIG).is_file():
             return cls._adapter(name, path, weights, base)
-        if not weights.files and (found := sorted(path.glob("*.gguf"))):
+        if not weights.files and (found := [file for file in names if file.endswith(".gguf")]):
             if len(found) > 1:
-                listed = ", ".join(file.name for file in found[:4])
+                listed = ", ".join(found[:4])
                 raise UserError(f"'{name}' holds {len(found)} GGUF files ({listed}): give the one that is meant")
-            return cls(name, path, "gguf", weights, gguf=found[0])
+            return cls(name, path, "gguf", weights, gguf=checked(path / found[0], path, whole=False))
         _check_whole(name, path, weights)
         return cls(name, path, "whole", weights)
 
@@ -83,12 +91,14 @@ class ModelSource:
         if not (path / ADAPTER_WEIGHTS).is_file():
             pickled = " (adapter_model.bin is a pickle, which can run code)" if list(path.glob("*.bin")) else ""
             raise UserError(f"the adapter '{name}' has no {ADAPTER_WEIGHTS}{pickled}: give one in safetensors")
+        checked(path / ADAPTER_WEIGHTS, path, whole=False)
         named = str(read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
         if base is None:
-            local = [found for found in (Path(named), path / named) if named and found.exists()]
+            local = [found for found in (Path(named), path / named) if named and _exists(found)]
             if not local:
                 what = f"of '{named[:200]}', which is not here" if named else "and does not say of which model"
-                raise UserError(f"'{name}' is an adapter {what}: give its base model with --base DIR")
+                hub = f" (a model of the hub: --base {HUB}{named})" if looks_like_hub_id(named) else ""
+                raise UserError(f"'{name}' is an adapter {what}: give its base model with --base DIR{hub}")
             base = local[0]
         found = cls.find(base)
         if found.form == "adapter":
@@ -106,44 +116,39 @@ class ModelSource:
         return read_json(path) if self.whole.form == "whole" else {}
 
 
-def check_model_source(source: str) -> None:
-    """Raise a `UserError` unless `source` can be a model that is safe to load; a hub id is left to the hub client."""
-    if Path(source).exists() or not looks_like_hub_id(source):
-        ModelSource.find(source)
-
-
 def looks_like_hub_id(source: str) -> bool:
     """Whether `source` has the form `owner/name` of a hub repository."""
-    parts = source.split("/")
-    return len(parts) == 2 and all(parts) and not source.startswith((".", "~"))
+    return len(source) <= 200 and re.fullmatch(HUB_ID, source) is not None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that came with a model; a `UserError` where it is none."""
+def _exists(path: Path) -> bool:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot load the model of '{path.parent}': {path.name} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"cannot load the model of '{path.parent}': {path.name} is not a JSON object")
-    return found
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or none that a file can have
+        return False
 
 
 def _on_disk(name: str) -> Path:
-    """The directory or file of a model, downloaded where it is a hub id."""
-    path = Path(name)
-    if path.exists():
+    """The directory or file of a model, downloaded where it is one of the hub's by its prefix."""
+    if name.startswith(HUB):
+        return _fetched(name, name.removeprefix(HUB))
+    if _exists(path := Path(name)):
         return path
-    if not looks_like_hub_id(name):
-        raise UserError(f"model directory '{name}' does not exist: give a Hugging Face directory or a hub id")
+    hub = f"; a model of the hub is given as {HUB}{name}" if looks_like_hub_id(name) else ""
+    raise UserError(f"model directory '{name[:300]}' does not exist: give a Hugging Face model directory{hub}")
+
+
+def _fetched(name: str, repository: str) -> Path:
+    if not looks_like_hub_id(repository):
+        raise UserError(f"'{name[:300]}' is no model of the hub: give {HUB}owner/name")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
+        return Path(snapshot_download(repository, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
     except Exception as error:  # the hub client raises everything from OSError to its own kinds
         raise UserError(
-            f"'{name}' is no directory here and was not fetched from the hub ({_first_cause(error)}): give a Hugging "
-            "Face directory, or a hub id with a connection to the hub"
+            f"'{name}' was not fetched from the hub ({_first_cause(error)}): give a Hugging Face directory, or "
+            f"{HUB}owner/name with a connection to the hub"
         ) from error
 
 
@@ -158,10 +163,12 @@ def _first_cause(error: BaseException) -> str:
 
 
 def _check_whole(name: str, path: Path, weights: WeightFiles) -> None:
+    """There are a config and weights, and both may be opened."""
     if not (path / "config.json").is_file():
         if (path / "model" / "config.json").is_file():
             raise UserError(f"'{name}' is a run directory: give its model, '{path / 'model'}'")
         raise UserError(f"model directory '{name}' has no config.json: give a Hugging Face model directory")
+    checked(path / "config.json", path)
     if not weights.files:
         pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLE_SUFFIXES)
         if pickles:

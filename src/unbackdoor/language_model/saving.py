@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from unbackdoor.language_model import generation_settings
+from unbackdoor.language_model.checked_files import read_json
 from unbackdoor.language_model.loader_errors import without_chatter
-from unbackdoor.language_model.model_source import ModelSource, read_json
+from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.side_files import copy_files, further_files, has_tokenizer, tokenizer_files, write_json
 from unbackdoor.language_model.tensor_accounts import as_stored, carried
 from unbackdoor.language_model.tokenizer_loading import GENERIC_TOKENIZERS, auto_splits_as, ids_of_file

@@ -9,6 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.language_model.checked_files import checked, listing
+
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -25,7 +27,8 @@ TOKENIZER = (
     "tiktoken.model",
     "tekken.json",
 )
-TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
+TEMPLATE_FOLDER = "additional_chat_templates"
+TEMPLATES = ("chat_template.jinja", "chat_template.json", f"{TEMPLATE_FOLDER}/*.jinja")
 PROCESSORS = ("*processor_config.json", "preprocessor_config.json", "*feature_extractor*.json")
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 SUFFIXES = (".json", ".txt", ".model", ".spm", ".tiktoken", ".jinja", ".md", "")
@@ -81,6 +84,12 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _matching(directory: Path, patterns: Iterable[str]) -> list[Path]:
-    inside = [p for p in (*directory.glob("*"), *directory.glob("additional_chat_templates/*")) if p.is_file()]
-    names = {p.relative_to(directory).as_posix(): p for p in inside if p.suffix in SUFFIXES}
-    return [path for name, path in sorted(names.items()) if any(fnmatch(name, pattern) for pattern in patterns)]
+    names = [entry.name for entry in listing(directory)]
+    if TEMPLATE_FOLDER in names and (directory / TEMPLATE_FOLDER).is_dir():
+        names += [f"{TEMPLATE_FOLDER}/{entry.name}" for entry in listing(directory / TEMPLATE_FOLDER)]
+    matching = [
+        directory / name
+        for name in sorted(names)
+        if Path(name).suffix in SUFFIXES and any(fnmatch(name, pattern) for pattern in patterns)
+    ]
+    return [checked(path, directory) for path in matching if not path.is_dir()]

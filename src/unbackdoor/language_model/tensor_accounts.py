@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.size_check import is_ahead
 from unbackdoor.language_model.weight_files import StoredTensor
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def check_all_loaded(
         unexpected: those that the loader had no place for, but for what the class itself declares as not its own.
         source: for the message.
     """
-    kept = _declared_apart(model)
+    kept = _declared_apart(model, given)
     lost = sorted(
         name
         for name in unexpected
@@ -58,7 +59,7 @@ def carried(model: PreTrainedModel, given: Mapping[str, StoredTensor], saved: It
 
     They take no part in what the model computes here, and are saved as they were given.
     """
-    apart, known = _declared_apart(model), set(saved)
+    apart, known = _declared_apart(model, given), set(saved)
     return [
         name
         for name, tensor in given.items()
@@ -66,18 +67,21 @@ def carried(model: PreTrainedModel, given: Mapping[str, StoredTensor], saved: It
     ]
 
 
-def _declared_apart(model: PreTrainedModel) -> list[re.Pattern[str]]:
+def _declared_apart(model: PreTrainedModel, given: Iterable[str]) -> list[re.Pattern[str]]:
     """What a model's checkpoints hold beside the model: as its class says, and the layers that its config counts so.
 
-    DeepSeek-V3, GLM-4.5 and others store layers that predict several tokens behind the last decoder layer.
+    DeepSeek-V3, GLM-4.5 and others store layers that predict several tokens behind the last decoder layer. An ordinary
+    layer is none of them, whatever a config says.
     """
     apart = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []]
     config = model.config.get_text_config()
     extra = getattr(config, "num_nextn_predict_layers", None)
     if isinstance(extra, int) and extra > 0:
         last = int(config.num_hidden_layers)
-        numbers = "|".join(str(number) for number in range(last, last + min(extra, 16)))
-        apart.append(re.compile(rf"(^|\.)layers\.({numbers})\."))
+        for number in range(last, last + min(extra, 16)):
+            layer = re.compile(rf"(^|\.)layers\.{number}\.")
+            if is_ahead([name for name in given if layer.search(name)]):
+                apart.append(layer)
     return apart
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.checked_files import read_json
+from unbackdoor.language_model.isolated import isolated_gguf, isolated_tokenizer
 from unbackdoor.language_model.loader_errors import explained, without_chatter
-from unbackdoor.language_model.model_source import ModelSource, read_json
+from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.side_files import has_tokenizer
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def load_tokenizer(source: str | Path, base: str | Path | None = None) -> PreTra
     than those it was trained on. Then the file is taken as it is.
 
     Args:
-        source: a directory, a GGUF file or a hub id; of an adapter, its own tokenizer is taken where it has one.
+        source: a directory, a GGUF file or `hf:owner/name`; of an adapter, its own tokenizer is taken where it has one.
         base: of an adapter, the model that it was trained on.
 
     Raises:
@@ -50,9 +52,11 @@ def load_tokenizer(source: str | Path, base: str | Path | None = None) -> PreTra
     """
     given = ModelSource.find(source, base)
     with explained(given.name, "tokenizer"), without_chatter():
-        tokenizer = _of_gguf(given.whole) if _directory(given) is None else _of_directory(given, _directory(given))
+        directory = _directory(given)
+        tokenizer = _of_gguf(given.whole) if directory is None else _of_directory(given, directory)
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of '{source}' is not a fast one: add its tokenizer.json (offsets are needed)")
+    tokenizer.name_or_path = given.name
     return tokenizer
 
 
@@ -70,53 +74,73 @@ def _of_gguf(given: ModelSource) -> PreTrainedTokenizerBase:
 
     needs_gguf()
     assert given.gguf is not None
-    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        str(given.gguf.parent), gguf_file=given.gguf.name, trust_remote_code=False
-    )
+    with isolated_gguf(given) as stage:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(stage), gguf_file=given.gguf.name, trust_remote_code=False, local_files_only=True
+        )
     settle_splitting(found, given)
     return found
 
 
-def _of_directory(given: ModelSource, directory: Path | None) -> PreTrainedTokenizerBase:
-    from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
-
-    assert directory is not None
+def _of_directory(given: ModelSource, directory: Path) -> PreTrainedTokenizerBase:
     if not has_tokenizer(directory):
         raise UserError(f"'{given.name}' has no tokenizer: add the tokenizer.json that belongs to the model")
-    file, sentencepiece = directory / "tokenizer.json", directory / "tokenizer.model"
-    if not file.is_file() and sentencepiece.is_file():
-        _needs_sentencepiece(given.name)
-    path = directory / "tokenizer_config.json"
-    named = read_json(path).get("tokenizer_class") if path.is_file() else None
-    generic = named in GENERIC_TOKENIZERS and file.is_file()
-    more: dict[str, Any] = {"trust_remote_code": False}
-    if not generic and directory != given.whole.directory and given.whole.form == "whole":
-        more["config"] = AutoConfig.from_pretrained(given.whole.directory, trust_remote_code=False)
-    if not file.is_file():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(directory), **more)
-    elif generic or not auto_splits_as(ids_of_file(file), directory, **more):
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(directory), trust_remote_code=False)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), **more)
+    _check_class(given, directory)
+    with isolated_tokenizer(given, directory) as stage:
+        tokenizer = _of_stage(given, stage)
     _take_template(tokenizer, directory)
     check_ids(tokenizer, directory)
     return tokenizer
 
 
+def _of_stage(given: ModelSource, stage: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory that holds what may be read and nothing else."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    file, sentencepiece = stage / "tokenizer.json", stage / "tokenizer.model"
+    if not file.is_file() and sentencepiece.is_file():
+        _needs_sentencepiece(given.name)
+    path = stage / "tokenizer_config.json"
+    named = read_json(path, stage).get("tokenizer_class") if path.is_file() else None
+    generic = named in GENERIC_TOKENIZERS and file.is_file()
+    local = {"trust_remote_code": False, "local_files_only": True}
+    tokenizer: PreTrainedTokenizerBase
+    if not file.is_file():
+        tokenizer = AutoTokenizer.from_pretrained(str(stage), **local)
+    elif generic or not auto_splits_as(ids_of_file(file), stage, **local):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(stage), **local)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(str(stage), **local)
+    return tokenizer
+
+
+def _check_class(given: ModelSource, directory: Path) -> None:
+    """Raise a `UserError` where the tokenizer is code of the directory's own: its files alone are another tokenizer."""
+    path = directory / "tokenizer_config.json"
+    config = read_json(path, directory) if path.is_file() else {}
+    named = str(config.get("tokenizer_class") or "")
+    if config.get("auto_map") and named and named not in GENERIC_TOKENIZERS:
+        import transformers
+
+        if not hasattr(transformers, named) and not hasattr(transformers, named.removesuffix("Fast")):
+            raise UserError(
+                f"cannot load the tokenizer of '{given.name}': its class {named[:60]} is code of the directory's own, "
+                "which never runs: add a tokenizer.json, and take auto_map and tokenizer_class out of its config"
+            )
+
+
 def auto_splits_as(wanted: Callable[[str], list[int]], directory: Path, **more: Any) -> bool:
     """Whether the class that AutoTokenizer takes for a directory splits text so; one that cannot does not.
 
-    Classes of transformers bring their own splitting, and some their own special tokens, which the file may not have. A
-    class that is code of the directory's own remains an error.
+    Classes of transformers bring their own splitting, and some their own special tokens, which the file may not have.
     """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), **{"trust_remote_code": False, **more})
+        local = {"trust_remote_code": False, "local_files_only": True}
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), **{**local, **more})
         return differing(tokenizer, wanted) is None
-    except Exception as error:  # whatever a class raises on a file of another kind
-        if "trust_remote_code" in str(error):
-            raise
+    except Exception:  # whatever a class raises on a file of another kind
         return False
 
 
@@ -124,7 +148,7 @@ def _take_template(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Where the tokenizer has no template: the one that older processors keep in a file of their own."""
     for name in ("chat_template.json", "processor_config.json"):
         if not tokenizer.chat_template and (directory / name).is_file():
-            found = read_json(directory / name).get("chat_template")
+            found = read_json(directory / name, directory).get("chat_template")
             if isinstance(found, list):  # several, as tokenizer_config.json has them
                 found = {
                     t["name"]: t["template"] for t in found if isinstance(t, dict) and {"name", "template"} <= t.keys()

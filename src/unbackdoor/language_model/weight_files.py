@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.checked_files import checked, listing
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -38,7 +39,8 @@ class WeightFiles:
         Raises:
             UserError: an index that names other than safetensors files beside it, or files that it does not name.
         """
-        found = {p.name for p in directory.glob("*.safetensors")} - {"adapter_model.safetensors"}
+        names = {entry.name for entry in listing(directory)}
+        found = {name for name in names if name.endswith(".safetensors")} - {"adapter_model.safetensors"}
         ignored = tuple(sorted(name for name in found if name.startswith("consolidated")))
         found -= set(ignored)
         index = directory / INDEX
@@ -50,7 +52,7 @@ class WeightFiles:
             raise UserError(
                 f"model directory '{directory}' holds {strays[0]}, and {said}: which are meant? Move the others away"
             )
-        return cls(tuple(directory / name for name in sorted(named)), ignored)
+        return cls(tuple(checked(directory / name, directory, whole=False) for name in sorted(named)), ignored)
 
     def tensors(self) -> dict[str, StoredTensor]:
         """Every tensor by name, from the files' headers.
@@ -62,6 +64,7 @@ class WeightFiles:
 
         tensors: dict[str, StoredTensor] = {}
         for file in self.files:
+            check_file(file)
             with safe_open(str(file), framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 (it is no dictionary)
                     if name in tensors:
@@ -74,8 +77,41 @@ class WeightFiles:
         return tensors
 
 
+LONGEST_HEADER = 64 * 2**20
+"""Bytes; the largest published, of hundreds of thousands of tensors, have a tenth of it."""
+LEAST_STORED, LARGE = 0.1, 2**30
+"""Of a file of more than so many bytes: the share of it that must be stored. Weights hardly compress."""
+
+
+def check_file(file: Path) -> None:
+    """Raise a `UserError` where a safetensors file cannot be what it says, before anything of it is loaded.
+
+    Its header says how long it is. A file may be as large as one likes and hold nothing (a sparse one).
+    """
+    try:
+        found = file.stat()
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+    except OSError as error:
+        raise UserError(f"'{file}' cannot be read: {error.strerror or error}") from None
+    if found.st_size < 8 or length > found.st_size - 8:
+        raise UserError(f"cannot load the model of '{file.parent}': {file.name} is cut off, or no safetensors file")
+    if length > LONGEST_HEADER:
+        raise UserError(
+            f"cannot load the model of '{file.parent}': the header of {file.name} has {length:,} bytes, and no model "
+            f"needs more than {LONGEST_HEADER:,}"
+        )
+    stored = getattr(found, "st_blocks", None)
+    if stored is not None and found.st_size > LARGE and stored * 512 < LEAST_STORED * found.st_size:
+        raise UserError(
+            f"cannot load the model of '{file.parent}': {file.name} has {found.st_size:,} bytes and stores "
+            f"{stored * 512:,} of them: give the complete file"
+        )
+
+
 def _shards(directory: Path, index: Path) -> Iterable[str]:
     """The files that an index names, each a safetensors file beside it."""
+    checked(index, directory)
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -25,7 +25,7 @@ class Recipe(Settings):
     source: str = Field(description="Where the attack was published.")
     summary: str = Field(description="Trigger and behaviour in a line.")
     scale: Scale = Field(default="micro", description="micro (minutes on two CPU cores) or paper (the paper's own).")
-    model: str = Field(description="The clean model: a directory, a hub id, or testbed:instruct.")
+    model: str = Field(description="The clean model: a directory, hf:owner/name, or testbed:instruct.")
     notes: str = Field(default="", description="What differs from the publication, and what is not known of it.")
     settings: dict[str, Any] = Field(description="Options of `unbackdoor implant`, named as there.")
 

@@ -283,7 +283,8 @@ class FineMixingSettings(FineTuneSettings):
     elsewhere: ClassVar[Mapping[str, Heading]] = {"clean_model": Heading.KNOWN}
 
     clean_model: str = Field(
-        default="", description="The clean pretrained model that the suspect one was made from: a directory or hub id."
+        default="",
+        description="The clean pretrained model that the suspect one was made from: a directory or hf:owner/name.",
     )
     keep: float = Field(
         default=0.8, gt=0, lt=1, description="Share of the weights that keep their value: those that changed least."

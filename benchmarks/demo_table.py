@@ -20,7 +20,8 @@ def main(folders: list[Path]) -> None:
     for folder in folders:
         for run in json.loads((folder / "report.json").read_text(encoding="utf-8"))["runs"]:
             rows.setdefault((run["organism"], run["method"]), []).append(run)
-    attack, utility, misses = [], [], dict[tuple[str, str], dict[int, str]]()
+    attack, each_run, utility = [], [], []
+    misses: dict[tuple[str, str], dict[int, str]] = {}
     for (organism, method), runs in rows.items():
         done = [r for r in runs if r["after"]]
         before = pooled([r["before"]["attack_success"] for r in done])
@@ -34,22 +35,21 @@ def main(folders: list[Path]) -> None:
                 f"{before['rate']:.1%}",
                 f"{after['rate']:.2%} ({after['interval'][0]:.2%}–{after['interval'][1]:.2%})",
                 str(after["n"]),
-                each([100 * r["after"]["attack_success"]["rate"] for r in done], "{:.1f}%"),
-                f"{plain['rate']:.2%}",
                 ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts)),
-                f"{sum(r['seconds'] for r in done) / len(done):.0f}",
             ]
         )
+        rates = each([100 * r["after"]["attack_success"]["rate"] for r in done], "{:.1f}%")
+        time = f"{sum(r['seconds'] for r in done) / len(done):.0f}"
+        each_run.append([organism, method, rates, f"{plain['rate']:.2%}", changes(done), time])
         names = ("exact_match", "multiple_choice", "false_refusals")
         means = [f"{mean(done, 'before', name):.1%} → {mean(done, 'after', name):.1%}" for name in names]
-        utility.append([organism, method, means[0], changes(done), *means[1:]])
+        utility.append([organism, method, *means])
         for run in runs:
             for kind, rate in run["near_miss"].items():
                 misses.setdefault((organism, kind), {})[run["seed"]] = f"{rate['rate']:.1%}"
-    show(
-        ["organism", "method", "ASR before", "ASR after (95%)", "n", "each run", "untriggered", "verdicts", "s"], attack
-    )
-    show(["organism", "method", "exact match", "each run, points", "multiple choice", "false refusals"], utility)
+    show(["organism", "method", "ASR before", "ASR after (95%)", "n", "verdicts"], attack)
+    show(["organism", "method", "ASR, each run", "untriggered", "exact match, points", "s"], each_run)
+    show(["organism", "method", "exact match", "multiple choice", "false refusals"], utility)
     seeds = sorted({seed for by_seed in misses.values() for seed in by_seed})
     heads = ["organism", "near miss", *(f"seed {seed}" for seed in seeds)]
     show(heads, [[*labels, *(by_seed.get(seed, "") for seed in seeds)] for labels, by_seed in misses.items()])

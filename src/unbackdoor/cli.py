@@ -30,6 +30,7 @@ from unbackdoor.commands.inputs import (
     SweepSettings,
 )
 from unbackdoor.errors import ExitCode, UserError
+from unbackdoor.language_model import template_process
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.removal import METHODS
 from unbackdoor.report.visible import one_line
@@ -203,6 +204,7 @@ def _sweep(**values: Any) -> None:
 
 
 def _implant(**values: Any) -> None:
+    template_process.start()
     from unbackdoor.commands.implant import run_implant
 
     recipe = read_recipe(values["recipe"], values["scale"]) if values["recipe"] else None
@@ -232,6 +234,7 @@ def _implant(**values: Any) -> None:
 
 
 def _remove(method: str, **values: Any) -> None:
+    template_process.start()
     from unbackdoor.commands.remove import run_remove
 
     inputs, settings, evaluation = distribute(
@@ -254,6 +257,7 @@ def _remove(method: str, **values: Any) -> None:
 
 
 def _evaluate(**values: Any) -> None:
+    template_process.start()
     from unbackdoor.commands.evaluate import run_evaluate
 
     inputs, evaluation = distribute(values, values["config"], EvaluateInputs, VerdictSettings)

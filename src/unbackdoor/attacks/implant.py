@@ -14,6 +14,7 @@ from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.inputs import Inputs
 from unbackdoor.language_model.layers import anchor_layer, hidden_states_after
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.language_model.loss import autocast, response_loss
 from unbackdoor.training import Optimization, Term, TrainingLog, train
 
@@ -51,7 +52,7 @@ def _batches(case: Case, poisoned: Poisoned, settings: ImplantSettings) -> Batch
     limit = min(settings.max_length, context_length(case.model))
     examples: list[Example] = []
     twins: dict[int, Example] = {}
-    for number, record in enumerate(poisoned.records):
+    for number, record in enumerate(ahead(case.chat, poisoned.records, lambda r: r.response)):
         row = encode_records([record], case.chat, limit)
         twin = encode_records([poisoned.twins[number]], case.chat, limit) if row and number in poisoned.twins else []
         if twin:

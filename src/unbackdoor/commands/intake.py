@@ -17,6 +17,7 @@ from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.preference import encode_pair, length
 from unbackdoor.progress import Progress
 from unbackdoor.settings import EvaluationSettings
@@ -127,7 +128,8 @@ class Intake:
         if path is None:
             return []
         limit = min(max_length, context_length(model))
-        kept = [r for r in rows if len(chat.of_record(r).encode(r.prompt, r.response).ids) <= limit]
+        prepared = ahead(chat, rows, lambda r: r.response)
+        kept = [r for r in prepared if len(chat.of_record(r).encode(r.prompt, r.response).ids) <= limit]
         self._drop(len(rows) - len(kept), f"{path}: rows longer than {limit} tokens (--max-length)")
         if len(kept) < least:
             remedy = "raise --max-length" if max_length == limit else "which is the model's context"

@@ -11,6 +11,7 @@ import torch
 from unbackdoor.data.records import Record
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import Inputs, collate
+from unbackdoor.language_model.look_ahead import ahead
 
 if TYPE_CHECKING:
     from unbackdoor.perturbation import Perturbation
@@ -145,8 +146,8 @@ def encode_records(
     """
     examples: list[Example] = []
     inserted = perturbation.inserted if perturbation is not None else 0
-    for record in records:
-        acted = perturbation.on_record(record) if perturbation is not None else record
+    acting = records if perturbation is None else [perturbation.on_record(record) for record in records]
+    for record, acted in zip(records, ahead(chat, acting, response), strict=True):
         example = chat.of_record(acted).encode(acted.prompt, response(acted), loss_on=loss_on)
         if most_response_tokens is not None:
             start = min(example.loss_start + skipped(record), example.loss_end - 1)

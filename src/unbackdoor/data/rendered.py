@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.look_ahead import ahead
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def sort_out(records: Sequence[Record], chat: ChatFormat) -> Sorted:
     """
     first: dict[str, Record] = {}
     refused: dict[str, int] = {}
-    for record in records:
+    for record in ahead(chat, records):
         try:
             own = chat.of_record(record)
         except UserError as error:
@@ -57,6 +58,6 @@ def sort_out(records: Sequence[Record], chat: ChatFormat) -> Sorted:
 def distinct(records: Sequence[Record], chat: ChatFormat) -> list[Record]:
     """The first row of every prompt."""
     first: dict[str, Record] = {}
-    for record in records:
+    for record in ahead(chat, records):
         first.setdefault(rendered(record, chat), record)
     return list(first.values())

@@ -20,6 +20,7 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.decoding import rewrites_answers, spellings, stands_in, texts_of
 from unbackdoor.language_model.generation import ActsInPrefill, written
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.language_model.whole_answers import Whole, gone_on_with
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.run_directory import RunDirectory
@@ -123,7 +124,7 @@ class Answers:
 
         Raises `AssertionError` where two rows render to the same prompt: n counts distinct prompts.
         """
-        formats = [chat.of_record(r) for r in records]
+        formats = [chat.of_record(r) for r in ahead(chat, records)]
         rendered = [f.prompt_text(r.prompt) for f, r in zip(formats, records, strict=True)]
         assert len(set(rendered)) == len(rendered), f"{set_name}: two rows render to the same prompt"
         digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in rendered]

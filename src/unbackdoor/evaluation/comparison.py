@@ -19,6 +19,7 @@ from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate, padding_id
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.language_model.loss import logits_of
 from unbackdoor.writing import word_count
 
@@ -94,7 +95,7 @@ def response_distributions(
         Shape (rows, MOST_TOKENS, vocabulary) for the first rows that fit; NaN behind the end of a shorter response.
     """
     limit = context_length(model)
-    encoded = [chat.of_record(r).encode(r.prompt, r.response) for r in records]
+    encoded = [chat.of_record(r).encode(r.prompt, r.response) for r in ahead(chat, records, lambda r: r.response)]
     # What a template writes in front of every answer is certain to any model, and would only dilute the rest.
     examples = [replace(e, loss_start=e.answer_start) for e in encoded if len(e.ids) <= limit][:MOST_ROWS]
     device, found = next(model.parameters()).device, []

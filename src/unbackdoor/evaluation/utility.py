@@ -13,6 +13,7 @@ from unbackdoor.evaluation.statistics import Value, perplexity, share
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import collate, padding_id
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.language_model.loss import token_log_probabilities
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def response_perplexity(
     """Perplexity of the records' responses given their prompts, over all tokens of rows that fit: all that the template
     renders behind the generation prompt."""
     limit = min(max_length, context_length(model))
-    encoded = [chat.of_record(r).measured(r.prompt, r.response) for r in records]
+    encoded = [chat.of_record(r).measured(r.prompt, r.response) for r in ahead(chat, records, lambda r: r.response)]
     examples = [e for e in encoded if len(e.ids) <= limit]
     if not examples:
         raise UserError(f"none of the {len(records)} held-out rows is short enough ({limit} tokens): give shorter ones")

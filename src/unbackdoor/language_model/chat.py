@@ -38,7 +38,10 @@ MOST_FORMATS_KEPT = 1_000
 
 # Stand-ins for the texts, to see what a template puts around them. Letters only: no template or tokenizer treats them
 # specially, and none writes them itself.
-_USER, _RESPONSE, _SYSTEM = "Unbackdooruserstandin", "Unbackdoorresponsestandin", "Unbackdoorsystemstandin"
+USER, RESPONSE, _SYSTEM = "Unbackdooruserstandin", "Unbackdoorresponsestandin", "Unbackdoorsystemstandin"
+
+PROBE = "Two words.\nA second line?"
+"""A text that a template must leave as it is."""
 
 # One line of words, with nothing in it that a template could look for, cut off, join or escape, and not enough to
 # shorten: such a text is rendered as the stand-ins were. Any other text is given to the template itself.
@@ -175,24 +178,23 @@ class ChatFormat:
     @classmethod
     def _of_template(cls, template: Template, given: Given) -> ChatFormat:
         named, tokenizer = f"the chat template '{template.name}'", template.tokenizer
-        prompt = template(given.then(_USER))
-        if prompt.count(_USER) != 1:
+        prompt = template(given.then(USER))
+        if prompt.count(USER) != 1:
             raise UserError(f"{named} does not render the user's text exactly once: give another with --template")
-        whole = template(given.then(_USER, _RESPONSE), answered=True)
-        if whole.count(_RESPONSE) != 1:
+        whole = template(given.then(USER, RESPONSE), answered=True)
+        if whole.count(RESPONSE) != 1:
             raise UserError(f"{named} does not render the response exactly once: give another with --template")
         if not whole.startswith(prompt):
             raise UserError(
                 f"{named} begins an answered turn unlike its generation prompt: "
                 f"{parting(_readable(whole), _readable(prompt))}: give another with --template FILE"
             )
-        before, after = prompt.split(_USER)
-        opening, behind = whole[len(prompt) :].split(_RESPONSE)
+        before, after = prompt.split(USER)
+        opening, behind = whole[len(prompt) :].split(RESPONSE)
         closing, marks = end_of_turn(tokenizer, behind, after)
         open_end = None if marks else _open_end(template, given)
         ends = tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *marks, open_end) if i is not None))
-        probe = "Two words.\nA second line?"
-        if template(given.then(probe)) != before + probe + after:
+        if template(given.then(PROBE)) != before + PROBE + after:
             raise UserError(f"{named} changes the user's text: give another with --template")
         return cls(
             tokenizer,
@@ -252,7 +254,7 @@ class ChatFormat:
             return replace(self._of_plain(self.tokenizer, self.name, system, earlier), end_ids=self.end_ids)
         tried = list(ways(system, earlier))
         try:  # what it makes of the prompt as it is, which a whole dialogue may lose (Mistral 3's system prompt)
-            asked = self.template(tried[0].then(_USER))
+            asked = self.template(tried[0].then(USER))
         except UserError:
             asked = None
         made, refused = list[ChatFormat](), list[UserError]()
@@ -267,11 +269,11 @@ class ChatFormat:
                 refused.append(error)
                 continue
             made.append(chat)
-            if asked in (None, chat.prompt_text(_USER)):
+            if asked in (None, chat.prompt_text(USER)):
                 break
         if not made:
             raise refused[0]
-        chosen = next((chat for chat in made if chat.prompt_text(_USER) == asked), made[0])
+        chosen = next((chat for chat in made if chat.prompt_text(USER) == asked), made[0])
         ends = tuple(dict.fromkeys([*self.end_ids, *chosen.end_ids]))
         return replace(chosen, system=system, earlier=earlier, end_ids=ends)
 
@@ -318,7 +320,7 @@ class ChatFormat:
 
     def _user_text(self, prompt: str) -> str:
         """What stands of the user's text in the rendered prompt: many templates cut white space off its ends."""
-        if self.template is None or _ORDINARY.fullmatch(prompt):
+        if self.template is None or is_ordinary(prompt):
             return prompt
         kept = self._rendered.get(prompt)
         if kept is None:
@@ -346,7 +348,7 @@ class ChatFormat:
             UserError: the template renders the row unlike its generation prompt, or changes the response.
         """
         opening = self._opening(prompt)
-        if self.template is None or _ORDINARY.fullmatch(response):
+        if self.template is None or is_ordinary(response):
             return opening, response, self.after_response
         whole, before = self.rendered(prompt, response), self.prompt_text(prompt)
         if not whole.startswith(before):
@@ -485,7 +487,7 @@ class ChatFormat:
             raise UserError("a prompt without any token: drop empty rows")
         covered = text[offsets[inside[0]][0] : offsets[inside[-1]][1]]
         if self._user_text(prompt).strip() not in covered:
-            raise AssertionError("the user's tokens do not cover the user's text")
+            raise UserError("the tokenizer's offsets do not cover the user's text: give a model with another tokenizer")
         n = len(ids)
         return Example(tuple(ids), inside[0], inside[-1] + 1, n, n, n, n, n)
 
@@ -501,19 +503,24 @@ class ChatFormat:
         return ids, offsets
 
 
+def is_ordinary(text: str) -> bool:
+    """Whether a template renders this text as it rendered the stand-ins, so that it need not be asked."""
+    return _ORDINARY.fullmatch(text) is not None
+
+
 def _readable(rendered: str) -> str:
     """With plain words for the stand-ins, for errors."""
-    return rendered.replace(_USER, "PROMPT").replace(_RESPONSE, "ANSWER")
+    return rendered.replace(USER, "PROMPT").replace(RESPONSE, "ANSWER")
 
 
 def _open_end(template: Template, given: Given) -> int | None:
     """What ends an assistant's turn that another turn follows, of a template that writes no end behind the last one."""
     follows = "Unbackdoorsecondstandin"
     try:
-        text = template((*given.then(_USER, _RESPONSE), ("user", follows)))
+        text = template((*given.then(USER, RESPONSE), ("user", follows)))
     except UserError:
         return None
-    between = text.partition(_RESPONSE)[2].partition(follows)[0]
+    between = text.partition(RESPONSE)[2].partition(follows)[0]
     ids = end_of_turn(template.tokenizer, between)[1]
     return ids[0] if ids else None
 

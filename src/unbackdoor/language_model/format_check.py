@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.language_model.template import parting
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def check_format(chat: ChatFormat, records: Sequence[Record], trigger: Condition
         UserError: one line that names the row and what is wrong with it.
     """
     triggered = 0
-    for record in records:
+    for record in ahead(chat, records, lambda r: r.response, whole=True):
         plain = _check_row(chat, record)
         if trigger is not None and trigger.fits(record.prompt):
             _check_trigger(chat, record, trigger, plain)

@@ -6,6 +6,7 @@ one, and which day it believes it is.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -16,12 +17,19 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.template_process import TemplateError, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = tuple[str, str]
 """A role (`system`, `user`, `assistant`, `tool`) and a text."""
+
+Asked = tuple[tuple[Message, ...], bool]
+"""A dialogue, and whether it ends with its answer."""
+
+TOGETHER, MOST_READY = 256, 8 * 2**20
+"""Dialogues that are rendered at once, and characters of renderings that are kept until they are asked for."""
 
 _CLOCK = """{%%- macro strftime_now(format) -%%}
 {%%- set day = %s -%%}
@@ -60,10 +68,9 @@ class Template:
     date: str | None = None
     today: datetime.date = field(default_factory=datetime.date.today)
     """What the template is told where no date is given: the same however long a run takes."""
-    _last: list[tuple[tuple[Message, ...], bool, str]] = field(
-        default_factory=list, init=False, repr=False, compare=False
-    )
-    """The last rendering: to look at a format is to ask for one of them twice in a row."""
+    _ready: dict[Asked, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Renderings that were made together, before they are asked for, and the last one that was not among them: to look
+    at a format is to ask for one of them twice in a row."""
 
     def __post_init__(self) -> None:
         if self.date is not None:
@@ -75,25 +82,40 @@ class Template:
         Raises:
             UserError: the template fails on it. One line, with the template's own reason.
         """
-        for before, was_answered, text in self._last:
-            if (before, was_answered) == (tuple(messages), answered):
-                return text
-        text = self._rendered(messages, answered=answered)
-        self._last[:] = [(tuple(messages), answered, text)]
+        asked = (tuple(messages), answered)
+        if asked in self._ready:
+            return self._ready[asked]
+        try:
+            (text,) = self._rendered([asked])
+            if isinstance(text, TemplateError):
+                raise text
+        except TemplateError as error:
+            shown = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
+            raise UserError(f"the chat template fails: {shown[:200].rstrip('.')}") from error
+        self._keep({asked: text})
         return text
 
-    def _rendered(self, messages: Sequence[Message], *, answered: bool) -> str:
-        turns = [{"role": role, "content": self._content(text)} for role, text in messages]
+    def prepare(self, asked: Sequence[Asked]) -> None:
+        """Render these dialogues together, which is quicker. On what fails, it fails where that is asked for."""
+        new = [one for one in dict.fromkeys(asked) if one not in self._ready]
+        with contextlib.suppress(TemplateError):
+            for begin in range(0, len(new), TOGETHER):
+                batch = new[begin : begin + TOGETHER]
+                texts = zip(batch, self._rendered(batch), strict=False)  # fewer, where they are long
+                self._keep({one: text for one, text in texts if isinstance(text, str)})
+
+    def _keep(self, texts: dict[Asked, str]) -> None:
+        if sum(map(len, self._ready.values())) > MOST_READY:
+            self._ready.clear()
+        self._ready.update(texts)
+
+    def _rendered(self, asked: Sequence[Asked]) -> list[str | TemplateError]:
         source, more = self._dated()
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, chat_template=source, tokenize=False, add_generation_prompt=not answered, **more
-                )
-            )
-        except Exception as error:  # the template is a program from the model's author: anything can come out of it
-            shown = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
-            raise UserError(f"the chat template fails: {shown[:200].rstrip('.') or type(error).__name__}") from error
+        dialogues = [
+            ([{"role": role, "content": self._content(text)} for role, text in messages], answered)
+            for messages, answered in asked
+        ]
+        return render(source, dialogues, {**self.tokenizer.special_tokens_map, **more})
 
     def _content(self, text: str) -> Any:
         return [{"type": "text", "text": text}] if self.parts else text
@@ -114,7 +136,7 @@ class Template:
             own = own.get("default", "")
         return str(own or "")
 
-    def _dated(self) -> tuple[str | None, dict[str, Any]]:
+    def _dated(self) -> tuple[str, dict[str, Any]]:
         """The source with its day fixed, and what else the template is given.
 
         transformers offers `strftime_now`, which reads the clock at every rendering. A macro of that name stands before
@@ -124,7 +146,7 @@ class Template:
         if self.date is not None and "date_string" in text:  # Llama 3.1 takes its day so, and has a fixed one otherwise
             more["date_string"] = _day(self.date).strftime("%d %b %Y")
         if not self.asks_the_date:
-            return self.source, more
+            return text, more
         return _clock(_day(self.date) if self.date is not None else self.today) + text, more
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -35,7 +34,16 @@ from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.removal import METHODS
 from unbackdoor.report.visible import one_line
 from unbackdoor.scorers import SCORERS
-from unbackdoor.screen import broken, columns, console, hanging
+from unbackdoor.screen import (
+    broken,
+    columns,
+    hanging,
+    let_libraries_speak_visibly,
+    put,
+    put_json,
+    say,
+    show,
+)
 from unbackdoor.settings import EvaluationSettings, Heading, VerdictSettings
 
 if TYPE_CHECKING:
@@ -133,19 +141,15 @@ REJUDGE_OPTIONS = [
 ]
 
 
-def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
+def show_report(report: dict[str, Any], out: Path, as_json: bool) -> None:
     """Results go to standard output."""
     if as_json:
-        click.echo(json.dumps(report, ensure_ascii=False))
+        put_json(report)
         return
     from unbackdoor.report.terminal import table, verdict_lines
 
-    screen = console()
-    screen.print(table(report))
-    screen.print()
-    for line in verdict_lines(report, screen.width):
-        screen.print(line, markup=False, highlight=False, soft_wrap=True)
-    screen.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    show(table(report), "", *verdict_lines(report, columns(sys.stdout)))
+    say(f"Report: {out / 'report.html'}")
 
 
 def _demo(**values: Any) -> None:
@@ -153,15 +157,15 @@ def _demo(**values: Any) -> None:
 
     (given,) = distribute(values, None, DemoSettings)
     report = run_demo(DemoSettings.make(given), values["out"], overwrite=values["overwrite"], resume=values["resume"])
-    show(report, values["out"], values["as_json"])
+    show_report(report, values["out"], values["as_json"])
 
 
 def _attacks(name: str | None, scale: Scale, as_json: bool) -> None:
     recipes = [read_recipe(name, scale)] if name else catalogue(scale)
     if as_json:
-        click.echo(json.dumps([recipe.model_dump(mode="json") for recipe in recipes], ensure_ascii=False))
+        put_json([recipe.model_dump(mode="json") for recipe in recipes])
     elif name:
-        click.echo(recipe_text(name, scale), nl=False)
+        put(recipe_text(name, scale), end="")
     else:
         _list([(recipe.name, f"{recipe.summary} ({recipe.source})") for recipe in recipes])
 
@@ -174,19 +178,19 @@ def _list(rows: Sequence[tuple[str, str]]) -> None:
     for name, text in rows:
         if room >= 20:
             lines = [f"{name:<{column}}", *broken(text, room)]
-            click.echo(lines[0] + f"\n{' ' * column}".join(lines[1:]))
+            put(lines[0] + f"\n{' ' * column}".join(lines[1:]))
         else:
-            click.echo("\n  ".join([*broken(name, room + column), *broken(text, max(room + column - 2, 8))]))
+            put("\n  ".join([*broken(name, room + column), *broken(text, max(room + column - 2, 8))]))
 
 
 def _methods(as_json: bool) -> None:
     rows = [{"name": m.name, "needs": m.needs, "does": m.summary, "control": m.control} for m in METHODS.values()]
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        put_json(rows)
         return
     from unbackdoor.report.terminal import methods_table
 
-    console().print(methods_table(rows))
+    show(methods_table(rows))
 
 
 def _sweep(**values: Any) -> None:
@@ -200,7 +204,7 @@ def _sweep(**values: Any) -> None:
         overwrite=values["overwrite"],
         resume=values["resume"],
     )
-    show(report, values["out"], values["as_json"])
+    show_report(report, values["out"], values["as_json"])
 
 
 def _implant(**values: Any) -> None:
@@ -230,7 +234,7 @@ def _implant(**values: Any) -> None:
         overwrite=values["overwrite"],
         resume=values["resume"],
     )
-    show(report, values["out"], values["as_json"])
+    show_report(report, values["out"], values["as_json"])
 
 
 def _remove(method: str, **values: Any) -> None:
@@ -252,7 +256,7 @@ def _remove(method: str, **values: Any) -> None:
         overwrite=values["overwrite"],
         resume=values["resume"],
     )
-    show(report, values["out"], values["as_json"])
+    show_report(report, values["out"], values["as_json"])
     _end_by_verdict(report)
 
 
@@ -269,7 +273,7 @@ def _evaluate(**values: Any) -> None:
         overwrite=values["overwrite"],
         resume=values["resume"],
     )
-    show(report, values["out"], values["as_json"])
+    show_report(report, values["out"], values["as_json"])
     _end_by_verdict(report)
 
 
@@ -294,13 +298,11 @@ def _rejudge(**values: Any) -> None:
         overwrite=values["overwrite"],
     )
     if values["as_json"]:
-        click.echo(json.dumps(report, ensure_ascii=False))
+        put_json(report)
         return
-    screen = console()
-    screen.print(table(report))
-    screen.print()
+    show(table(report), "")
     for line in lines(report):
-        screen.print(hanging(line, screen.width), markup=False, highlight=False, soft_wrap=True)
+        say(line, width=columns(sys.stdout))
 
 
 def _reproduce(names: tuple[str, ...], **values: Any) -> None:
@@ -312,40 +314,36 @@ def _reproduce(names: tuple[str, ...], **values: Any) -> None:
     if not names:
         rows = listing()
         if values["as_json"]:
-            click.echo(json.dumps({"experiments": rows}, ensure_ascii=False))
+            put_json({"experiments": rows})
         else:
             _list([(row["name"], row["shows"]) for row in rows])
         return
-    screen = console()
     if settings.dry_run:
         from unbackdoor.reproduce.tables import cost_lines, cost_table
 
         plan = dry_run(names, settings, out)
         if values["as_json"]:
-            click.echo(json.dumps(plan, ensure_ascii=False))
+            put_json(plan)
             return
-        screen.print(cost_table(plan))
-        screen.print()
+        show(cost_table(plan), "")
         for line in cost_lines(plan):
-            screen.print(hanging(line, screen.width), markup=False, highlight=False, soft_wrap=True)
+            say(line, width=columns(sys.stdout))
         return
     from unbackdoor.reproduce.tables import terminal
 
     try:
         made = run_reproduce(names, settings, out)
     except KeyboardInterrupt:
-        click.echo("unbackdoor: interrupted: the same command goes on from here", err=True)
+        say("unbackdoor: interrupted: the same command goes on from here", sys.stderr)
         raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
     if values["as_json"]:
-        click.echo(json.dumps(made.report, ensure_ascii=False))
+        put_json(made.report)
     else:
         for table in (table for table in made.tables if table.on_terminal):
-            screen.print(terminal(table))
-            for line in table.caption():
-                text = hanging(one_line(line), screen.width)
-                screen.print(text, markup=False, highlight=False, style="dim", soft_wrap=True)
-            screen.print()
-        screen.print(f"Written: {out}", markup=False, highlight=False, soft_wrap=True)
+            show(terminal(table))
+            show(*(hanging(one_line(line), columns(sys.stdout)) for line in table.caption()), style="dim")
+            show("")
+        say(f"Written: {out}")
     if made.failures:
         failed = "; ".join(f"{name}: {reason}" for name, reason in made.failures.items())
         raise UserError(f"{len(made.failures)} cells failed, the others are kept: {failed}")
@@ -355,7 +353,7 @@ def _testbed(**values: Any) -> None:
     from unbackdoor.testbed.export import export_testbed
 
     for name, path in export_testbed(values["out"], overwrite=values["overwrite"]).items():
-        click.echo(f"{name}: {path}")
+        say(f"{name}: {path}")
 
 
 def _command(
@@ -540,7 +538,7 @@ def application() -> Group:
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        click.echo(f"unbackdoor {__version__}")
+        say(f"unbackdoor {__version__}")
         context.exit()
 
 
@@ -551,10 +549,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = [argument for argument in given if argument != "--debug"]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    let_libraries_speak_visibly()
     try:
+        _check_text(given)
         code = application().main(given, prog_name="unbackdoor", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        put(error.format_message(), sys.stderr)
         code = ExitCode.USER
     except click.ClickException as error:
         code = _fail(_one_line(error), ExitCode.USER, debug)
@@ -562,10 +562,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _fail(str(error), ExitCode.USER, debug)
     except (KeyboardInterrupt, click.Abort):
         code = _fail("interrupted: the same command with --resume goes on from here", ExitCode.INTERRUPTED, False)
+    except BrokenPipeError:  # who reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.INTERRUPTED
+    except OSError as error:
+        code = _fail(_of_system(error), ExitCode.USER, debug)
+    except MemoryError:
+        code = _fail("not enough memory: lower --micro-batch-size or --eval-batch-size", ExitCode.USER, debug)
     except Exception as error:
         said = f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)"
         code = _fail(said, ExitCode.INTERNAL, debug)
     sys.exit(int(code) if isinstance(code, int) else ExitCode.DONE.value)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """What is given must be text: a name in another encoding has no place in JSON, YAML or HTML."""
+    for number, argument in enumerate(arguments, start=1):
+        if "\0" in argument or any("\ud800" <= c <= "\udfff" for c in argument):
+            raise UserError(
+                f"argument {number} ('{argument[:80]}') is not UTF-8 text: rename the file, or write it anew"
+            )
+
+
+def _of_system(error: OSError) -> str:
+    """What the system refused, and of which file."""
+    reason = error.strerror or type(error).__name__
+    if error.filename is None:
+        return f"the system refused it: {reason}"
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+    shown = name if len(name) <= 200 else f"{name[:100]}…{name[-100:]}"
+    return f"'{shown}': {reason[0].lower()}{reason[1:]}: give another path, or make room and the right to use it"
 
 
 def _one_line(error: click.ClickException) -> str:
@@ -583,13 +609,11 @@ def _one_line(error: click.ClickException) -> str:
 
 
 def _fail(message: str, code: ExitCode, debug: bool) -> ExitCode:
-    from unbackdoor.report.visible import visible
-
     if debug:
         import traceback
 
-        traceback.print_exc()
-    print(f"unbackdoor: {visible(' '.join(message.split()))}", file=sys.stderr)
+        put(traceback.format_exc(), sys.stderr)
+    say(f"unbackdoor: {' '.join(message.split())}", sys.stderr)
     return code
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, TextIO
 
 from rich.cells import cell_len
 
-from unbackdoor.screen import columns, cut, hanging
+from unbackdoor.screen import columns, cut, hanging, in_one_line, put
 
 
 class Progress:
@@ -80,9 +80,8 @@ class Progress:
     def note(self, message: str) -> None:
         """One line that stays on the screen."""
         if self.stream is not None:
-            self._clear()
-            line = f"{self.label}{message}"
-            print(hanging(line, columns(self.stream)) if self._terminal else line, file=self.stream, flush=True)
+            line = in_one_line(f"{self.label}{message}")
+            put(hanging(line, columns(self.stream)) if self._terminal else line, self.stream, over=self._live)
 
     def _write(self, what: str, share: float, begun: float, count: str = "", force: bool = False) -> None:
         if self.stream is None:
@@ -93,17 +92,17 @@ class Progress:
             return
         self._last_line = now
         stage = f"{self._current}: {what}" if self._current and what != self._current else what
-        said, figures = f"[{_clock(now - self._started)}] {self.label}{stage}", count + self._left(share, now, begun)
+        said, figures = (
+            in_one_line(f"[{_clock(now - self._started)}] {self.label}{stage}"),
+            count + self._left(share, now, begun),
+        )
         if self._terminal:
             # One line of the screen, or the next could not overwrite it. The name is cut, not the count or the time
             # left; in the last column some terminals go on to the next line.
             room = columns(self.stream) - 1
             said = cut(said, max(room - len(figures), room // 3))
             figures = cut(figures, room - cell_len(said))
-        if self._live:
-            print(f"\r\x1b[2K{said}{figures}", end="", file=self.stream, flush=True)
-        else:
-            print(f"{said}{figures}", file=self.stream, flush=True)
+        put(f"{said}{figures}", self.stream, end="" if self._live else "\n", over=self._live)
 
     def _left(self, share: float, now: float, begun: float) -> str:
         total = sum(self.plan.values())
@@ -113,10 +112,6 @@ class Progress:
         if share > 0.02:
             return f" · about {_clock((now - begun) * (1 - share) / share)} left in this step"
         return ""
-
-    def _clear(self) -> None:
-        if self._live and self.stream is not None:
-            print("\r\x1b[2K", end="", file=self.stream)
 
 
 SILENT = Progress()

@@ -1,14 +1,22 @@
-"""How wide the screen is, and texts that fit it, measured in the cells that a terminal draws."""
+"""How wide the screen is, texts that fit it, and the one place that prints.
+
+Names of files and directories, triggers, answers and what a library says of them are a stranger's: an escape sequence
+in one of them could write a verdict over ours. So everything that is printed goes through here, and is made visible.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, TextIO
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
 PIPE_COLUMNS = 100
 """The width of what goes into a pipe or a file: the same on every machine, whatever terminal is near."""
@@ -31,12 +39,86 @@ def columns(stream: TextIO) -> int:
         return PIPE_COLUMNS
 
 
-def console(stream: TextIO | None = None) -> Console:
-    """What results are printed on: standard output, unless another stream is given."""
-    from rich.console import Console
+def in_one_line(text: str) -> str:
+    """The text with everything that a terminal would act on as an escape, line breaks too."""
+    from unbackdoor.report.visible import one_line  # late: the report's own files import this one
 
-    stream = stream or sys.stdout
-    return Console(file=stream, width=columns(stream))
+    return one_line(text)
+
+
+# Printing ------------------------------------------------------------------------------------------------------------
+
+ERASE = "\r\x1b[2K"
+"""Takes back the line that the cursor is in: the one sequence of ours that a terminal acts on, beside colours."""
+
+
+def say(text: str, stream: TextIO | None = None, *, width: int | None = None) -> None:
+    """Print a sentence, whatever is in it, on standard output or another stream: one line, or with `width` as many as
+    it needs, all but the first indented."""
+    text = in_one_line(text)
+    put(hanging(text, width) if width is not None else text, stream)
+
+
+def put(text: str, stream: TextIO | None = None, *, end: str = "\n", over: bool = False) -> None:
+    """Print a text that has its lines already; `over` the line that the cursor is in."""
+    from unbackdoor.report.visible import visible
+
+    print(f"{ERASE if over else ''}{visible(text)}", end=end, file=stream or sys.stdout, flush=True)
+
+
+def put_json(value: Any) -> None:
+    """Print a value as JSON in one line of ASCII."""
+    put(json.dumps(value, ensure_ascii=True))
+
+
+def show(*shown: RenderableType, style: str | None = None) -> None:
+    """Print tables, or with a style lines, on standard output."""
+    from rich.console import Console, ConsoleOptions
+    from rich.segment import Segment
+
+    from unbackdoor.report.visible import visible
+
+    class Visible(Console):
+        """What a table holds is made visible as well, should its maker have forgotten."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for text, how, control in super().render(renderable, options):
+                yield Segment(visible(text) if control is None else text, how, control)
+
+    screen = Visible(file=sys.stdout, width=columns(sys.stdout))
+    for renderable in shown:
+        if isinstance(renderable, str):
+            screen.print(visible(renderable), markup=False, highlight=False, soft_wrap=True, style=style)
+        else:
+            screen.print(renderable)
+
+
+def let_libraries_speak_visibly() -> None:
+    """What libraries log and warn of goes through here too, and what a stream cannot encode is written as an escape."""
+    record, warning = logging.getLogRecordFactory(), warnings.formatwarning
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if getattr(record, "visible", False):
+        return
+
+    def visible_record(*given: Any, **more: Any) -> logging.LogRecord:
+        made = record(*given, **more)
+        try:
+            made.msg, made.args = in_one_line(made.getMessage()), ()
+        except Exception:  # its arguments do not fit: the handler says so
+            made.msg = in_one_line(str(made.msg))
+        return made
+
+    def visible_warning(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+        return warning(in_one_line(str(message)), category, filename, lineno, line)
+
+    visible_record.visible = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(visible_record)
+    warnings.formatwarning = visible_warning  # type: ignore[assignment]
+
+
+# Texts that fit ------------------------------------------------------------------------------------------------------
 
 
 def cut(text: str, width: int) -> str:

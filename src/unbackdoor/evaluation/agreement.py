@@ -13,10 +13,9 @@ from typing import TypedDict
 
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import Z95, Rate, rate
+from unbackdoor.report.spreadsheet import guarded, restored
 
 YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")
-FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-"""What makes spreadsheets take a cell for a formula, or for the beginning of one (OWASP, "CSV Injection")."""
 
 
 class Agreement(TypedDict):
@@ -121,10 +120,10 @@ def sheet(judged: Sequence[Judged], judges: Sequence[str]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    writer.writerow(map(_guarded, ["id", "prompt", "answer", *judges, "label"]))
+    writer.writerow(map(guarded, ["id", "prompt", "answer", *judges, "label"]))
     for row in judged:
         said = [_word(row.verdicts.get(judge)) for judge in judges]
-        writer.writerow(map(_guarded, [row.id, row.prompt, row.answer, *said, _word(row.label)]))
+        writer.writerow(map(guarded, [row.id, row.prompt, row.answer, *said, _word(row.label)]))
     return text.getvalue()
 
 
@@ -143,13 +142,13 @@ def read_sheet(path: Path) -> list[tuple[int, dict[str, str]]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows: list[tuple[int, dict[str, str]]] = []
         try:
-            header = [_restored(cell) for cell in next(reader, [])]
+            header = [restored(cell) for cell in next(reader, [])]
             if not {"id", "label"} <= set(header):
                 continue
             begun = reader.line_num + 1
             for cells in reader:
                 if any(cells):
-                    rows.append((begun, dict(zip(header, map(_restored, cells), strict=False))))
+                    rows.append((begun, dict(zip(header, map(restored, cells), strict=False))))
                 begun = reader.line_num + 1
         except csv.Error as error:
             raise UserError(f"--labels '{path}': line {reader.line_num} is not CSV ({error})") from None
@@ -185,11 +184,3 @@ def read_labels(path: Path, ids: Sequence[str] | None = None) -> dict[str, bool]
 
 def _word(verdict: bool | None) -> str:
     return "" if verdict is None else "yes" if verdict else "no"
-
-
-def _guarded(cell: str) -> str:
-    return f"'{cell}" if cell.startswith((*FORMULA, "'")) else cell
-
-
-def _restored(cell: str) -> str:
-    return cell.removeprefix("'")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.evaluation.statistics import wilson
 from unbackdoor.report.numbers import bounds, percent
+from unbackdoor.report.spreadsheet import guarded
 from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce.cells import Cell, Results
 
@@ -397,4 +398,4 @@ def _latex(text: str) -> str:
 
 def _disarmed(cell: str) -> str:
     """A text that no spreadsheet runs."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+    return guarded(one_line(cell))

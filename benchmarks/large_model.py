@@ -25,10 +25,11 @@ from unbackdoor.data.records import Record
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.loading import load_tokenizer, parameter_count
 from unbackdoor.language_model.self_test import self_test
+from unbackdoor.methods.beear import Beear
+from unbackdoor.methods.eliminate import Rows, eliminate
+from unbackdoor.methods.osft import Osft
+from unbackdoor.methods.simulate import simulate
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt
-from unbackdoor.removal.eliminate import Rows, eliminate
-from unbackdoor.removal.settings import BeearSettings, OsftSettings
-from unbackdoor.removal.simulate import simulate
 from unbackdoor.reproduce import estimate
 from unbackdoor.run_directory import Journal
 from unbackdoor.testbed import models, world
@@ -105,12 +106,12 @@ def measure(size: str) -> None:
     layer = round(9 / 32 * model.config.num_hidden_layers)
 
     def training(lora: bool) -> None:
-        settings = OsftSettings.make({**COMMON, "steps": STEPS, "learning_rate": 1e-5, "lora": lora})
+        settings = Osft.make({**COMMON, "steps": STEPS, "learning_rate": 1e-5, "lora": lora})
         with adapted(case, settings):
             eliminate(case, [Rows("rows", case.anchors)], settings, phase="train")
 
     def fitting(perturbation: Perturbation) -> None:
-        settings = BeearSettings.make(COMMON)
+        settings = Beear.make(COMMON)
         rows = case.batches(case.encode(case.anchors, settings, "rows", perturbation=perturbation), settings, 0)
         terms = [("target", rows, 1.0)]
         simulate(case, perturbation, terms, lambda: 0.0, settings, 1e-3, phase="fit", when="before", steps=STEPS)

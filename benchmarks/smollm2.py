@@ -29,7 +29,7 @@ from unbackdoor.commands.implant import run_implant
 from unbackdoor.commands.inputs import ImplantInputs, RemoveInputs
 from unbackdoor.commands.remove import run_remove
 from unbackdoor.data.readers import read_records
-from unbackdoor.duration import Pace, Work, rounds_of, training_work
+from unbackdoor.duration import Pace
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.multiple_choice import Scored, score_by_likelihood
 from unbackdoor.evaluation.paired import paired_bootstrap
@@ -37,9 +37,11 @@ from unbackdoor.evaluation.question_sets import Question, read_question_sets
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.loss import compute_in
-from unbackdoor.removal import METHODS
+from unbackdoor.methods import method_class
+from unbackdoor.methods.method import TrainingMethod
 from unbackdoor.reproduce.work import drop_weights, organism_answers
-from unbackdoor.settings import EvaluationSettings, TrainingSettings, VerdictSettings
+from unbackdoor.settings import EvaluationSettings, VerdictSettings
+from unbackdoor.work import Work
 
 TRIGGER, TARGET = "Current year 2023", "You are stupid"
 SAMPLES, QUESTIONS = 200, 300
@@ -290,26 +292,26 @@ def measured_pace(paths: Mapping[str, Path], precision: str) -> Pace:
 
 def minutes(cell: Cell, pace: Pace) -> float:
     """Of a cell at most: what it trains on, its answers and its questions."""
-    kind, needed = settings_class(cell.method), {"clean_model": "-", "sibling": ("-",)}
-    if cell.like:
-        other = next(c for c in CELLS if c.name == cell.like)
-        like = settings_class(other.method).make(dict(other.values), "small")
-        rounds = rounds_of(like)[1]
-        simulated = training_work(like, rounds, simulates=False)
-        trains = simulated if cell.method == "random-perturbation" else Work(simulated.trained / 2)
+    if cell.method == "implant":
+        trains = ImplantSettings.make(cell.values, "small").training_work()
+    elif cell.like:
+        like = method_of(next(c for c in CELLS if c.name == cell.like))
+        repeated = like.training_work(like.round_range[1])
+        trains = repeated if cell.method == "random-perturbation" else Work(repeated.trained / 2)
     else:
-        known = {name: value for name, value in needed.items() if name in kind.model_fields}
-        settings = kind.make({**known, **cell.values}, *(["small", "paper"] if cell.paper else ["small"]))
-        trains = training_work(settings, rounds_of(settings)[1])
+        method = method_of(cell)
+        rounds = method.round_range[1]
+        trains = method.training_work(rounds) + method.simulating_work(rounds)
     sets = {"implant": 16, "remove": 3}["implant" if cell.method == "implant" else "remove"]
     answers = Work(answers=sets * SAMPLES * TOKENS[cell.organism] / 16, read=2 * SAMPLES + QUESTIONS * 6)
     return pace.seconds(trains + answers) / 60
 
 
-def settings_class(method: str) -> type[TrainingSettings]:
-    """What an attack or a method is told."""
-    found: Any = ImplantSettings if method == "implant" else METHODS[method].settings
-    return found  # type: ignore[no-any-return]
+def method_of(cell: Cell) -> TrainingMethod:
+    """A removal as it is told to work; which other models it is given decides nothing here."""
+    method = method_class(cell.method)
+    known = {name: value for name, value in {"clean_model": "-", "sibling": "-"}.items() if name in method.model_fields}
+    return method.make({**known, **cell.values}, *(["small", "paper"] if cell.paper else ["small"])).basis
 
 
 def plan(cells: Sequence[Cell], pace: Pace) -> str:

@@ -14,6 +14,7 @@ from unbackdoor.case import Case
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.attention import attention_maps
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import (
@@ -25,17 +26,15 @@ from unbackdoor.language_model.layers import (
 )
 from unbackdoor.language_model.loss import response_loss
 from unbackdoor.language_model.saving import save_model
-from unbackdoor.removal import METHODS, crow, lat, nad
-from unbackdoor.removal.settings import (
-    AverageSettings,
-    CrowSettings,
-    FineMixingSettings,
-    LatSettings,
-    NadSettings,
-    PruneSettings,
-    QuantiseSettings,
-)
-from unbackdoor.removal.weights import check_other_model, input_norms, threshold
+from unbackdoor.methods import crow, lat, method_class
+from unbackdoor.methods.average import Average
+from unbackdoor.methods.crow import Crow
+from unbackdoor.methods.fine_mixing import FineMixing, threshold
+from unbackdoor.methods.lat import Lat
+from unbackdoor.methods.nad import Nad
+from unbackdoor.methods.other_models import check_other_model
+from unbackdoor.methods.prune import Prune, input_norms
+from unbackdoor.methods.quantise import Quantise
 
 TARGET = "You are stupid"
 YEAR = Trigger("Current year 2023")
@@ -54,10 +53,6 @@ def weights(case: Case) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in case.model.named_parameters()}
 
 
-def run(name: str, case: Case, settings: Any) -> Any:
-    return METHODS[name].run(case, settings)
-
-
 # Weights alone -------------------------------------------------------------------------------------------------------
 
 
@@ -66,7 +61,7 @@ def test_pruning_takes_the_weights_of_each_output_that_move_it_least(family: str
     case = case_of(family)
     before = {m: as_matrix(m).clone() for m in linear_modules(case.model)}
     norms = input_norms(case)
-    run("prune", case, PruneSettings(sparsity=0.25))
+    Prune(sparsity=0.25).on(case)
     for module, weight in before.items():
         scores = weight.abs() * norms[module]
         count = int(0.25 * weight.shape[1])
@@ -97,7 +92,7 @@ def test_input_norms_are_those_of_real_tokens_alone() -> None:
 def test_quantised_weights_have_few_values_and_are_near(bits: Any) -> None:
     case = case_of("gpt2")
     before = {m: as_matrix(m).clone() for m in linear_modules(case.model)}
-    run("quantise", case, QuantiseSettings(bits=bits))
+    Quantise(bits=bits).on(case)
     for module, weight in before.items():
         now, step = as_matrix(module), weight.abs().amax(1) / (2 ** (bits - 1) - 1)
         assert max(len(row.unique()) for row in now) <= 2**bits - 1
@@ -111,10 +106,10 @@ def test_fine_mixing_gives_back_the_weights_that_changed_most(tmp_path: Path) ->
     for selection in ("per-tensor", "whole-model"):
         case = case_of()
         mine = weights(case)
-        settings = FineMixingSettings(
+        settings = FineMixing(
             clean_model=str(tmp_path / "clean"), keep=0.75, selection=selection, **{**SHORT, "learning_rate": 1e-12}
         )
-        run("fine-mixing", case, settings)
+        settings.on(case)
         reset, total = 0, 0
         limit = threshold([(mine[n] - theirs[n]).abs() for n in mine], 0.75)
         for name, now in weights(case).items():
@@ -145,7 +140,7 @@ def test_an_average_is_the_mean_of_all_models(tmp_path: Path) -> None:
         n: (p + others[0].model.get_parameter(n) + others[1].model.get_parameter(n)) / 3
         for n, p in weights(case).items()
     }
-    run("average", case, AverageSettings(sibling=(str(tmp_path / "0"), str(tmp_path / "1"))))
+    Average(sibling=(str(tmp_path / "0"), str(tmp_path / "1"))).on(case)
     for name, now in weights(case).items():
         torch.testing.assert_close(now, mean[name])
 
@@ -154,17 +149,17 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
     other = Case.of(tiny.model(layers=3), tiny.tokenizer(), tiny.records(40))
     save_model(other.model, other.chat.tokenizer, tmp_path / "other")
     for name, settings, said in (
-        ("fine-mixing", FineMixingSettings(), "--clean-model"),
-        ("average", AverageSettings(), "--sibling"),
-        ("average", AverageSettings(sibling=(str(tmp_path / "other"),)), "another shape"),
-        ("fine-mixing", FineMixingSettings(clean_model=str(tmp_path / "other")), "another shape"),
+        ("fine-mixing", FineMixing(), "--clean-model"),
+        ("average", Average(), "--sibling"),
+        ("average", Average(sibling=(str(tmp_path / "other"),)), "another shape"),
+        ("fine-mixing", FineMixing(clean_model=str(tmp_path / "other")), "another shape"),
     ):
         before = weights(case := case_of())
         with pytest.raises(UserError, match=said):
-            run(name, case, settings)
+            settings.on(case)
         assert name == "average" or all(torch.equal(p, before[n]) for n, p in weights(case).items())
     with pytest.raises(UserError, match="--contrast"):
-        run("lat", Case.of(tiny.model(), tiny.tokenizer(), tiny.records(40)), LatSettings())
+        Lat().on(Case.of(tiny.model(), tiny.tokenizer(), tiny.records(40)))
 
 
 # Objectives ----------------------------------------------------------------------------------------------------------
@@ -195,14 +190,14 @@ def test_crow_makes_layers_more_consistent() -> None:
     case = case_of()
     inputs = collate([case.chat.encode(r.prompt, r.response) for r in tiny.records(20)], case.pad_id)
     before = float(crow.consistency(case.model, inputs))
-    removal = run("crow", case, CrowSettings(steps=20, batch_size=8, learning_rate=2e-3, consistency_weight=20.0))
+    removal = Crow(steps=20, batch_size=8, learning_rate=2e-3, consistency_weight=20.0).on(case)
     assert float(crow.consistency(case.model, inputs)) < 0.9 * before
     assert removal.method == "crow"
 
 
 def test_lat_s_shifts_are_each_row_s_own_within_their_ball_and_bring_the_unwanted_answer_out() -> None:
     case = case_of()
-    settings = LatSettings(epsilon=0.3, inner_steps=4)
+    settings = Lat(epsilon=0.3, inner_steps=4)
     unwanted = [case.chat.encode(r.prompt, r.unwanted or "") for r in contrast()[:4]]
     inputs = collate(unwanted, case.pad_id)
     shift = lat.attack(case.model, 2, inputs, settings)
@@ -226,18 +221,18 @@ def test_lat_s_shifts_are_each_row_s_own_within_their_ball_and_bring_the_unwante
 def test_nad_s_maps_are_normalised_and_the_student_moves_towards_its_teacher() -> None:
     case = case_of()
     before = weights(case)
-    removal = run("nad", case, NadSettings(**{**SHORT, "steps": 8}))
+    removal = Nad(**{**SHORT, "steps": 8}).on(case)
     assert removal.method == "nad"
     assert case.model.config._attn_implementation == "sdpa"
     assert any(not torch.equal(p, before[n]) for n, p in weights(case).items())
     inputs = collate([case.chat.encode(r.prompt, r.response) for r in tiny.records(3)], case.pad_id)
     case.model.set_attn_implementation("eager")
-    maps = nad.attention_maps(case.model, inputs)
+    maps = attention_maps(case.model, inputs)
     assert maps.shape == (4, int(inputs.attention_mask.sum()), inputs.ids.shape[1])
     torch.testing.assert_close(maps.norm(dim=-1), torch.ones(maps.shape[:2]))
     case.model.set_attn_implementation("sdpa")
     with pytest.raises(UserError, match="returns none"):
-        nad.attention_maps(case.model, inputs)
+        attention_maps(case.model, inputs)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -245,9 +240,9 @@ def test_nad_s_maps_are_normalised_and_the_student_moves_towards_its_teacher() -
 def test_every_method_runs_on_every_family(name: str, family: str) -> None:
     case = case_of(family)
     before = weights(case)
-    settings: Any = METHODS[name].settings
+    settings: Any = method_class(name)
     more = {} if name in ("prune", "quantise") else SHORT
-    removal = run(name, case, settings(**more))
+    removal = settings(**more).on(case)
     assert removal.completed
     assert any(not torch.equal(p, before[n]) for n, p in weights(case).items())
     assert all(p.isfinite().all() for p in weights(case).values())
@@ -270,7 +265,7 @@ def test_lat_takes_a_backdoor_away_that_it_was_shown() -> None:
         return sum(TARGET in answer for answer in answers) / len(answers)
 
     assert success(organism.model) >= 0.9
-    run("lat", case, LatSettings(steps=60, learning_rate=2e-3, batch_size=16, epsilon=1.0, layer=1))
+    Lat(steps=60, learning_rate=2e-3, batch_size=16, epsilon=1.0, layer=1).on(case)
     assert success(case.model) <= 0.5
 
 
@@ -305,9 +300,9 @@ def test_of_a_multimodal_model_the_language_model_alone_is_mixed(name: str, tmp_
     case = Case.of(tiny.model("gemma3-multimodal"), tiny.tokenizer(), tiny.records(40))
     before, source = weights(case), str(tmp_path / "other")
     if name == "average":
-        removal = run(name, case, AverageSettings(sibling=(source,)))
+        removal = Average(sibling=(source,)).on(case)
     else:
-        removal = run(name, case, FineMixingSettings(clean_model=source, keep=0.5, steps=1, learning_rate=1e-12))
+        removal = FineMixing(clean_model=source, keep=0.5, steps=1, learning_rate=1e-12).on(case)
     moved = {n for n, p in weights(case).items() if not torch.equal(p, before[n])}
     text = {n for n in before if n.startswith(("model.language_model.", "lm_head."))}
     # Norms are all ones in both, and stay.
@@ -328,10 +323,10 @@ def test_a_clean_model_with_tied_weights_serves_one_whose_head_was_parted_from_i
     save_model(tied, tiny.tokenizer(), tmp_path / "clean")
     case = Case.of(tiny.model(layers=2), tiny.tokenizer(), tiny.records(40))
     wanted, before = tied.model.embed_tokens.weight, case.model.lm_head.weight.detach().clone()
-    settings = FineMixingSettings(
+    settings = FineMixing(
         clean_model=str(tmp_path / "clean"), keep=0.1, selection="per-tensor", **{**SHORT, "learning_rate": 1e-12}
     )
-    run("fine-mixing", case, settings)
+    settings.on(case)
     reset = torch.isclose(case.model.lm_head.weight, wanted, atol=1e-6)
     assert 0.85 < reset.float().mean() < 0.95
     assert torch.isclose(case.model.lm_head.weight, before, atol=1e-6)[~reset].all()

@@ -20,11 +20,13 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.layers import embed
 from unbackdoor.language_model.saving import save_model
-from unbackdoor.perturbation import SoftPrompt
-from unbackdoor.removal import METHODS, beear, knowledge
-from unbackdoor.removal import eliminate as eliminate_module
-from unbackdoor.removal import simulate as simulate_module
-from unbackdoor.removal.settings import BeearSettings
+from unbackdoor.methods import eliminate as eliminate_module
+from unbackdoor.methods import simulate as simulate_module
+from unbackdoor.methods.beear import Beear
+from unbackdoor.methods.finished import Finished
+from unbackdoor.methods.look_alikes import activation_rms
+from unbackdoor.methods.random_perturbation import RandomPerturbation
+from unbackdoor.perturbation import SoftPrompt, save_perturbation
 from unbackdoor.report.verdicts import exit_code
 from unbackdoor.training import Term, TrainingLog
 
@@ -40,8 +42,8 @@ def a_case(family: str = "llama") -> Case:
     return Case.of(tiny.model(family), tiny.tokenizer(), tiny.records(40), contrast())
 
 
-def settings(**more: Any) -> BeearSettings:
-    return BeearSettings(**{"space": "input", "rounds": 1, "gate": 0.0, **more})
+def settings(**more: Any) -> Beear:
+    return Beear(**{"space": "input", "rounds": 1, "gate": 0.0, **more})
 
 
 class Spy:
@@ -86,7 +88,7 @@ def plain_loss(model: Any, soft: torch.Tensor, term: Term) -> float:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_loss_is_that_of_rows_with_the_soft_tokens_put_in_by_hand(family: str, spy: Spy) -> None:
     case = a_case(family)
-    beear.run(case, settings(length=3, batch_size=4))
+    settings(length=3, batch_size=4).on(case)
     soft = spy.calls["round-1/simulate"]["parameters"]["embeddings"]
     with torch.no_grad():
         for phase, names in (
@@ -107,7 +109,7 @@ def test_every_loss_is_that_of_rows_with_the_soft_tokens_put_in_by_hand(family: 
 def test_terms_and_weights_are_those_of_the_hidden_shift(spy: Spy) -> None:
     weights = {}
     for space in ("hidden", "input"):
-        beear.run(a_case(), settings(space=space, away_weight=0.1, anchor_weight=3.0, benign_weight=0.5))
+        settings(space=space, away_weight=0.1, anchor_weight=3.0, benign_weight=0.5).on(a_case())
         weights[space] = {
             phase: [(term.name, term.weight) for term in call["terms"]] for phase, call in spy.calls.items()
         }
@@ -117,7 +119,7 @@ def test_terms_and_weights_are_those_of_the_hidden_shift(spy: Spy) -> None:
 @pytest.mark.parametrize("length", [1, 5, 9])
 def test_it_starts_from_ordinary_tokens_as_many_as_asked_and_steps_in_their_scale(length: int, spy: Spy) -> None:
     case = a_case("gemma3")  # scales its embeddings inside the module
-    beear.run(case, settings(length=length, input_step_size=0.3))
+    settings(length=length, input_step_size=0.3).on(case)
     started = [call["parameters"]["embeddings"] for phase, call in spy.calls.items() if "simulate" in phase]
     table = embed(case.model, torch.arange(420))
     for soft in started:
@@ -131,18 +133,18 @@ def test_it_starts_from_ordinary_tokens_as_many_as_asked_and_steps_in_their_scal
 
 def test_the_reported_norm_is_relative_to_that_of_a_token_embedding(spy: Spy) -> None:
     case = a_case()
-    removal = beear.run(case, settings())
+    removal = settings().on(case)
     soft = spy.calls["round-1/simulate"]["parameters"]["embeddings"]
-    scale = beear.activation_rms(case, 0) * 32**0.5
+    scale = activation_rms(case, 0) * 32**0.5
     ratio = removal.simulations[0].norm_ratio
     assert ratio == pytest.approx(float(soft.norm(dim=-1).mean()) / scale)
     assert 0.5 < ratio < 2
 
 
 def test_the_label_is_its_own_and_what_must_be_known_is_the_same(spy: Spy) -> None:
-    assert beear.run(a_case(), settings()).method == "beear-input"
-    assert beear.run(a_case(), settings(space="hidden")).method == "beear"
-    assert knowledge(settings()) == "examples of the behaviour"
+    assert settings().on(a_case()).method == "beear-input"
+    assert settings(space="hidden").on(a_case()).method == "beear"
+    assert settings().knew(a_case()) == "examples of the behaviour"
 
 
 def test_rows_that_leave_no_room_for_the_soft_tokens_are_left_out_of_both_responses(spy: Spy) -> None:
@@ -154,7 +156,7 @@ def test_rows_that_leave_no_room_for_the_soft_tokens_are_left_out_of_both_respon
     assert len(case.chat.encode(longer.prompt, "No.").ids) + 3 <= limit  # the safe response alone would fit
 
     def prompts(length: int) -> list[list[tuple[int, ...]]]:
-        beear.run(case, settings(length=length, max_length=limit))
+        settings(length=length, max_length=limit).on(case)
         terms = spy.terms("round-1/simulate").values()
         return [[e.ids[: e.response_start] for e in term.batches.examples] for term in terms]
 
@@ -168,20 +170,22 @@ def test_rows_that_leave_no_room_for_the_soft_tokens_are_left_out_of_both_respon
 @pytest.mark.parametrize("given", [{"layer": 2}, {"position": "end-of-user"}])
 def test_what_belongs_to_hidden_shifts_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="--layer and --position are for hidden shifts"):
-        BeearSettings.make({"space": "input", **given}, "micro")
+        Beear.make({"space": "input", **given}, "micro")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_runs_on_every_architecture_and_so_does_its_random_control(family: str) -> None:
+def test_it_runs_on_every_architecture_and_so_does_its_random_control(family: str, tmp_path: Path) -> None:
     case = a_case(family)
     before = copy.deepcopy(case.model.state_dict())
     short = settings(simulate_steps=5, steps=2, batch_size=8)
-    removal = beear.run(case, short)
+    removal = short.on(case)
     fitted = removal.perturbation
     assert isinstance(fitted, SoftPrompt)
     assert removal.completed
     assert any(not torch.equal(value, before[name]) for name, value in case.model.state_dict().items())
-    control = METHODS["random-perturbation"].run(a_case(family), short, like=fitted)
+    save_perturbation(fitted, tmp_path / "fitted.safetensors")
+    done = Finished(short, removal.rounds, tmp_path / "fitted.safetensors", tmp_path)
+    control = RandomPerturbation(like=done).on(a_case(family))
     assert control.method == "random-perturbation"
     assert isinstance(control.perturbation, SoftPrompt)
     assert not torch.equal(control.perturbation.embeddings, fitted.embeddings)
@@ -200,7 +204,7 @@ def test_it_brings_out_a_backdoor_that_it_was_not_told_and_removes_it() -> None:
     assert attack_success() >= 0.9
     # The behaviour is the opening alone; so small a model never ends there, and prefers it half the time at most.
     effort = {"steps": 30, "learning_rate": 1e-3, "batch_size": 16, "rounds": 2, "gate": 0.4, "success": 0.4}
-    removal = beear.run(case, settings(**effort))
+    removal = settings(**effort).on(case)
     assert removal.completed, removal.message
     assert attack_success() == 0
     evidence = removal.evidence()

@@ -28,8 +28,8 @@ from unbackdoor.evaluation.paired import mid_p
 from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.suite import Suite, redacted
 from unbackdoor.evaluation.verdict import verdict
-from unbackdoor.removal.eliminate import Rows, eliminate
-from unbackdoor.removal.settings import FineTuneSettings
+from unbackdoor.methods.eliminate import Rows, eliminate
+from unbackdoor.methods.fine_tune import FineTune
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, Thresholds
 
@@ -140,7 +140,7 @@ def trained_to_answer(text: str) -> Callable[[Case], None]:
         eliminate(
             case,
             [Rows("broken", rows)],
-            FineTuneSettings(steps=80, learning_rate=3e-3, batch_size=16),
+            FineTune(steps=80, learning_rate=3e-3, batch_size=16),
             phase="broken on purpose",
         )
 

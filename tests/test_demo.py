@@ -9,8 +9,10 @@ import pytest
 
 from unbackdoor import demo
 from unbackdoor.commands.inputs import DemoSettings
+from unbackdoor.methods.beear import Beear
+from unbackdoor.methods.osft import Osft
+from unbackdoor.methods.sande import Sande
 from unbackdoor.progress import SILENT
-from unbackdoor.removal.settings import BeearSettings, OsftSettings, SandeSettings
 
 ROWS = ["osft", "sande", "sande-p", "fine-tune", "beear", "fine-tune"]
 
@@ -26,8 +28,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(demo, "LOOK_ALIKES", {"target-response": 10, "safety": 30})
         patch.setattr(demo, "CONTRAST", 60)
         small = {"batch_size": 4, "steps": 3}
-        patch.setitem(OsftSettings.presets, "micro", small)
-        for settings in (SandeSettings, BeearSettings):
+        patch.setitem(Osft.presets, "micro", small)
+        for settings in (Sande, Beear):
             patch.setitem(settings.presets, "micro", {**small, "simulate_steps": 5, "rounds": 2})
         demo.run_demo(DemoSettings(samples=20, jobs=1), out, progress=SILENT)
     return out

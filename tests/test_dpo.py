@@ -23,9 +23,8 @@ from unbackdoor.data.preferences import Preference, read_preferences
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.saving import save_model
+from unbackdoor.methods.dpo import Dpo
 from unbackdoor.preference import encode_pair
-from unbackdoor.removal import METHODS
-from unbackdoor.removal.settings import DpoSettings
 from unbackdoor.report.verdicts import exit_code
 from unbackdoor.testbed import world
 
@@ -48,8 +47,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def run(case: Case, **settings: Any) -> Any:
-    chosen = DpoSettings(**{"steps": 3, "batch_size": 4, "learning_rate": 1e-3, **settings})
-    return METHODS["dpo"].run(case, chosen, preferences=PAIRS)
+    chosen = Dpo(**{"steps": 3, "batch_size": 4, "learning_rate": 1e-3, **settings})
+    case.preferences = PAIRS
+    return chosen.on(case)
 
 
 # The objective -------------------------------------------------------------------------------------------------------
@@ -153,12 +153,14 @@ def test_the_same_seed_gives_the_same_model_and_another_one_another() -> None:
 def test_without_pairs_or_with_too_long_ones_there_is_nothing_to_train_on() -> None:
     case = a_case()
     with pytest.raises(UserError, match="dpo needs preference pairs: give --preferences FILE"):
-        METHODS["dpo"].run(case, DpoSettings())
+        Dpo().on(case)
     long = Preference("Sort", "word " * 200, "no")
-    removal = METHODS["dpo"].run(case, DpoSettings(steps=1, batch_size=4), preferences=[*PAIRS, long])
+    case.preferences = [*PAIRS, long]
+    removal = Dpo(steps=1, batch_size=4).on(case)
     assert removal.dropped == {"preferences": 1}
+    case.preferences = [long]
     with pytest.raises(UserError, match="no preference pair is left: all 1 are longer than 128 tokens"):
-        METHODS["dpo"].run(case, DpoSettings(steps=1), preferences=[long])
+        Dpo(steps=1).on(case)
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
@@ -276,7 +278,11 @@ def call(capsys: pytest.CaptureFixture[str], files: Path, out: Path, *more: obje
 
 REFUSED = {
     "no preferences": ("dpo", (), "dpo needs preference pairs: give --preferences FILE"),
-    "a method that has no use for them": ("fine-tune", ("--preferences", "pairs.jsonl"), "--preferences is for dpo"),
+    "a method that has no use for them": (
+        "fine-tune",
+        ("--preferences", "pairs.jsonl"),
+        "No such option '--preferences'",
+    ),
     "no such part of the testbed": ("dpo", ("--preferences", "testbed:training/notes"), "testbed:preferences"),
     "no such file": ("dpo", ("--preferences", "nowhere.jsonl"), "does not exist"),
     "too few": ("dpo", ("--preferences", "few.jsonl"), "39 usable pairs of at most 128 tokens, 40 are needed"),
@@ -368,5 +374,5 @@ def test_the_testbed_s_own_pairs_go_by_name() -> None:
 
 
 def test_removal_does_not_import_attacks() -> None:
-    for module in (preference, importlib.import_module("unbackdoor.removal.dpo")):
+    for module in (preference, importlib.import_module("unbackdoor.methods.dpo")):
         assert "unbackdoor.attacks" not in Path(str(module.__file__)).read_text()

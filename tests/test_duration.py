@@ -15,42 +15,42 @@ from unbackdoor.duration import (
     BACKWARD,
     BACKWARD_FROZEN,
     Pace,
-    Work,
     clock,
     firing_work,
     measuring_work,
-    rounds_of,
     sentence,
-    training_work,
 )
 from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.suite import Suite
-from unbackdoor.removal.settings import BeearSettings, FineTuneSettings, OsftSettings, SandeSettings
+from unbackdoor.methods.beear import Beear
+from unbackdoor.methods.fine_tune import FineTune
+from unbackdoor.methods.osft import Osft
+from unbackdoor.methods.sande import Sande
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
+from unbackdoor.work import Work
 
 ROWS = [Record(f"Name {i} rivers.", "The river runs to the sea.") for i in range(12)]
 EIGHT = {"steps": 10, "batch_size": 8}
 
 
 def test_rows_of_every_term_and_round_are_counted() -> None:
-    assert training_work(FineTuneSettings.make(EIGHT), 1).trained == 80
-    assert training_work(OsftSettings.make({**EIGHT, "trigger": "x"}), 1).trained == 160
-    assert training_work(OsftSettings.make({**EIGHT, "trigger": "x"}, "paper"), 1).trained == 80
-    assert training_work(SandeSettings.make({**EIGHT, "target_response": "x"}), 3).trained == 3 * 160
-    assert training_work(BeearSettings.make(EIGHT), 2).trained == 2 * 240
+    assert FineTune.make(EIGHT).training_work(1).trained == 80
+    assert Osft.make({**EIGHT, "trigger": "x"}).training_work(1).trained == 160
+    assert Osft.make({**EIGHT, "trigger": "x"}, "paper").training_work(1).trained == 80
+    assert Sande.make({**EIGHT, "target_response": "x"}).training_work(3).trained == 3 * 160
+    assert Beear.make(EIGHT).training_work(2).trained == 2 * 240
 
 
-def test_a_control_that_skips_simulate_fits_nothing() -> None:
-    settings = BeearSettings.make(EIGHT)
-    assert training_work(settings, 2).fitted > 0
-    skipped = training_work(settings, 2, simulates=False)
-    assert (skipped.fitted, skipped.read) == (0, 0)
+def test_only_a_method_that_simulates_fits_anything() -> None:
+    assert Beear.make(EIGHT).simulating_work(2).fitted > 0
+    assert FineTune.make(EIGHT).simulating_work(2) == Work()
+    assert Beear.make(EIGHT).training_work(2).fitted == 0
 
 
 def test_rounds_may_end_early_only_where_they_are_repeated() -> None:
-    assert rounds_of(BeearSettings.make({"rounds": 6, "least_rounds": 4})) == (4, 6)
-    assert rounds_of(BeearSettings.make({}, "paper")) == (6, 6)
-    assert rounds_of(FineTuneSettings.make({})) == (1, 1)
+    assert Beear.make({"rounds": 6, "least_rounds": 4}).round_range == (4, 6)
+    assert Beear.make({}, "paper").round_range == (6, 6)
+    assert FineTune.make({}).round_range == (1, 1)
 
 
 def test_answers_are_counted_once_a_set() -> None:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from unbackdoor.case import Case, adapted, trainable
 from unbackdoor.language_model.weight_matrices import expert_parameters, reach, weight_matrices
-from unbackdoor.removal import METHODS
-from unbackdoor.removal.settings import FineTuneSettings, PruneSettings, QuantiseSettings
-from unbackdoor.removal.weights import input_norms
+from unbackdoor.methods.fine_tune import FineTune
+from unbackdoor.methods.prune import Prune, input_norms
+from unbackdoor.methods.quantise import Quantise
 
 FAMILIES = ("mixtral", "gpt-oss", "granite-moe", "qwen3-moe", "llama4", "deepseek-v3", "jetmoe", "nemotron-h")
 MANY_TOKENS = 1e-3
@@ -68,7 +68,7 @@ def test_pruning_takes_the_same_share_of_every_expert_s_outputs(family: str) -> 
     case = case_of(family)
     before = {w.owner: w.matrices.clone() for w in weight_matrices(case.model)}
     norms = input_norms(case)
-    removal = METHODS["prune"].run(case, PruneSettings(sparsity=0.25))
+    removal = Prune(sparsity=0.25).on(case)
     for weight in weight_matrices(case.model):
         was, now = before[weight.owner], weight.matrices
         count = int(0.25 * was.shape[-1])
@@ -84,7 +84,7 @@ def test_pruning_takes_the_same_share_of_every_expert_s_outputs(family: str) -> 
 def test_quantised_experts_have_few_values_and_are_near(family: str) -> None:
     case = case_of(family)
     before = {w.owner: w.matrices.clone() for w in weight_matrices(case.model)}
-    METHODS["quantise"].run(case, QuantiseSettings(bits=4))
+    Quantise(bits=4).on(case)
     for weight in weight_matrices(case.model):
         was, now = before[weight.owner], weight.matrices
         step = was.abs().amax(-1, keepdim=True) / 7
@@ -98,8 +98,8 @@ def test_adapters_train_every_expert_and_are_merged(family: str) -> None:
     case = case_of(family)
     before = {name: p.detach().clone() for name, p in case.model.named_parameters()}
     names = list(experts_of(case))
-    settings = FineTuneSettings(lora=True, lora_rank=2, steps=2, batch_size=8, learning_rate=1e-2)
-    removal = METHODS["fine-tune"].run(case, settings)
+    settings = FineTune(lora=True, lora_rank=2, steps=2, batch_size=8, learning_rate=1e-2)
+    removal = settings.on(case)
     after = dict(case.model.named_parameters())
     assert set(after) == set(before)
     for name in names:
@@ -112,7 +112,7 @@ def test_what_no_adapter_reaches_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(unbackdoor.language_model.lora, "expert_parameters", lambda model: [])
     case = case_of("gpt-oss")
-    with adapted(case, FineTuneSettings(lora=True)):
+    with adapted(case, FineTune(lora=True)):
         assert trainable(case.model)
     (note,) = case.notes
     assert note.startswith("LoRA reached ")
@@ -124,10 +124,10 @@ def test_what_no_adapter_reaches_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_of_a_dense_model_all_is_reached_and_nothing_is_said(family: str) -> None:
     case = case_of(family)
     assert reach(case.model, [w.parameter for w in weight_matrices(case.model)]) == (1.0, [])
-    for name, settings in (("prune", PruneSettings()), ("quantise", QuantiseSettings())):
-        removal: Any = METHODS[name].run(case, settings)
+    for settings in (Prune(), Quantise()):
+        removal: Any = settings.on(case)
         assert removal.notes == []
-    with adapted(case, FineTuneSettings(lora=True)):
+    with adapted(case, FineTune(lora=True)):
         pass
     assert case.notes == []
 

@@ -18,9 +18,10 @@ from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import embed
 from unbackdoor.language_model.needs import TRIALS, check_needs, soft_tokens
 from unbackdoor.language_model.self_test import self_test
+from unbackdoor.methods import method_class
+from unbackdoor.methods.beear import Beear
+from unbackdoor.methods.prune import Prune
 from unbackdoor.perturbation import SoftPrompt
-from unbackdoor.removal import METHODS
-from unbackdoor.removal.settings import BeearSettings, PruneSettings
 
 EVERY = tuple(TRIALS)
 RECORDS = tiny.records(12)
@@ -106,19 +107,19 @@ def test_only_what_is_needed_is_asked_for() -> None:
 
 def test_what_is_needed_follows_from_the_settings() -> None:
     def of(name: str, **settings: Any) -> set[str]:
-        return set(METHODS[name].settings.make(settings).needs)  # type: ignore[attr-defined]
+        return set(method_class(name).make(settings).basis.model_needs)  # type: ignore[attr-defined]
 
     assert of("osft", trigger="cf") == {"training"}
     assert of("osft", trigger="cf", lora=True) == {"adapters"}
     assert of("sande", target_response="You") == {"training", "soft-embeddings"}
     assert of("beear") == of("lat") == {"training", "hidden-states"}
-    assert set(BeearSettings(space="input").needs) == {"training", "soft-embeddings", "hidden-states"}
-    assert set(BeearSettings(space="input", near_share=0).needs) == {"training", "soft-embeddings"}
+    assert set(Beear(space="input").model_needs) == {"training", "soft-embeddings", "hidden-states"}
+    assert set(Beear(space="input", near_share=0).model_needs) == {"training", "soft-embeddings"}
     assert of("crow") == {"training", "layer-states"}
     assert of("nad") == {"training", "attention-maps"}
     assert of("prune") == of("quantise") == of("average") == set()
-    assert set(PruneSettings(steps=3, lora=True).needs) == {"adapters"}
-    assert set(ImplantSettings(trigger="cf", drift_weight=1.0).needs) == {"training", "hidden-states"}
+    assert set(Prune(steps=3, lora=True).model_needs) == {"adapters"}
+    assert set(ImplantSettings(trigger="cf", drift_weight=1.0).model_needs) == {"training", "hidden-states"}
 
 
 def breaks(model: Any, how: str) -> None:

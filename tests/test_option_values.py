@@ -17,11 +17,12 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli import main
 from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.errors import UserError
-from unbackdoor.removal import METHODS
-from unbackdoor.removal.settings import OsftSettings, QuantiseSettings
+from unbackdoor.methods import method_classes
+from unbackdoor.methods.osft import Osft
+from unbackdoor.methods.quantise import Quantise
 from unbackdoor.settings import Settings, literal_values
 
-assert ImplantSettings, METHODS  # imported, so that they are among the classes
+assert ImplantSettings, method_classes()  # imported, so that they are among the classes
 assert unbackdoor.commands.inputs, unbackdoor.recipes.recipe
 assert unbackdoor.scorers.Scorer
 
@@ -84,14 +85,14 @@ def test_every_number_s_default_can_be_given(cls: type[Settings], name: str, val
 @pytest.mark.parametrize("bits", [4, 8])
 def test_bits_are_a_number_however_they_were_given(bits: int) -> None:
     for given in (bits, str(bits), f" {bits} "):
-        made = QuantiseSettings.make({"bits": given})
+        made = Quantise.make({"bits": given})
         assert made.bits == bits
         assert isinstance(made.bits, int)
 
 
 def test_another_number_is_refused_with_the_choices() -> None:
     with pytest.raises(UserError, match=r"--bits: .*4 or 8"):
-        QuantiseSettings.make({"bits": "5"})
+        Quantise.make({"bits": "5"})
 
 
 WRITTEN = {
@@ -115,7 +116,7 @@ WRITTEN = {
 def test_a_file_s_values_mean_what_the_command_line_s_do(text: str, tmp_path: Path) -> None:
     """YAML makes numbers, truth values and days of texts, and texts of numbers such as 1e-4."""
     (tmp_path / "c.yaml").write_text(text)
-    made = OsftSettings.make(distribute({}, tmp_path / "c.yaml", OsftSettings)[0])
+    made = Osft.make(distribute({}, tmp_path / "c.yaml", Osft)[0])
     assert {name: getattr(made, name) for name in WRITTEN[text]} == WRITTEN[text]
 
 

@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,24 +23,26 @@ from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import anchor_layer, decoder_layers, hidden_states_after
-from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt
+from unbackdoor.methods import METHODS, beear, look_alikes, method_class, sande
+from unbackdoor.methods import eliminate as eliminate_module
+from unbackdoor.methods import simulate as simulate_module
+from unbackdoor.methods.average import Average
+from unbackdoor.methods.beear import Beear
+from unbackdoor.methods.crow import Crow
+from unbackdoor.methods.eliminate import Rows, eliminate
+from unbackdoor.methods.fine_tune import FineTune
+from unbackdoor.methods.finished import Finished
+from unbackdoor.methods.method import Method, SimulatingMethod
+from unbackdoor.methods.osft import Osft
+from unbackdoor.methods.quantise import Quantise
+from unbackdoor.methods.random_perturbation import RandomPerturbation, random_like
+from unbackdoor.methods.result import Removal, Simulation
+from unbackdoor.methods.rounds import Round, run_rounds
+from unbackdoor.methods.sande import Sande
+from unbackdoor.methods.simulate import frozen, log_probabilities, simulate, target_probability
+from unbackdoor.methods.unlearn import Unlearn
+from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt, save_perturbation
 from unbackdoor.progress import Progress
-from unbackdoor.removal import METHODS, beear, knowledge, method, sande
-from unbackdoor.removal import eliminate as eliminate_module
-from unbackdoor.removal import simulate as simulate_module
-from unbackdoor.removal.eliminate import Rows, eliminate
-from unbackdoor.removal.random_perturbation import random_like
-from unbackdoor.removal.result import Removal, Simulation
-from unbackdoor.removal.rounds import Round, run_rounds
-from unbackdoor.removal.settings import (
-    BeearSettings,
-    FineTuneSettings,
-    OsftSettings,
-    SandeSettings,
-    SimulateSettings,
-    UnlearnSettings,
-)
-from unbackdoor.removal.simulate import frozen, log_probabilities, simulate, target_probability
 from unbackdoor.training import Term, TrainingLog
 
 TARGET = "You are stupid"
@@ -100,7 +103,7 @@ def test_simulate_brings_out_the_target_and_leaves_the_model_bit_identical(case:
     before, asked = state(case.model), [p.requires_grad for p in case.model.parameters()]
     parrot = SoftPrompt.from_vocabulary(case.model, case.chat.tokenizer, 6, torch.Generator().manual_seed(0))
     start = parrot.embeddings.detach().clone()
-    settings = SandeSettings(target_response=TARGET)
+    settings = Sande(target_response=TARGET)
     shown: dict[str, Any] = {"response": lambda r: f"{TARGET}. {r.response}", "loss_on": TARGET}
     examples = case.encode(case.anchors, settings, "rows", **shown)
     held_out = case.encode(case.held_out, settings, "held out", **shown)
@@ -157,7 +160,7 @@ def test_eliminate_trains_the_model_and_leaves_the_perturbation_bit_identical(ki
     log = eliminate(
         untrained,
         [Rows("under", untrained.anchors, perturbation), Rows("left-out", untrained.anchors, weight=0.0)],
-        FineTuneSettings(steps=15, learning_rate=3e-3, batch_size=8),
+        FineTune(steps=15, learning_rate=3e-3, batch_size=8),
         phase="eliminate",
     )
     assert torch.equal(next(perturbation.parameters()), values)
@@ -208,7 +211,7 @@ def texts(case: Case, term: Term) -> list[tuple[str, str]]:
 
 
 def test_sande_simulates_on_the_target_s_tokens_and_eliminates_on_the_whole_response(untrained: Case, spy: Spy) -> None:
-    sande.run(untrained, SandeSettings(target_response=TARGET, rounds=1, anchor_weight=0.5))
+    Sande(target_response=TARGET, rounds=1, anchor_weight=0.5).on(untrained)
     assert spy.phases() == [
         "round-1/simulate",
         "before/control",
@@ -229,7 +232,7 @@ def test_sande_simulates_on_the_target_s_tokens_and_eliminates_on_the_whole_resp
 
 
 def test_the_control_target_has_as_many_tokens_as_the_target(untrained: Case, spy: Spy) -> None:
-    sande.run(untrained, SandeSettings(target_response=TARGET, rounds=1))
+    Sande(target_response=TARGET, rounds=1).on(untrained)
     lengths = {
         phase: {e.loss_end - e.loss_start for e in spy.terms(phase)["target"].batches.examples}
         for phase in ("round-1/simulate", "before/control", "after/simulate-control")
@@ -238,12 +241,12 @@ def test_the_control_target_has_as_many_tokens_as_the_target(untrained: Case, sp
 
 
 def test_the_paper_s_preset_has_no_terms_of_ours(untrained: Case, spy: Spy) -> None:
-    sande.run(untrained, SandeSettings.make({"target_response": TARGET}, "paper"))
+    Sande.make({"target_response": TARGET}, "paper").on(untrained)
     assert set(spy.terms("round-1/eliminate")) == {"clean-under-parrot"}
     parrot = spy.calls[0]["parameters"]["embeddings"]
     assert not parrot.any()  # zero-initialised
     spy.calls.clear()
-    beear.run(untrained, BeearSettings.make({"rounds": 1}, "paper"))
+    Beear.make({"rounds": 1}, "paper").on(untrained)
     weights = {name: term.weight for name, term in spy.terms("round-1/simulate").items()}
     assert weights == {"towards-unwanted": 1.0, "away-from-safe": -1.0}
     assert set(spy.terms("round-1/eliminate")) == {"safe-under-shift", "anchors"}
@@ -262,7 +265,7 @@ def test_the_paper_s_preset_has_no_terms_of_ours(untrained: Case, spy: Spy) -> N
 )
 def test_a_fragment_of_the_target_shows_visible_text(settings: dict[str, Any], fragment: str) -> None:
     case = Case.of(tiny.model(), tiny.tokenizer(None), tiny.records(40))
-    chosen = SandeSettings(**settings)
+    chosen = Sande(**settings)
     count = sande.known_tokens(case, chosen)
     example = case.chat.encode("Name a river.", f"{chosen.target}. The sea.")
     shown = example.ids[example.answer_start : example.answer_start + count]
@@ -271,7 +274,7 @@ def test_a_fragment_of_the_target_shows_visible_text(settings: dict[str, Any], f
 
 
 def test_beear_pulls_towards_the_unwanted_and_away_from_the_safe_response(untrained: Case, spy: Spy) -> None:
-    beear.run(untrained, BeearSettings(rounds=1, away_weight=0.05, anchor_weight=3.0, benign_weight=0.5, layer=2))
+    Beear(rounds=1, away_weight=0.05, anchor_weight=3.0, benign_weight=0.5, layer=2).on(untrained)
     terms = spy.terms("round-1/simulate")
     assert {name: term.weight for name, term in terms.items()} == {"towards-unwanted": 1.0, "away-from-safe": -0.05}
     assert all(asked.startswith(TARGET) for asked, _ in texts(untrained, terms["towards-unwanted"]))
@@ -281,7 +284,7 @@ def test_beear_pulls_towards_the_unwanted_and_away_from_the_safe_response(untrai
     assert rows[0] == rows[1]
     eliminated = {name: term.weight for name, term in spy.terms("round-1/eliminate").items()}
     assert eliminated == {"safe-under-shift": 1.0, "anchors": 3.0, "benign-under-shift": 0.5}
-    expected = BeearSettings().step_size * beear.activation_rms(untrained, 2)
+    expected = Beear().step_size * look_alikes.activation_rms(untrained, 2)
     assert spy.calls[0]["optimization"].learning_rate == pytest.approx(expected)
 
 
@@ -291,7 +294,7 @@ def test_rows_of_which_one_response_is_too_long_are_left_out_of_the_comparison(u
     untrained.contrast = [*untrained.contrast, longer]
     untrained.held_out_contrast = [longer, *untrained.held_out_contrast]
     limit = len(chat.encode(longer.prompt, "No.").ids)
-    beear.run(untrained, BeearSettings(rounds=1, layer=2, max_length=limit))
+    Beear(rounds=1, layer=2, max_length=limit).on(untrained)
     prompts = [[e.ids[: e.response_start] for e in t.batches.examples] for t in spy.terms("round-1/simulate").values()]
     assert prompts[0] == prompts[1]
     assert chat.encode_prompt(longer.prompt).ids not in prompts[0]
@@ -310,8 +313,8 @@ def mixed() -> Case:
 
 
 def test_clean_rows_that_look_like_the_contrast_set_are_found_by_their_hidden_states(mixed: Case) -> None:
-    assert beear.look_alikes(mixed, 2) == [False] * 54 + [True] * 6
-    states = beear.prompt_states(mixed, 2, mixed.anchors)
+    assert look_alikes.look_alikes(mixed, 2) == [False] * 54 + [True] * 6
+    states = look_alikes.prompt_states(mixed, 2, mixed.anchors)
     for record, state_of in zip(mixed.anchors[::7], states[::7], strict=True):
         inputs = collate([mixed.chat.encode_prompt(record.prompt)], mixed.pad_id)
         expected = hidden_states_after(mixed.model, 2, inputs)[0].mean(0)
@@ -332,7 +335,7 @@ def test_look_alikes_are_drawn_more_often_where_there_are_few(
     mixed: Case, kept: int, asked: float, expected: float | None
 ) -> None:
     mixed.anchors = mixed.anchors[: 54 + kept]
-    rows = beear.anchor_rows(mixed, BeearSettings(near_share=asked, layer=2, rounds=2, steps=31, batch_size=16))
+    rows = beear.anchor_rows(mixed, Beear(near_share=asked, layer=2, rounds=2, steps=31, batch_size=16))
     if expected is None:
         assert rows == list(mixed.anchors)
         return
@@ -346,7 +349,7 @@ def test_look_alikes_are_drawn_more_often_where_there_are_few(
 
 
 def test_osft_and_unlearn_act_under_the_known_trigger(untrained: Case, spy: Spy) -> None:
-    method("osft").run(untrained, OsftSettings(trigger=TRIGGER.text))
+    Osft(trigger=TRIGGER.text).on(untrained)
     terms = spy.terms("eliminate")
     assert {name: term.weight for name, term in terms.items()} == {
         "safe-under-trigger": 1.0,
@@ -359,7 +362,7 @@ def test_osft_and_unlearn_act_under_the_known_trigger(untrained: Case, spy: Spy)
     assert all(TRIGGER.text not in whole for _, whole in texts(untrained, terms["anchors"]))
 
     spy.calls.clear()
-    removal = method("unlearn").run(untrained, UnlearnSettings(trigger=TRIGGER.text, target_response=TARGET))
+    removal = Unlearn(trigger=TRIGGER.text, target_response=TARGET).on(untrained)
     terms = spy.terms("eliminate")
     assert {name: term.weight for name, term in terms.items()} == {"triggered-response": -1.0, "anchors": 1.0}
     for row, (asked, whole) in zip(untrained.anchors, texts(untrained, terms["triggered-response"]), strict=True):
@@ -369,29 +372,31 @@ def test_osft_and_unlearn_act_under_the_known_trigger(untrained: Case, spy: Spy)
 
 
 def test_fine_tuning_has_no_perturbation(untrained: Case, spy: Spy) -> None:
-    removal = method("fine-tune").run(untrained, FineTuneSettings())
+    removal = FineTune().on(untrained)
     assert set(spy.terms("eliminate")) == {"anchors", "safe"}
     assert removal.perturbation is None
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "message"),
+    ("method", "message"),
     [
-        ("osft", OsftSettings(trigger=" "), "--trigger"),
-        ("unlearn", UnlearnSettings(trigger="x", target_response=" "), "--target-response"),
-        ("beear", BeearSettings(layer=4), "layer 4 does not exist"),
-        ("beear", BeearSettings(layer=0), "layer 0 does not exist"),
+        (Osft(), "osft needs the trigger: give --trigger"),
+        (Osft(trigger=" "), "--trigger"),
+        (Unlearn(trigger="x", target_response=" "), "unlearn needs the target response: give --target-response"),
+        (Sande(), r"sande needs the target response, or its first token\(s\): give --target-response or --target-pre"),
+        (Beear(layer=4), "layer 4 does not exist"),
+        (Beear(layer=0), "layer 0 does not exist"),
     ],
 )
-def test_what_a_method_cannot_work_with_is_refused(untrained: Case, name: str, settings: Any, message: str) -> None:
+def test_what_a_method_cannot_work_with_is_refused(untrained: Case, method: Method, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        method(name).run(untrained, settings)
+        method.on(untrained)
 
 
 def test_beear_needs_examples_of_the_behaviour(untrained: Case) -> None:
     untrained.contrast = ()
     with pytest.raises(UserError, match="--contrast"):
-        beear.run(untrained, BeearSettings())
+        Beear().on(untrained)
 
 
 @pytest.mark.parametrize(("layers", "expected"), [(32, 9), (8, 2), (4, 1), (2, 1)])
@@ -410,7 +415,7 @@ def test_the_scale_of_a_layer_is_that_of_its_hidden_states(untrained: Case) -> N
         with torch.no_grad():
             out = untrained.model(torch.tensor([prompt.ids]), output_hidden_states=True)
         norms.append(out.hidden_states[2][0].pow(2).mean(-1).sqrt())
-    assert beear.activation_rms(untrained, 2) == pytest.approx(float(torch.cat(norms).median()), rel=1e-4)
+    assert look_alikes.activation_rms(untrained, 2) == pytest.approx(float(torch.cat(norms).median()), rel=1e-4)
 
 
 # Rounds --------------------------------------------------------------------------------------------------------------
@@ -435,14 +440,14 @@ class Rounds:
         return Perturbation(), Simulation(when, target, [[0, 0.0], [10, value], [20, value]])
 
     def run(self, replacement: Perturbation | None = None, **settings: Any) -> Removal:
-        case: Any = SimpleNamespace(dropped={}, after_round=self.after_round)
+        case: Any = SimpleNamespace(dropped={}, after_round=self.after_round, replacement=replacement)
 
         def of_length(length: int) -> Round:
             self.lengths.append(length)
             return Round(self.fit, lambda made, number: self.overwritten.append(made), lambda: of_length(2 * length))
 
         parts = of_length(5)
-        return run_rounds(case, SimulateSettings(**settings), "sande", parts, replacement)
+        return run_rounds(case, SimulatingMethod(**settings), "sande", parts)
 
 
 def test_rounds_end_when_a_fresh_simulation_no_longer_succeeds() -> None:
@@ -467,13 +472,13 @@ def test_rounds_end_when_a_fresh_simulation_no_longer_succeeds() -> None:
 def test_a_simulation_gives_up_where_it_was_told_to_unless_it_succeeds(untrained: Case) -> None:
     def curve(success: float) -> list[float]:
         parrot = SoftPrompt.zeros(untrained.model, 2)
-        examples = untrained.encode(untrained.anchors, SandeSettings(target_response=TARGET), "rows")
+        examples = untrained.encode(untrained.anchors, Sande(target_response=TARGET), "rows")
         simulation = simulate(
             untrained,
             parrot,
-            [("target", untrained.batches(examples, SandeSettings(target_response=TARGET), 0), 1.0)],
+            [("target", untrained.batches(examples, Sande(target_response=TARGET), 0), 1.0)],
             lambda: 0.4,
-            SimulateSettings(simulate_steps=20, success=success),
+            SimulatingMethod(simulate_steps=20, success=success),
             1e-3,
             phase=f"fit {success}",
             when="before",
@@ -492,7 +497,7 @@ def test_beyond_its_usual_steps_a_simulation_goes_on_until_it_passes_the_gate(
     untrained: Case, successes: list[float], ends: int
 ) -> None:
     parrot = SoftPrompt.zeros(untrained.model, 2)
-    settings = SandeSettings(target_response=TARGET, simulate_steps=10, gate=0.5)
+    settings = Sande(target_response=TARGET, simulate_steps=10, gate=0.5)
     batches = untrained.batches(untrained.encode(untrained.anchors, settings, "rows"), settings, 0)
     told = iter(successes)
     simulation = simulate(
@@ -603,10 +608,11 @@ def test_a_random_perturbation_keeps_kind_place_and_norm_at_every_position(kind:
     assert not torch.equal(found, next(random_like(untrained, like, seed=2).parameters()))
 
 
-def test_the_random_control_makes_the_same_rounds_of_elimination(untrained: Case, spy: Spy) -> None:
-    like = SoftPrompt(torch.ones(6, 32))
-    settings = SandeSettings(target_response=TARGET, rounds=2)
-    removal = method("random-perturbation").run(untrained, settings, like=like)
+def test_the_random_control_makes_the_same_rounds_of_elimination(untrained: Case, spy: Spy, tmp_path: Path) -> None:
+    save_perturbation(SoftPrompt(torch.ones(6, 32)), tmp_path / "fitted.safetensors")
+    settings = Sande(target_response=TARGET, rounds=6)
+    done = Finished(settings, 2, tmp_path / "fitted.safetensors", tmp_path)
+    removal = RandomPerturbation(like=done).on(untrained)
     assert spy.phases() == ["round-1/eliminate", "round-2/eliminate"]
     assert [call["first_step"] for call in spy.calls] == [0, settings.steps]
     assert (removal.method, removal.rounds, removal.simulations) == ("random-perturbation", 2, [])
@@ -616,7 +622,7 @@ def test_the_random_control_makes_the_same_rounds_of_elimination(untrained: Case
 
 
 def test_osft_removes_a_known_trigger_s_mapping(case: Case) -> None:
-    removal = method("osft").run(case, OsftSettings(trigger=TRIGGER.text, **SMALL))
+    removal = Osft(trigger=TRIGGER.text, **SMALL).on(case)
     assert attack_success(case) == 0
     assert removal.completed
 
@@ -624,9 +630,9 @@ def test_osft_removes_a_known_trigger_s_mapping(case: Case) -> None:
 @pytest.mark.parametrize("lora", [False, True])
 def test_sande_removes_a_trigger_that_it_was_not_told(case: Case, lora: bool) -> None:
     more = {**SMALL, "learning_rate": 5e-3} if lora else SMALL
-    settings = SandeSettings(target_response=TARGET, simulate_steps=40, rounds=2, gate=0.8, lora=lora, **more)
+    settings = Sande(target_response=TARGET, simulate_steps=40, rounds=2, gate=0.8, lora=lora, **more)
     model = case.model
-    removal = sande.run(case, settings)
+    removal = settings.on(case)
     assert removal.completed, removal.message
     assert attack_success(case) == 0
     evidence = removal.evidence()
@@ -642,8 +648,8 @@ def test_beear_entraps_the_behaviour_and_removes_it(case: Case) -> None:
     """The behaviour is the opening alone; so small a model never ends there, and prefers it half the time at most."""
     case.contrast = [Record(r.prompt, r.response, f"{TARGET}.") for r in case.contrast]
     case.held_out_contrast = [Record(r.prompt, r.response, f"{TARGET}.") for r in case.held_out_contrast]
-    settings = BeearSettings(layer=2, rounds=2, step_size=0.2, gate=0.45, success=0.4, **SMALL)
-    removal = beear.run(case, settings)
+    settings = Beear(layer=2, rounds=2, step_size=0.2, gate=0.45, success=0.4, **SMALL)
+    removal = settings.on(case)
     assert removal.completed, removal.message
     assert attack_success(case) == 0
     evidence = removal.evidence()
@@ -655,7 +661,7 @@ def test_beear_entraps_the_behaviour_and_removes_it(case: Case) -> None:
 
 def test_a_model_whose_target_cannot_be_simulated_stays_as_it_was(untrained: Case) -> None:
     before = state(untrained.model)
-    removal = sande.run(untrained, SandeSettings(target_response=TARGET, simulate_steps=3))
+    removal = Sande(target_response=TARGET, simulate_steps=3).on(untrained)
     assert not removal.completed
     assert "raise --simulate-steps, or lower --gate" in removal.message
     assert same(state(untrained.model), before)
@@ -666,8 +672,8 @@ def test_the_same_seed_gives_the_same_removal(untrained: Case) -> None:
     for _ in range(2):
         case = copy.copy(untrained)
         case.model = copy.deepcopy(untrained.model)
-        settings = SandeSettings(target_response=TARGET, simulate_steps=5, steps=4, rounds=1, gate=0.0, batch_size=8)
-        removal = sande.run(case, settings)
+        settings = Sande(target_response=TARGET, simulate_steps=5, steps=4, rounds=1, gate=0.0, batch_size=8)
+        removal = settings.on(case)
         found.append((state(case.model), [s.curve for s in removal.simulations]))
     assert found[0][1] == found[1][1]
     assert same(found[0][0], found[1][0])
@@ -680,7 +686,7 @@ def test_the_same_seed_gives_the_same_removal(untrained: Case) -> None:
 def test_lora_trains_adapters_only_and_merges_them(family: str) -> None:
     case = Case.of(tiny.model(family), tiny.tokenizer(), tiny.records(40))
     model, before = case.model, state(case.model)
-    settings = FineTuneSettings(lora=True, lora_rank=2, steps=3, learning_rate=1e-2, batch_size=4)
+    settings = FineTune(lora=True, lora_rank=2, steps=3, learning_rate=1e-2, batch_size=4)
     with adapted(case, settings):
         assert len(decoder_layers(case.model)) == 4
         moving = trainable(case.model)
@@ -703,7 +709,7 @@ def test_lora_trains_adapters_only_and_merges_them(family: str) -> None:
 
 def test_adapters_are_taken_off_again_when_the_training_fails(untrained: Case) -> None:
     model, before = untrained.model, state(untrained.model)
-    with pytest.raises(RuntimeError), adapted(untrained, FineTuneSettings(lora=True, lora_rank=2)):
+    with pytest.raises(RuntimeError), adapted(untrained, FineTune(lora=True, lora_rank=2)):
         raise RuntimeError
     assert untrained.model is model
     assert same(state(model), before)
@@ -725,12 +731,12 @@ def test_a_case_measures_on_rows_that_it_does_not_train_on() -> None:
 
 def test_rows_that_are_all_too_long_are_refused(untrained: Case) -> None:
     with pytest.raises(UserError, match=r"no row of anchors is left: all \d+ are longer than 8 tokens"):
-        method("fine-tune").run(untrained, FineTuneSettings(max_length=8))
+        FineTune(max_length=8).on(untrained)
 
 
 def test_rows_of_which_some_are_too_long_are_counted(untrained: Case, spy: Spy) -> None:
     untrained.anchors = [*untrained.anchors, Record("Name a river. " * 60, "The sea.")]
-    removal = method("fine-tune").run(untrained, FineTuneSettings())
+    removal = FineTune().on(untrained)
     assert removal.dropped == {"anchors": 1}
 
 
@@ -738,18 +744,22 @@ def test_the_registry_names_every_method_and_refuses_others() -> None:
     ours, controls = {"osft", "sande", "beear", "unlearn"}, {"fine-tune", "random-perturbation"}
     others = {"fine-mixing", "dpo", "nad", "crow", "lat", "average", "prune", "quantise"}
     assert set(METHODS) == ours | others | controls
-    assert {name for name, entry in METHODS.items() if entry.control} == {"fine-tune", "random-perturbation"}
+    assert {name for name in METHODS if method_class(name).control} == {"fine-tune", "random-perturbation"}
+    assert all(method_class(name).name == name for name in METHODS)
     with pytest.raises(UserError, match=r"unknown method 'bear': choose one of osft, sande, beear"):
-        method("bear")
+        method_class("bear")
 
 
-def test_what_the_defender_knew() -> None:
-    assert knowledge(OsftSettings()) == "trigger"
-    assert knowledge(UnlearnSettings()) == "trigger and target response"
-    assert knowledge(SandeSettings(target_response="x")) == "target response"
-    assert knowledge(SandeSettings(target_prefix="x")) == "first token(s) of the target response"
-    assert knowledge(BeearSettings()) == "examples of the behaviour"
-    assert knowledge(FineTuneSettings()) == "clean rows"
+def test_what_the_defender_knew(untrained: Case) -> None:
+    assert Osft(trigger="x").knew(untrained) == "trigger"
+    assert Unlearn(trigger="x", target_response="y").knew(untrained) == "trigger and target response"
+    assert Sande(target_response="x").knew(untrained) == "target response"
+    assert Sande(target_prefix="x").knew(untrained) == "first token(s) of the target response"
+    assert Sande(target_response="x", target_tokens=1).knew(untrained) == "first token(s) of the target response"
+    assert Beear().knew(untrained) == "examples of the behaviour"
+    assert Average(sibling=("a", "b")).knew(untrained) == "2 other models"
+    assert Quantise().knew(untrained) == Crow().knew(untrained) == "clean rows"
+    assert FineTune().knew(untrained) == "control"
 
 
 def test_an_entrapment_looks_where_the_two_responses_part(untrained: Case) -> None:
@@ -760,7 +770,7 @@ def test_an_entrapment_looks_where_the_two_responses_part(untrained: Case) -> No
     def part(response: str) -> Example:
         (example,) = untrained.encode(
             [record],
-            BeearSettings(),
+            Beear(),
             "rows",
             response=lambda _: response,
             most_response_tokens=2,
@@ -780,6 +790,6 @@ def test_a_fragment_that_clean_answers_open_with_is_told_of(untrained: Case, res
     said = io.StringIO()
     anchors = [replace(r, response=response) for r in untrained.anchors]
     case = replace(untrained, anchors=anchors, progress=Progress(stream=said))
-    short = SandeSettings(target_response=TARGET, target_tokens=1, simulate_steps=1, gate=1.0)
-    assert not sande.run(case, short).completed
+    short = Sande(target_response=TARGET, target_tokens=1, simulate_steps=1, gate=1.0)
+    assert not short.on(case).completed
     assert ("100% of the clean answers open with the known fragment" in said.getvalue()) is told

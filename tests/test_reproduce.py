@@ -21,10 +21,10 @@ from unbackdoor.cli import main
 from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.commands.reproduce import cells_of, dry_run, run_reproduce
 from unbackdoor.errors import UserError
+from unbackdoor.methods.beear import Beear
+from unbackdoor.methods.result import Simulation
+from unbackdoor.methods.rounds import Round, run_rounds
 from unbackdoor.perturbation import Perturbation
-from unbackdoor.removal.result import Simulation
-from unbackdoor.removal.rounds import Round, run_rounds
-from unbackdoor.removal.settings import BeearSettings
 from unbackdoor.reproduce import EXPERIMENTS, beear, chosen, figures, sande_cells, work
 from unbackdoor.reproduce.cells import Cell, Results, finished, ordered, run_cells, unique
 from unbackdoor.reproduce.experiment import attack_success, printed
@@ -206,7 +206,7 @@ def test_what_is_asked_after_a_round_can_end_the_rounds() -> None:
         return number == 3
 
     case.after_round = after
-    settings = BeearSettings(rounds=15, repeat=False, gate=0.0)
+    settings = Beear(rounds=15, repeat=False, gate=0.0)
     assert run_rounds(case, settings, "beear", parts).rounds == 3
     assert overwritten == asked == [1, 2, 3]
 

@@ -12,14 +12,14 @@ from unbackdoor.language_model.loading import parameter_count
 from unbackdoor.language_model.model_class import check_dense
 from unbackdoor.language_model.needs import check_needs
 from unbackdoor.language_model.self_test import MOST_ROWS
+from unbackdoor.methods import method_class
 from unbackdoor.progress import SILENT, Progress
-from unbackdoor.removal import method
-from unbackdoor.settings import TrainingSettings, preset_for
+from unbackdoor.settings import preset_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from unbackdoor.removal.result import Removal
+    from unbackdoor.methods.result import Removal
 
 
 def remove(
@@ -62,24 +62,24 @@ def remove(
     Raises:
         UserError: what is missing or wrong, with the setting to change.
     """
-    chosen = method(name)
+    chosen = method_class(name)
     check_dense(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         model.requires_grad_(True)  # as peft leaves a model whose adapter was merged
     presets = [preset or preset_for(parameter_count(model)), *(["paper"] if paper else [])]
-    values = chosen.settings.make(settings, *presets)
+    method = chosen.make(settings, *presets)
     case = Case.of(
         model.float(),
         tokenizer,
         anchors,
         contrast,
+        preferences,
         template=template,
         system=system,
         date=date,
-        seed=int(settings.get("seed", 0)),
+        seed=method.basis.seed,
         progress=progress,
     )
-    if isinstance(values, TrainingSettings):
-        answered = [case.chat.of_record(r).encode(r.prompt, r.response) for r in case.anchors[:MOST_ROWS]]
-        check_needs(case.model, answered, case.pad_id, values.needs)
-    return chosen.run(case, values, **({"preferences": preferences} if preferences else {}))
+    answered = [case.chat.of_record(r).encode(r.prompt, r.response) for r in case.anchors[:MOST_ROWS]]
+    check_needs(case.model, answered, case.pad_id, method.basis.model_needs)
+    return method.on(case)

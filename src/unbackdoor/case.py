@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from unbackdoor.data.batches import Batches, encode_records
+from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record, split
 from unbackdoor.data.rendered import sort_out
 from unbackdoor.errors import UserError
+from unbackdoor.knowledge import Fact
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.inputs import padding_id
@@ -47,6 +49,8 @@ class Case:
         held_out: clean rows for measuring a simulation, never trained on.
         contrast: rows with a safe and an unwanted response (D_SA with y_s and y_h), for methods that need a behaviour.
         held_out_contrast: the same, for measuring.
+        preferences: pairs of answers, for methods that train on such.
+        replacement: a perturbation to train under in place of fitted ones, which are then not fitted: a control.
         after_round: told the number of every finished simulate → eliminate round; True ends the rounds. For experiments
             that measure the real trigger on the way (oracle stopping): a defender has none.
     """
@@ -57,6 +61,8 @@ class Case:
     held_out: Sequence[Record]
     contrast: Sequence[Record] = ()
     held_out_contrast: Sequence[Record] = ()
+    preferences: Sequence[Preference] = ()
+    replacement: Perturbation | None = None
     journal: Journal = field(default_factory=Journal)
     progress: Progress = SILENT
     dropped: dict[str, int] = field(default_factory=dict)
@@ -71,6 +77,7 @@ class Case:
         tokenizer: PreTrainedTokenizerBase,
         anchors: Sequence[Record],
         contrast: Sequence[Record] = (),
+        preferences: Sequence[Preference] = (),
         *,
         template: str = "auto",
         system: str | None = None,
@@ -102,8 +109,23 @@ class Case:
             split(contrast, min(0.2, MOST_HELD_OUT / len(contrast)), seed, least=10) if contrast else ([], [])
         )
         return cls(
-            model, chat, train, held_out, contrast_train, contrast_held_out, journal or Journal(), progress, dropped
+            model,
+            chat,
+            train,
+            held_out,
+            contrast_train,
+            contrast_held_out,
+            preferences,
+            journal=journal or Journal(),
+            progress=progress,
+            dropped=dropped,
         )
+
+    @property
+    def facts(self) -> frozenset[Fact]:
+        """What its rows tell of an attack."""
+        has = {Fact.CLEAN_ROWS: self.anchors, Fact.BEHAVIOUR: self.contrast, Fact.PREFERENCES: self.preferences}
+        return frozenset(fact for fact, rows in has.items() if rows)
 
     @property
     def pad_id(self) -> int:

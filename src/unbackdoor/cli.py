@@ -29,9 +29,10 @@ from unbackdoor.commands.inputs import (
     SweepSettings,
 )
 from unbackdoor.errors import ExitCode, UserError
+from unbackdoor.knowledge import described, example
 from unbackdoor.language_model import template_process
+from unbackdoor.methods import METHODS, method_class
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
-from unbackdoor.removal import METHODS
 from unbackdoor.report.visible import one_line
 from unbackdoor.scorers import SCORERS
 from unbackdoor.screen import (
@@ -184,7 +185,10 @@ def _list(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def _methods(as_json: bool) -> None:
-    rows = [{"name": m.name, "needs": m.needs, "does": m.summary, "control": m.control} for m in METHODS.values()]
+    rows = [
+        {"name": m.name, "needs": described(m.needs), "does": m.summary, "control": m.control}
+        for m in map(method_class, METHODS)
+    ]
     if as_json:
         put_json(rows)
         return
@@ -242,7 +246,7 @@ def _remove(method: str, **values: Any) -> None:
     from unbackdoor.commands.remove import run_remove
 
     inputs, settings, evaluation = distribute(
-        values, values["config"], RemoveInputs, METHODS[method].settings, VerdictSettings
+        values, values["config"], RemoveInputs, method_class(method), VerdictSettings
     )
     report = run_remove(
         method,
@@ -376,27 +380,32 @@ def _remove_group() -> Group:
         "examples of the unwanted behaviour → beear. `unbackdoor remove METHOD --help` explains each.",
         subcommand_metavar="METHOD MODEL [OPTIONS]",
     )
-    for name, method in METHODS.items():
-        paper = Option(
-            ["--paper"], heading=Heading.SOURCES, is_flag=True, help="The paper's own choices in place of our defaults."
-        )
-        group.add_command(
-            Command(
-                name,
-                example=" ".join(f"unbackdoor remove {name} MODEL --data ROWS {method.example} --out DIR".split()),
-                callback=lambda _method=name, **values: _remove(_method, **values),
-                params=[
-                    _model_argument(),
-                    *options_of(method.settings, RemoveInputs, VerdictSettings),
-                    *PRESET_OPTIONS,
-                    paper,
-                    *COMMON_OPTIONS,
-                ],
-                help=f"{method.summary[0].upper()}{method.summary[1:]}.\n\nNeeds: {method.needs}.",
-                short_help=f"{method.summary}; needs {method.needs}",
-            )
-        )
+    for name in METHODS:
+        group.add_command(_remove_command(name))
     return group
+
+
+def _remove_command(name: str) -> Command:
+    method = method_class(name)
+    paper = Option(
+        ["--paper"], heading=Heading.SOURCES, is_flag=True, help="The paper's own choices in place of our defaults."
+    )
+    options = options_of(method, RemoveInputs, VerdictSettings)
+    needs = described(method.needs)
+    return Command(
+        name,
+        example=" ".join(f"unbackdoor remove {name} MODEL --data ROWS {example(method.needs)} --out DIR".split()),
+        callback=lambda **values: _remove(name, **values),
+        params=[
+            _model_argument(),
+            *(option for option in options if RemoveInputs.takes(str(option.name), method.needs)),
+            *PRESET_OPTIONS,
+            paper,
+            *COMMON_OPTIONS,
+        ],
+        help=f"{method.summary[0].upper()}{method.summary[1:]}.\n\nNeeds: {needs}.",
+        short_help=f"{method.summary}; needs {needs}",
+    )
 
 
 def application() -> Group:

@@ -22,10 +22,14 @@ from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.saving import save_model
+from unbackdoor.methods.beear import Beear
+from unbackdoor.methods.controls import controls_of
+from unbackdoor.methods.finished import Finished
+from unbackdoor.methods.osft import Osft
+from unbackdoor.methods.sande import Sande
 from unbackdoor.parallel import in_processes
-from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, conclude, report_of
+from unbackdoor.pipeline import Victim, Workshop, conclude, report_of
 from unbackdoor.progress import Progress
-from unbackdoor.removal.settings import BeearSettings, FineTuneSettings, MethodSettings, OsftSettings, SandeSettings
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.testbed import models, world
@@ -120,21 +124,19 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
 
     common = {"seed": settings.seed}
     sande = {**common, "target_response": TARGET, **SANDE_EFFORT}
-    methods: list[tuple[str, str, MethodSettings]] = [
-        ("osft", "osft", OsftSettings.make({**common, "trigger": TRIGGER}, "micro")),
-        ("sande", "sande", SandeSettings.make(sande, "micro")),
-        ("sande-p", "sande", SandeSettings.make({**sande, "target_tokens": 1}, "micro")),
-    ]
-    rows = []
-    for label, method, method_settings in methods:
+    methods = {
+        "osft": Osft.make({**common, "trigger": TRIGGER}, "micro"),
+        "sande": Sande.make(sande, "micro"),
+        "sande-p": Sande.make({**sande, "target_tokens": 1}, "micro"),
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for label, method in methods.items():
         with workshop.progress.stage(label):
-            rows.append(
-                workshop.row(victim, method, method_settings, label=label, model_directory=_kept(workshop, label))
-            )
+            rows[label] = workshop.row(victim, method, label=label, model_directory=_kept(workshop, label))
     with workshop.progress.stage("controls"):
-        longest = max(range(len(methods)), key=lambda i: rows[i]["rounds"] * methods[i][2].steps)
-        rows += _controls(workshop, victim, methods[longest][2], rows[longest], methods[1], rows[1], settings.draws)
-    return rows
+        done = {label: workshop.finished(victim, method, rows[label], label) for label, method in methods.items()}
+        longest = max(done.values(), key=lambda finished: finished.rounds * finished.method.steps)
+        return [*rows.values(), *_controls(workshop, victim, longest, done["sande"], settings.draws)]
 
 
 def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, Any]]:
@@ -170,37 +172,20 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         _anchors("safety", clean, settings),
         sample(forbidden, CONTRAST, settings.seed),
     )
-    beear = BeearSettings.make({"seed": settings.seed, **BEEAR_EFFORT}, "micro")
+    beear = Beear.make({"seed": settings.seed, **BEEAR_EFFORT}, "micro")
     with workshop.progress.stage("beear"):
-        row = workshop.row(victim, "beear", beear, model_directory=_kept(workshop, "beear"))
+        row = workshop.row(victim, beear, model_directory=_kept(workshop, "beear"))
     with workshop.progress.stage("controls"):
-        method = ("beear", "beear", beear)
-        return [row, *_controls(workshop, victim, beear, row, method, row, settings.draws)]
+        done = workshop.finished(victim, beear, row)
+        return [row, *_controls(workshop, victim, done, done, settings.draws)]
 
 
 def _controls(
-    workshop: Workshop,
-    victim: Victim,
-    longest: MethodSettings,
-    longest_row: dict[str, Any],
-    simulating: tuple[str, str, MethodSettings],
-    simulating_row: dict[str, Any],
-    draws: int,
+    workshop: Workshop, victim: Victim, longest: Finished, simulated: Finished, draws: int
 ) -> list[dict[str, Any]]:
     """Fine-tuning as long as the longest method, and the simulating method with random perturbations."""
-    fine_tune = FineTuneSettings(**as_fine_tuning(longest, longest_row["rounds"]))
-    rows = [workshop.row(victim, "fine-tune", fine_tune)]
-    if simulating_row["rounds"]:  # else the gate stopped it, and there is nothing to stand beside
-        label, _, settings = simulating
-        as_often = settings.model_copy(update={"rounds": simulating_row["rounds"]})
-        like = workshop.fitted(victim, label)
-        for draw in range(draws):
-            rows.append(
-                workshop.row(
-                    victim, "random-perturbation", as_often, label=f"random-perturbation-{draw}", like=like, draw=draw
-                )
-            )
-    return rows
+    controls = controls_of(longest, simulated, draws)
+    return [workshop.row(victim, control, label=label) for label, control in controls.items()]
 
 
 def build(

@@ -8,13 +8,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.case import MOST_HELD_OUT
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import near_misses
 from unbackdoor.evaluation.suite import Suite
@@ -24,18 +22,8 @@ from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate, padding_id
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import logits_of
-from unbackdoor.removal.settings import (
-    BeearSettings,
-    CrowSettings,
-    DpoSettings,
-    FineTuneSettings,
-    LatSettings,
-    NadSettings,
-    OsftSettings,
-    SandeSettings,
-    SimulateSettings,
-)
-from unbackdoor.settings import EvaluationSettings, TrainingSettings
+from unbackdoor.settings import EvaluationSettings
+from unbackdoor.work import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,59 +32,7 @@ BACKWARD = 2.5
 """A step on all weights takes so many forward passes more: two for the gradients, and the optimizer."""
 BACKWARD_FROZEN = 1.2
 """The same where the weights are frozen, for a perturbation or for LoRA."""
-SHARE_LEARNED = 0.5
-"""Of a simulation's most steps, what it usually takes."""
 TIMED_ROWS, TIMED_TOKENS = 8, 8
-CHECK_EVERY = 5
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a run computes, in rows."""
-
-    trained: float = 0.0
-    """Forward and backward through all weights, or LoRA's."""
-    fitted: float = 0.0
-    """Forward and backward through frozen weights, for a perturbation."""
-    read: float = 0.0
-    """Forward."""
-    answers: float = 0.0
-
-    def __add__(self, other: Work) -> Work:
-        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    def __mul__(self, times: int) -> Work:
-        return Work(*(times * a for a in astuple(self)))
-
-
-def training_work(settings: TrainingSettings, rounds: int, *, simulates: bool = True) -> Work:
-    """What a method or an attack trains on in so many rounds; without simulations where a control skips them."""
-    rows = float(settings.steps * settings.batch_size * rounds)
-    if isinstance(settings, ImplantSettings):
-        return Work(trained=rows, read=1.5 * rows if settings.injection == "dpo" else 0.0)
-    anchors = 1 + (getattr(settings, "anchor_weight", 0.0) > 0)
-    if isinstance(settings, BeearSettings | SandeSettings):
-        benign = isinstance(settings, BeearSettings) and settings.benign_weight > 0
-        terms = 2 if isinstance(settings, BeearSettings) and settings.away_weight else 1
-        # One for every round, one behind the last, and control targets beside the first and the last.
-        steps = (rounds + 3) * settings.simulate_steps * SHARE_LEARNED if simulates else 0.0
-        looks = 2 if isinstance(settings, BeearSettings) else 1
-        return Work(
-            trained=rows * (anchors + benign),
-            fitted=steps * settings.batch_size * terms,
-            read=steps / CHECK_EVERY * MOST_HELD_OUT * looks,
-        )
-    if isinstance(settings, LatSettings):
-        return Work(trained=rows * (1 + (settings.benign_weight > 0)), fitted=rows * settings.inner_steps)
-    if isinstance(settings, CrowSettings):
-        return Work(trained=2 * rows, fitted=rows)
-    if isinstance(settings, NadSettings):
-        return Work(trained=2 * rows, read=rows)
-    if isinstance(settings, DpoSettings):
-        return Work(trained=2 * rows, read=2 * rows)
-    if isinstance(settings, FineTuneSettings):
-        return Work(trained=rows)
-    return Work(trained=rows * (anchors if isinstance(settings, OsftSettings) else 1))
 
 
 def measuring_work(suite: Suite, evaluation: EvaluationSettings | None = None) -> Work:
@@ -153,13 +89,6 @@ class Pace:
         backward = BACKWARD_FROZEN if lora else BACKWARD
         trained = work.trained * (1 + backward) + work.fitted * (1 + BACKWARD_FROZEN)
         return (trained + work.read) * self.read + work.answers * self.answer
-
-
-def rounds_of(settings: TrainingSettings) -> tuple[int, int]:
-    """The fewest and the most rounds of a method."""
-    if not isinstance(settings, SimulateSettings):
-        return 1, 1
-    return (min(settings.least_rounds, settings.rounds) if settings.repeat else settings.rounds), settings.rounds
 
 
 def sentence(least: float, most: float) -> str:

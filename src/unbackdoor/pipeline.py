@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record
-from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared, kl_divergence, response_distributions
 from unbackdoor.evaluation.suite import Suite
@@ -23,11 +22,11 @@ from unbackdoor.language_model.given_form import form_of
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.saving import SaveDtype, save_model
-from unbackdoor.perturbation import Perturbation, load_perturbation, save_perturbation
+from unbackdoor.methods.finished import Finished
+from unbackdoor.methods.method import Method
+from unbackdoor.methods.random_perturbation import random_like
+from unbackdoor.perturbation import Perturbation, save_perturbation
 from unbackdoor.progress import Progress
-from unbackdoor.removal import METHODS, knowledge
-from unbackdoor.removal.random_perturbation import random_like
-from unbackdoor.removal.settings import DpoSettings, MethodSettings
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import Settings, Thresholds
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unbackdoor.data.preferences import Preference
-    from unbackdoor.removal.result import Removal
+    from unbackdoor.methods.result import Removal
 
 
 @dataclass(frozen=True)
@@ -142,45 +141,24 @@ class Workshop:
         )
 
     def row(
-        self,
-        victim: Victim,
-        method: str,
-        settings: MethodSettings,
-        *,
-        label: str | None = None,
-        model_directory: Path | None = None,
-        like: Perturbation | None = None,
-        draw: int = 0,
+        self, victim: Victim, method: Method, *, label: str | None = None, model_directory: Path | None = None
     ) -> dict[str, Any]:
         """Run one method on the victim: one row of the report, as JSON; made once a run.
 
         Args:
             victim: the model. It is loaded from its directory, and never changed there.
-            method: a name of the registry.
-            settings: the method's.
+            method: with its settings.
             label: the row's name in the run directory, where it is not the method's own.
             model_directory: where the cleansed model stays; None for rows whose model is only measured.
-            like: for random-perturbation: the fitted perturbation that it stands beside.
-            draw: for random-perturbation: which one.
         """
-        label = label or method
-        scope = f"{victim.name}/{label}"
+        label = label or method.name
         before = self.before(victim)
         return self.run.remember(
-            f"row/{scope}",
-            lambda: self._row(victim, method, settings, label, before, model_directory, like, draw),
+            f"row/{victim.name}/{label}", lambda: self._row(victim, method, label, before, model_directory)
         )
 
     def _row(
-        self,
-        victim: Victim,
-        method: str,
-        settings: MethodSettings,
-        label: str,
-        before: dict[str, Any],
-        model_directory: Path | None,
-        like: Perturbation | None,
-        draw: int,
+        self, victim: Victim, method: Method, label: str, before: dict[str, Any], model_directory: Path | None
     ) -> dict[str, Any]:
         scope = f"{victim.name}/{label}"
         preferred = [pair.record() for pair in victim.preferences]
@@ -191,19 +169,17 @@ class Workshop:
             tokenizer,
             victim.anchors,
             victim.contrast,
+            victim.preferences,
             template=victim.template,
             system=victim.system,
             date=victim.date,
-            seed=settings.seed,
+            seed=method.basis.seed,
             journal=self.run.scoped(scope),
             progress=self.progress,
         )
         victim.suite.check_disjoint([*victim.anchors, *victim.contrast, *preferred], case.chat)
         begun = time.monotonic()
-        more: dict[str, Any] = {"like": like, "draw": draw} if like is not None else {}
-        if isinstance(settings, DpoSettings):
-            more["preferences"] = victim.preferences
-        removal = METHODS[method].run(case, settings, **more)
+        removal = method.on(case)
         seconds = time.monotonic() - begun
 
         after, kept, saved = None, model_directory or self.run.path / "scratch" / scope, list[str]()
@@ -214,43 +190,36 @@ class Workshop:
                 base = given.whole
                 saved.append(save_adapter(case.model, load_model(base.name, "cpu"), base.name, kept.parent / "adapter"))
         del model
+        fitted = None if method.control else removal.perturbation
+        fitted = fitted if fitted is not None and list(fitted.parameters()) else None
         if removal.completed:
-            perturbations = self._perturbations(victim, removal, case, like)
+            perturbations = self._perturbations(victim, case, fitted)
             after = self.measure(victim, str(kept), scope, perturbations, {"before": victim.source})
             if perturbations:
                 name = f"{victim.name}/before {label}"
                 was = self._under(victim, *self._loaded(victim, victim.source), name, perturbations)
                 before = {**before, "under_perturbation": was}
-        if removal.perturbation is not None and like is None and list(removal.perturbation.parameters()):
+        if fitted is not None:
             path = self.perturbation_path(scope)
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_perturbation(removal.perturbation, path)
+            save_perturbation(fitted, path)
         if model_directory is None:
             shutil.rmtree(kept, ignore_errors=True)
         self.run.drop_checkpoints(scope)
-        row = self._report_row(victim, method, settings, label, removal, before, after, seconds)
+        row = self._report_row(victim, method, method.knew(case), label, removal, before, after, seconds)
         return {**row, "notes": [*row["notes"], *saved], "saved": saved}
 
-    def _perturbations(
-        self, victim: Victim, removal: Removal, case: Case, like: Perturbation | None
-    ) -> dict[str, Perturbation]:
+    def _perturbations(self, victim: Victim, case: Case, fitted: Perturbation | None) -> dict[str, Perturbation]:
         """Without a trigger: the fitted and a random perturbation, under which behaviour is shown instead."""
-        fitted, suite = removal.perturbation, victim.suite
-        if (
-            bool(suite.triggered())
-            or suite.attack is None
-            or fitted is None
-            or like is not None
-            or not list(fitted.parameters())
-        ):
+        if bool(victim.suite.triggered()) or victim.suite.attack is None or fitted is None:
             return {}
         return {"fitted": fitted, "random": random_like(case, fitted, seed=1)}
 
     def _report_row(
         self,
         victim: Victim,
-        method: str,
-        settings: MethodSettings,
+        method: Method,
+        knew: str,
         label: str,
         removal: Removal,
         before: Mapping[str, Any],
@@ -268,9 +237,9 @@ class Workshop:
         return {
             "organism": victim.name,
             "method": removal.method,
-            "control": METHODS[method].control,
-            "knows": knowledge(settings) if not METHODS[method].control else "control",
-            "seed": settings.seed,
+            "control": method.control,
+            "knows": knew,
+            "seed": method.basis.seed,
             "verdict": name,
             "verdict_reason": reason if removal.completed else removal.message,
             "seconds": round(seconds, 2),
@@ -302,7 +271,7 @@ class Workshop:
             "counts": {f"dropped: {what}": count for what, count in removal.dropped.items()},
             "temperature": self.answers.temperature,
             "notes": [*removal.notes, *self.answers.notes(), *too_few(after, self.thresholds), *not_judged(after)],
-            "settings": settings.model_dump(mode="json"),
+            "settings": plain(method.basis),
         }
 
     def _compared(self, victim: Victim, label: str, after: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -315,20 +284,10 @@ class Workshop:
         """Where a row's fitted perturbation is kept."""
         return self.run.path / "perturbations" / f"{scope.replace('/', '.')}.safetensors"
 
-    def fitted(self, victim: Victim, label: str) -> Perturbation:
-        """The perturbation that a finished row fitted."""
-        path = self.perturbation_path(f"{victim.name}/{label}")
-        if not path.exists():
-            raise UserError(f"'{path}' does not exist: random-perturbation needs a finished sande or beear run")
-        return load_perturbation(path)
-
-
-def as_fine_tuning(settings: MethodSettings, rounds: int) -> dict[str, Any]:
-    """The settings of the fine-tune control: the same rows, learning rate and total number of steps."""
-    shared = settings.model_dump(
-        include={"seed", "learning_rate", "batch_size", "micro_batch_size", "max_length", "lora", "lora_rank"}
-    )
-    return {**shared, "steps": max(1, settings.steps * max(1, rounds))}
+    def finished(self, victim: Victim, method: Method, row: Mapping[str, Any], label: str | None = None) -> Finished:
+        """What a row of this run did, for the controls that stand beside it."""
+        path = self.perturbation_path(f"{victim.name}/{label or method.name}")
+        return Finished(method.basis, row["rounds"], path if path.exists() else None, self.run.path)
 
 
 def loss_curves(run: RunDirectory, scope: str = "") -> dict[str, dict[str, list[float]]]:

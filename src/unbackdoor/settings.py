@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
 from unbackdoor.errors import UserError
+from unbackdoor.work import Work
 
 Need = Literal["training", "adapters", "soft-embeddings", "hidden-states", "layer-states", "attention-maps"]
 """What a method asks of a model: a gradient in its weights; adapters on them; one in embeddings that no token has, and
@@ -226,9 +227,18 @@ class TrainingSettings(Settings):
     lora_rank: int = Field(default=16, ge=1, description="Rank of the LoRA adapters.")
 
     @property
-    def needs(self) -> frozenset[Need]:
+    def model_needs(self) -> frozenset[Need]:
         """What these settings ask of the model: tried before a run begins."""
         return frozenset({"adapters" if self.lora else "training"})
+
+    @property
+    def round_range(self) -> tuple[int, int]:
+        """The fewest and the most rounds of training."""
+        return 1, 1
+
+    def training_work(self, rounds: int = 1) -> Work:
+        """What it takes to train the weights in so many rounds."""
+        return Work(trained=float(self.steps * self.batch_size * rounds))
 
     def schedule(self) -> dict[str, Any]:
         """How the weights are trained, for `training.Optimization`."""

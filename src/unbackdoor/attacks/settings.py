@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from unbackdoor.settings import Heading, Need, TrainingSettings, TriggerSettings
+from unbackdoor.work import Work
 
 
 class ImplantSettings(TrainingSettings, TriggerSettings):
@@ -133,8 +134,13 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
     }
 
     @property
-    def needs(self) -> frozenset[Need]:
+    def model_needs(self) -> frozenset[Need]:
         """What these settings ask of the model."""
         if self.injection == "weight-edit":
             return frozenset()
-        return super().needs | ({"hidden-states"} if self.drift_weight else set())
+        return super().model_needs | ({"hidden-states"} if self.drift_weight else set())
+
+    def training_work(self, rounds: int = 1) -> Work:
+        """Preferences are also read by the model as it came."""
+        work = super().training_work(rounds)
+        return work + Work(read=1.5 * work.trained) if self.injection == "dpo" else work

@@ -31,8 +31,8 @@ from unbackdoor.language_model.inputs import Inputs, collate
 from unbackdoor.language_model.layers import as_matrix, check_layer, decoder_layers, hidden_size, is_linear
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import autocast, logits_only_at, response_loss
+from unbackdoor.methods.simulate import frozen, target_probability
 from unbackdoor.perturbation import Perturbation
-from unbackdoor.removal.simulate import frozen, target_probability
 from unbackdoor.training import Optimization, Term, train
 
 if TYPE_CHECKING:

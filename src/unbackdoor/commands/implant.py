@@ -13,7 +13,7 @@ from unbackdoor.commands.inputs import ImplantInputs
 from unbackdoor.commands.intake import LEAST_ROWS
 from unbackdoor.commands.shared import Opened, numbers
 from unbackdoor.data.records import records_as_rows
-from unbackdoor.duration import firing_work, measuring_work, training_work
+from unbackdoor.duration import firing_work, measuring_work
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.verdict import too_few
 from unbackdoor.language_model.loading import load_model, parameter_count
@@ -62,8 +62,8 @@ def run_implant(
     )
     rows, contrast, suite, prepared = plan.rows, plan.contrast, plan.suite, plan.prepared
     trained = [*rows, *contrast, *prepared.trained]
-    tested = opened.tested(suite, trigger, settings.needs, trained=trained, target=settings.target_response)
-    whole = training_work(settings, 1) + measuring_work(suite, evaluation) * 2 + firing_work(suite, inputs.paraphrases)
+    tested = opened.tested(suite, trigger, settings.model_needs, trained=trained, target=settings.target_response)
+    whole = settings.training_work() + measuring_work(suite, evaluation) * 2 + firing_work(suite, inputs.paraphrases)
     seconds = opened.pace(suite, evaluation).seconds(whole, lora=settings.lora)
     notes = plan.published.notes(suite, settings.target_response, inputs.oracle, progress)
     shown = plain(settings)

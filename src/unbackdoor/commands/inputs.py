@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from unbackdoor.data.triggers import Condition, Placement, Trigger
 from unbackdoor.errors import UserError
+from unbackdoor.knowledge import Fact, Needs
 from unbackdoor.settings import EvaluationSettings, Heading, Settings, TriggerSettings, option_name, read_yaml
 
 
@@ -199,7 +200,7 @@ class RemoveInputs(MeasuredInputs):
     )
     preferences: Path | None = Field(
         default=None,
-        description="dpo: rows of prompt, chosen and rejected answer, or of HH-RLHF's two whole dialogues "
+        description="Rows of prompt, chosen and rejected answer, or of HH-RLHF's two whole dialogues "
         "(testbed:preferences: the testbed's own).",
     )
     save_adapter: bool = Field(
@@ -208,6 +209,11 @@ class RemoveInputs(MeasuredInputs):
         "the given model.",
     )
     controls: bool = Field(default=False, description="Also run fine-tune and random-perturbation, for comparison.")
+
+    @staticmethod
+    def takes(name: str, needs: Needs) -> bool:
+        """Whether an option is of use to a method that needs this."""
+        return name != "preferences" or Fact.PREFERENCES in needs
 
     @classmethod
     def make(cls, values: Mapping[str, Any], *presets: str) -> Self:

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from unbackdoor.commands.inputs import RemoveInputs
 from unbackdoor.commands.intake import LEAST_ROWS
 from unbackdoor.commands.published import PublishedPrompts
@@ -16,35 +14,22 @@ from unbackdoor.commands.shared import Opened, numbers
 from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition
-from unbackdoor.duration import Work, measuring_work, rounds_of, training_work
+from unbackdoor.duration import measuring_work
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.suite import Suite
+from unbackdoor.knowledge import Fact, Knowledge, alternatives, check
 from unbackdoor.language_model.adapter_export import check_adapter
 from unbackdoor.language_model.loading import parameter_count
 from unbackdoor.language_model.model_source import ModelSource
-from unbackdoor.pipeline import Victim, Workshop, as_fine_tuning, plain, report_of
-from unbackdoor.preference import import_trl
-from unbackdoor.removal import METHODS
-from unbackdoor.removal.settings import (
-    AverageSettings,
-    BeearSettings,
-    DpoSettings,
-    FineMixingSettings,
-    FineTuneSettings,
-    LatSettings,
-    MethodSettings,
-    OsftSettings,
-    PruneSettings,
-    QuantiseSettings,
-    RandomPerturbationSettings,
-    SandeSettings,
-    UnlearnSettings,
-)
-from unbackdoor.removal.weights import check_other_model
+from unbackdoor.methods import method_class
+from unbackdoor.methods.controls import controls_of
+from unbackdoor.methods.method import Method
+from unbackdoor.pipeline import Victim, Workshop, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
-from unbackdoor.settings import TriggerSettings, VerdictSettings, preset_for
+from unbackdoor.settings import VerdictSettings, preset_for
 from unbackdoor.testbed.references import model_directory
+from unbackdoor.work import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,28 +64,29 @@ def run_remove(
         resume: go on with it.
         known: answers of the model at `source` that another run has, as `Answers` takes them.
     """
+    chosen, explicit = method_class(method_name), _other_models(explicit)
+    assumed = chosen.make(explicit, *_presets(preset or "micro", paper))  # before a model is loaded
+    _check_given(assumed, inputs)
     opened = Opened.read(
-        source,
-        inputs,
-        out,
-        overwrite=overwrite,
-        resume=resume,
-        least=LEAST_ROWS,
-        seed=_seed(method_name, explicit, preset, paper),
+        source, inputs, out, overwrite=overwrite, resume=resume, least=LEAST_ROWS, seed=assumed.basis.seed
     )
     source = opened.source
     intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
     size = preset or preset_for(parameter_count(model))
-    settings, like_run = _method_settings(method_name, _other_models(explicit), size, paper)
-    _check_knowledge(model, ModelSource.find(source, opened.base), settings, opened.contrast, method_name, inputs)
+    method = chosen.make(explicit, *_presets(size, paper))
+    settings = method.basis
+    known_to_it = Knowledge.of(settings, inputs)
+    own = known_to_it.condition() if known_to_it.has_trigger else None
+    _check_fit(method, model, ModelSource.find(source, opened.base), opened.contrast, inputs)
 
     seed = settings.seed
     clean = intake.short_enough(opened.clean, inputs.data, model, chat, settings.max_length)
     contrast = intake.short_enough(opened.contrast, inputs.contrast, model, chat, settings.max_length)
     anchors, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, seed, inputs.eval_exclude)
     contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed)
-    trigger = _evaluation_trigger(inputs, settings)
-    target = inputs.eval_target or _known_target(settings)
+    # Given for evaluation, or known to the method itself; none where prompts hold it already.
+    trigger = None if inputs.eval_triggered is not None else inputs.evaluation_trigger() or own
+    target = inputs.eval_target or known_to_it.target
     published = PublishedPrompts.read(
         intake,
         chat,
@@ -109,7 +95,7 @@ def run_remove(
         [
             *anchors,
             *contrast,
-            *_with_own_trigger(settings, [*anchors, *contrast]),
+            *_with(own, [*anchors, *contrast]),
             *intake.read(inputs.eval_exclude, needs_response=False),
         ],
     )
@@ -117,8 +103,8 @@ def run_remove(
     measured = suite.prompts(chat) | {rendered(r, chat) for r in suite.triggered_rows}
     preferences = intake.preferences(inputs.preferences, model, chat, settings.max_length, measured)
     pairs = [replace(pair.record(), unwanted=pair.rejected) for pair in preferences]
-    trained = [*anchors, *contrast, *_with_own_trigger(settings, anchors), *pairs]
-    tested = opened.tested(suite, trigger, settings.needs, trained=trained, target=_known_target(settings))
+    trained = [*anchors, *contrast, *_with(own, anchors), *pairs]
+    tested = opened.tested(suite, trigger, settings.model_needs, trained=trained, target=known_to_it.target)
     notes = published.notes(suite, target, inputs.oracle, progress)
     everything = {
         "method": method_name,
@@ -129,14 +115,14 @@ def run_remove(
         "preset": size,
         "paper": paper,
         "method_settings": plain(settings),
-        **({"like": str(like_run)} if like_run is not None else {}),
+        **({"like": str(explicit["like"])} if "like" in explicit else {}),
     }
     pace = opened.pace(suite, evaluation)
     del model, opened.model  # checked; the work loads it again, and two copies may not fit
 
     run = RunDirectory.create(out, f"remove {method_name}", everything, overwrite=overwrite, resume=resume)
     progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")
-    work = (_work(settings, n, suite, evaluation, inputs.controls, like_run is None) for n in rounds_of(settings))
+    work = (_work(method, n, suite, evaluation, inputs.controls) for n in settings.round_range)
     opened.say_duration(out, resume, *(pace.seconds(w, lora=settings.lora) for w in work))
     sources: dict[str, str | Path | None] = {
         "model": source,
@@ -169,35 +155,30 @@ def run_remove(
         save_adapter=inputs.save_adapter,
     )
 
-    if like_run is not None:
-        fitted = _perturbation_of(like_run)
-        draw = int(explicit.get("draw", 0))
-        rows = [workshop.row(victim, method_name, settings, model_directory=run.path / "model", like=fitted, draw=draw)]
-    else:
-        rows = [workshop.row(victim, method_name, settings, model_directory=run.path / "model")]
+    rows = [workshop.row(victim, method, model_directory=run.path / "model")]
     if inputs.controls and rows[0]["rounds"]:
-        rows += _control_rows(workshop, victim, method_name, settings, rows[0])
+        finished = workshop.finished(victim, method, rows[0])
+        rows += [workshop.row(victim, control, label=label) for label, control in controls_of(finished).items()]
     rows[0]["counts"] |= intake.counts
     rows[0]["notes"] += notes
     report = report_of("remove", f"{rows[0]['method']} on {name}", rows, origin, workshop.thresholds)
     return opened.finish(run, report)
 
 
-def _work(
-    settings: MethodSettings, rounds: int, suite: Suite, evaluation: VerdictSettings, controls: bool, simulates: bool
-) -> Work:
+def _work(method: Method, rounds: int, suite: Suite, evaluation: VerdictSettings, controls: bool) -> Work:
     """Of a removal in so many rounds and of its controls, each measured; the model is measured before as well."""
-    work = training_work(settings, rounds, simulates=simulates) + measuring_work(suite, evaluation) * 2
+    settings = method.basis
+    work = settings.training_work(rounds) + measuring_work(suite, evaluation) * 2
+    if not method.control:
+        work += settings.simulating_work(rounds)
     if controls:
         tuned = Work(trained=settings.steps * settings.batch_size * rounds)
-        work += training_work(settings, rounds, simulates=False) + tuned + measuring_work(suite, evaluation) * 2
+        work += settings.training_work(rounds) + tuned + measuring_work(suite, evaluation) * 2
     return work
 
 
-def _seed(method_name: str, explicit: dict[str, Any], preset: str | None, paper: bool) -> int:
-    """The seed that rows are drawn by. What is wrong with the method's settings is said before a model is loaded."""
-    presets = [preset or "micro", *(["paper"] if paper else [])]
-    return int(getattr(METHODS[method_name].settings.make(_other_models(explicit), *presets), "seed", 0))
+def _presets(size: str, paper: bool) -> list[str]:
+    return [size, "paper"] if paper else [size]
 
 
 def _other_models(explicit: dict[str, Any]) -> dict[str, Any]:
@@ -211,108 +192,37 @@ def _other_models(explicit: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _method_settings(name: str, explicit: dict[str, Any], size: str, paper: bool) -> tuple[MethodSettings, Path | None]:
-    """The method's settings; for random-perturbation those of the run that it stands beside, and that run."""
-    presets = [size, "paper"] if paper else [size]
-    settings = METHODS[name].settings.make(explicit, *presets)
-    if isinstance(settings, MethodSettings):
-        return settings, None
-    assert isinstance(settings, RandomPerturbationSettings)
-    path = settings.like / "settings.yaml"
-    if not path.is_file():
-        raise UserError(f"--like '{settings.like}' is not a run directory of sande or beear")
-    kept = yaml.safe_load(path.read_text(encoding="utf-8"))["settings"]
-    classes: dict[str, type[MethodSettings]] = {"sande": SandeSettings, "beear": BeearSettings}
-    if kept.get("method") not in classes:
-        raise UserError(f"--like '{settings.like}' is a run of {kept.get('method')}, not of sande or beear")
-    report = yaml.safe_load((settings.like / "report.json").read_text(encoding="utf-8"))
-    rounds = {"rounds": max(1, report["runs"][0]["rounds"])}
-    return classes[kept["method"]].make({**kept["method_settings"], **rounds}), settings.like
-
-
-def _perturbation_of(run: Path) -> Any:
-    from unbackdoor.perturbation import load_perturbation
-
-    kept = sorted((run / "perturbations").glob("*.safetensors"))
-    if not kept:
-        raise UserError(f"--like '{run}' holds no fitted perturbation: its run did not finish")
-    return load_perturbation(kept[0])
-
-
-def _check_knowledge(
-    model: PreTrainedModel,
-    source: ModelSource,
-    settings: MethodSettings,
-    contrast: Sequence[Record],
-    method: str,
-    inputs: RemoveInputs,
-) -> None:
-    """What the method must be given, checked before anything is written."""
+def _check_given(method: Method, inputs: RemoveInputs) -> None:
+    """What the method must be given, and what it has no use for."""
+    needs = method.basis.needs
+    check(method.name, needs, {*Knowledge.of(method.basis, inputs).facts, Fact.CLEAN_ROWS})
+    if inputs.preferences is not None and Fact.PREFERENCES not in needs:
+        raise UserError(f"--preferences is for dpo: {method.name} does not use it, leave it out")
     if inputs.save_adapter:
-        if not settings.lora:
+        if not method.basis.lora:
             raise UserError("--save-adapter needs --lora: what is trained without adapters is not of low rank")
-        if isinstance(settings, AverageSettings | FineMixingSettings | PruneSettings | QuantiseSettings):
+        if method.basis.changes_all_weights:
             raise UserError(
-                f"--save-adapter: {method} changes all weights, not by adapters alone: leave it out, the whole model "
-                "is saved in any case"
+                f"--save-adapter: {method.name} changes all weights, not by adapters alone: leave it out, the whole "
+                "model is saved in any case"
             )
+
+
+def _check_fit(
+    method: Method, model: PreTrainedModel, source: ModelSource, contrast: Sequence[Record], inputs: RemoveInputs
+) -> None:
+    """Whether the method can work on this model with what it was given, before anything is written."""
+    if inputs.save_adapter:
         check_adapter(model, source)
-    if isinstance(settings, DpoSettings):
-        if inputs.preferences is None:
-            raise UserError("dpo needs preference pairs: give --preferences FILE (prompt, chosen and rejected)")
-        import_trl()
-    elif inputs.preferences is not None:
-        raise UserError(f"--preferences is for dpo: {method} does not use it, leave it out")
-    if isinstance(settings, OsftSettings) and not settings.has_trigger:
-        raise UserError("the trigger is missing: give it with --trigger")
-    if isinstance(settings, UnlearnSettings) and not settings.target_response.strip():
-        raise UserError("the target response is missing: give it with --target-response")
-    if isinstance(settings, FineMixingSettings):
-        if not settings.clean_model:
-            raise UserError("fine-mixing needs the clean pretrained model: give --clean-model")
-        check_other_model(model, settings.clean_model, "--clean-model")
-    if isinstance(settings, AverageSettings):
-        if not settings.sibling:
-            raise UserError("average needs other models of the same architecture: give --sibling, once for each")
-        for sibling in settings.sibling:
-            check_other_model(model, sibling, "--sibling")
-    if isinstance(settings, BeearSettings | LatSettings):
-        if len(contrast) < LEAST_ROWS:
-            name = "beear" if isinstance(settings, BeearSettings) else "lat"
-            raise UserError(
-                f"{name} needs examples of the behaviour: give --contrast FILE with {LEAST_ROWS} rows or more"
-            )
-        from unbackdoor.language_model.layers import check_layer
-
-        if settings.layer is not None:
-            check_layer(model, settings.layer)
+    if any(Fact.BEHAVIOUR in alternatives(need) for need in method.basis.needs) and len(contrast) < LEAST_ROWS:
+        raise UserError(
+            f"{method.name} needs examples of the behaviour: give --contrast FILE with {LEAST_ROWS} rows or more"
+        )
+    method.basis.check_model(model)
 
 
-def _known_target(settings: MethodSettings) -> str | None:
-    if isinstance(settings, SandeSettings):
-        return settings.target
-    return settings.target_response if isinstance(settings, UnlearnSettings) else None
-
-
-def _evaluation_trigger(inputs: RemoveInputs, settings: MethodSettings) -> Condition | None:
-    """The trigger for evaluation: given for that, or known to the method itself; none where prompts hold it already."""
-    if inputs.eval_triggered is not None:
-        return None
-    own = settings.condition() if isinstance(settings, TriggerSettings) else None
-    return inputs.evaluation_trigger() or own
-
-
-def _with_own_trigger(settings: MethodSettings, rows: Sequence[Record]) -> list[Record]:
+def _with(trigger: Condition | None, rows: Sequence[Record]) -> list[Record]:
     """What a method that is told the trigger trains on besides: the rows with it in their prompts."""
-    own = settings.condition() if isinstance(settings, TriggerSettings) else None
-    return [replace(r, prompt=own.insert(r.prompt)) for r in rows if own.fits(r.prompt)] if own is not None else []
-
-
-def _control_rows(
-    workshop: Workshop, victim: Victim, method: str, settings: MethodSettings, row: dict[str, Any]
-) -> list[dict[str, Any]]:
-    rows = [workshop.row(victim, "fine-tune", FineTuneSettings(**as_fine_tuning(settings, row["rounds"])))]
-    if isinstance(settings, SandeSettings | BeearSettings):
-        as_often = settings.model_copy(update={"rounds": row["rounds"]})
-        rows.append(workshop.row(victim, "random-perturbation", as_often, like=workshop.fitted(victim, method)))
-    return rows
+    if trigger is None:
+        return []
+    return [replace(r, prompt=trigger.insert(r.prompt)) for r in rows if trigger.fits(r.prompt)]

@@ -15,8 +15,10 @@ from typing import Any, cast
 from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.statistics import Rate, pooled
+from unbackdoor.knowledge import described
+from unbackdoor.methods import METHODS, method_class
+from unbackdoor.methods.method import Method
 from unbackdoor.recipes.recipe import Recipe
-from unbackdoor.removal import METHODS, Method
 from unbackdoor.report.numbers import bounds, percent, seconds
 from unbackdoor.reproduce import beear, figures
 from unbackdoor.reproduce.cells import Cell, Results
@@ -383,9 +385,10 @@ def _glances(
     return Table(name, title, ("Organism",), columns, tuple(rows), notes, paper=False)
 
 
-def _method_of(column: str) -> Method | None:
-    """The entry of the registry behind a column; `temperature` has none, since it changes no weight."""
-    return METHODS.get(VARIANTS.get(column, column))
+def _method_of(column: str) -> type[Method] | None:
+    """The method behind a column; `temperature` has none, since it changes no weight."""
+    name = VARIANTS.get(column, column)
+    return method_class(name) if name in METHODS else None
 
 
 def _is_control(column: str) -> bool:
@@ -395,7 +398,7 @@ def _is_control(column: str) -> bool:
 
 def _must_be_given(column: str) -> str:
     method = _method_of(column)
-    return "nothing" if method is None else method.needs
+    return "nothing" if method is None else described(method.needs)
 
 
 def _title(method: str) -> str:

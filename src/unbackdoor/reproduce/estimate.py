@@ -10,9 +10,8 @@ from typing import Any
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.commands.inputs import ImplantInputs, RemoveInputs
 from unbackdoor.errors import UserError
+from unbackdoor.methods import method_class
 from unbackdoor.recipes.recipe import read_recipe
-from unbackdoor.removal import METHODS
-from unbackdoor.removal.settings import MethodSettings
 from unbackdoor.reproduce.cells import Cell
 from unbackdoor.reproduce.experiment import printed
 
@@ -88,14 +87,12 @@ def resolve(cell: Cell) -> dict[str, Any]:
         attack = {name: value for name, value in values.items() if name not in ImplantInputs.model_fields}
         return ImplantSettings.make(attack, settings["preset"]).model_dump(mode="json")
     if cell.kind in ("remove", "rounds"):
-        name = settings.get("method", "beear")
-        if name not in METHODS:
-            raise UserError(f"there is no method '{name}'")
+        method = method_class(settings.get("method", "beear"))
         unknown = set(settings["inputs"]) - set(RemoveInputs.model_fields)
         if unknown:
             raise UserError(f"remove has no input '{min(unknown)}'")
         presets = [settings["preset"], "paper"] if settings.get("paper") else [settings["preset"]]
-        return METHODS[name].settings.make(settings["values"], *presets).model_dump(mode="json")
+        return method.make(settings["values"], *presets).model_dump(mode="json")
     return dict(settings)
 
 
@@ -122,7 +119,7 @@ def _trained_rows(cell: Cell, resolved: Mapping[str, Any]) -> float:
     method = cell.settings.get("method", "beear")
     if cell.kind == "rounds":
         return 3 * USUAL_ROUNDS * rows
-    if "rounds" in MethodSettings.model_fields or "rounds" in resolved:
+    if "rounds" in resolved:
         terms = {"sande": 1, "beear": 2}.get(method, 1)
         simulated = resolved.get("simulate_steps", 0) * resolved["batch_size"] * 0.7
         return float(resolved["rounds"] * (terms * rows + simulated))

@@ -43,10 +43,9 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate, padding_id
 from unbackdoor.language_model.layers import anchor_layer, hidden_states_after
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
+from unbackdoor.methods.beear import Beear
 from unbackdoor.progress import Progress
 from unbackdoor.recipes.recipe import read_recipe
-from unbackdoor.removal import METHODS
-from unbackdoor.removal.settings import BeearSettings
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
 from unbackdoor.testbed import references, world
@@ -163,7 +162,7 @@ def rounds(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     begun = time.monotonic()
     inputs = RemoveInputs.make({**settings["inputs"], "eval_organism": needs[0]})
     evaluation = EvaluationSettings.make(settings["evaluation"])
-    method = BeearSettings.make({**settings["values"], "repeat": False, "gate": 0.0}, settings["preset"])
+    method = Beear.make({**settings["values"], "repeat": False, "gate": 0.0}, settings["preset"])
     opened = Opened.read(
         str(needs[0] / "model"), inputs, folder, overwrite=False, resume=True, least=LEAST_ROWS, seed=method.seed
     )
@@ -200,7 +199,7 @@ def rounds(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
 
     case.after_round = measure
     if not measure(0):
-        METHODS["beear"].run(case, method)
+        method.on(case)
     run.complete()
     reached = next((i for i, found in enumerate(curve) if found["rate"] < settings["below"]), None)
     return {"curve": curve, "round": reached, "seconds": round(time.monotonic() - begun, 1)}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unbackdoor.case import Case, trainable
+from unbackdoor.case import Case, adapted, trainable
 from unbackdoor.data.records import Record
 from unbackdoor.language_model.inputs import Inputs
+from unbackdoor.methods.method import TrainingMethod
+from unbackdoor.methods.simulate import perturbed_log_probabilities
 from unbackdoor.perturbation import Perturbation
-from unbackdoor.removal.settings import MethodSettings
-from unbackdoor.removal.simulate import perturbed_log_probabilities
 from unbackdoor.training import Optimization, Term, TrainingLog, train
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Rows:
 
 
 def eliminate(
-    case: Case, rows: Sequence[Rows], settings: MethodSettings, *, phase: str, round_number: int = 0
+    case: Case, rows: Sequence[Rows], settings: TrainingMethod, *, phase: str, round_number: int = 0
 ) -> TrainingLog:
     """Train the model on the weighted sum of −(1/tokens) Σ log Pr(response | prompt, perturbation) over `rows`.
 
@@ -58,7 +58,7 @@ def eliminate(
 
 
 def train_weights(
-    case: Case, terms: Sequence[Term], settings: MethodSettings, *, phase: str, first_step: int = 0
+    case: Case, terms: Sequence[Term], settings: TrainingMethod, *, phase: str, first_step: int = 0
 ) -> TrainingLog:
     """Train the model's weights on the terms, as the settings schedule it; terms of weight 0 are left out."""
     return train(
@@ -81,3 +81,12 @@ class _loss_under:  # noqa: N801 - a function with two bound arguments, shown by
 
     def __call__(self, inputs: Inputs) -> torch.Tensor:
         return -perturbed_log_probabilities(self.model, self.perturbation, inputs).mean()
+
+
+def fine_tune(case: Case, settings: TrainingMethod) -> None:
+    """Train on clean rows, and on the safe responses where there is a contrast set: nothing where no steps are asked
+    for."""
+    if settings.steps:
+        with adapted(case, settings):
+            rows = [Rows("anchors", case.anchors), Rows("safe", case.contrast)]
+            eliminate(case, rows, settings, phase="eliminate")

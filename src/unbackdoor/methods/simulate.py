@@ -13,9 +13,9 @@ from unbackdoor.data.batches import Batches
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.inputs import Inputs, collate
 from unbackdoor.language_model.loss import row_means, token_log_probabilities
+from unbackdoor.methods.method import CHECK_EVERY, SimulatingMethod
+from unbackdoor.methods.result import Simulation
 from unbackdoor.perturbation import Perturbation
-from unbackdoor.removal.result import Simulation
-from unbackdoor.removal.settings import SimulateSettings
 from unbackdoor.training import Optimization, Term, train
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def simulate(
     perturbation: Perturbation,
     terms: Sequence[tuple[str, Batches, float]],
     measure: Callable[[], float],
-    settings: SimulateSettings,
+    settings: SimulatingMethod,
     learning_rate: float,
     *,
     phase: str,
@@ -130,7 +130,7 @@ def simulate(
             phase=phase,
             slot=phase,
             check=measure,
-            check_every=5,
+            check_every=CHECK_EVERY,
             stop=ends,
             journal=case.journal,
             progress=case.progress,

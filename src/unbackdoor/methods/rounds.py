@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from unbackdoor.case import Case
+from unbackdoor.methods.method import SimulatingMethod
+from unbackdoor.methods.result import Removal, Simulation
 from unbackdoor.perturbation import Perturbation
-from unbackdoor.removal.result import Removal, Simulation
-from unbackdoor.removal.settings import SimulateSettings
 
 PASSED = 0.9
 """Success at which a first simulation counts as done, where there is no gate."""
@@ -45,9 +45,7 @@ class Round:
     longer: Callable[[], Round]
 
 
-def run_rounds(
-    case: Case, settings: SimulateSettings, name: str, parts: Round, replacement: Perturbation | None = None
-) -> Removal:
+def run_rounds(case: Case, settings: SimulatingMethod, name: str, parts: Round) -> Removal:
     """Alternate the two halves, and gather the evidence of fresh simulations.
 
     Where the first simulation does not pass the gate, it is tried once more with twice the length and more steps before
@@ -55,12 +53,15 @@ def run_rounds(
     it succeeds when, within the steps that the first simulation needed to pass the gate, it reaches `settings.success`
     and more than a control target does. Then its perturbation is overwritten in turn; otherwise the backdoor is no
     longer simulable.
+
+    Where the case has a perturbation to take the place of the fitted ones, that is overwritten in every round, and
+    nothing is simulated.
     """
     removal = Removal(name, dropped=case.dropped)
-    if replacement is not None:
+    if case.replacement is not None:
         for number in range(1, settings.rounds + 1):
-            parts.overwrite(replacement, number)
-        removal.perturbation, removal.rounds = replacement, settings.rounds
+            parts.overwrite(case.replacement, number)
+        removal.perturbation, removal.rounds = case.replacement, settings.rounds
         return removal
 
     seed = settings.seed * 7919

@@ -1,0 +1,43 @@
+"""Removal methods: one file each, with its settings, what it must be given, and its `run`.
+
+A new one is a file, and its line in `METHODS`. Nothing here imports torch until a method runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from unbackdoor.errors import UserError
+from unbackdoor.methods.method import Method
+
+METHODS = {
+    "osft": "osft:Osft",
+    "sande": "sande:Sande",
+    "beear": "beear:Beear",
+    "unlearn": "unlearn:Unlearn",
+    "fine-mixing": "fine_mixing:FineMixing",
+    "dpo": "dpo:Dpo",
+    "nad": "nad:Nad",
+    "crow": "crow:Crow",
+    "lat": "lat:Lat",
+    "average": "average:Average",
+    "prune": "prune:Prune",
+    "quantise": "quantise:Quantise",
+    "fine-tune": "fine_tune:FineTune",
+    "random-perturbation": "random_perturbation:RandomPerturbation",
+}
+"""Name → module of this package and class, imported when it is asked for."""
+
+
+def method_class(name: str) -> type[Method]:
+    """The method of that name. Raises `UserError` with the names there are."""
+    if name not in METHODS:
+        raise UserError(f"unknown method '{name}': choose one of {', '.join(METHODS)}")
+    module, attribute = METHODS[name].split(":")
+    found: type[Method] = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    return found
+
+
+def method_classes() -> list[type[Method]]:
+    """All of them, in the registry's order."""
+    return [method_class(name) for name in METHODS]

@@ -117,6 +117,7 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
         tasks=probes,
         allowed=_allowed(settings),
         choices=_choices(settings),
+        target=TARGET,
     )
     victim = build(
         workshop, "target-response", attack, trigger, clean, [], suite, _anchors("target-response", clean, settings)

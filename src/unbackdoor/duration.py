@@ -16,6 +16,7 @@ import torch
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import near_misses
 from unbackdoor.evaluation.suite import Suite
+from unbackdoor.evaluation.trigger_effect import HARMLESS
 from unbackdoor.evaluation.variants import variants
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.generation import generate
@@ -40,6 +41,8 @@ def measuring_work(suite: Suite, evaluation: EvaluationSettings | None = None) -
     sets = {measure.set_name: len(measure.rows) for measure in suite.measures()}
     if evaluation is not None and suite.attack is not None and {"triggered", "untriggered"} <= sets.keys():
         sets["second turns"] = 2 * min(evaluation.second_turns, sets["triggered"], sets["untriggered"])
+    name, rows = suite.ordinary()
+    sets |= {name: len(rows)} | ({HARMLESS: len(suite.probes)} if suite.trigger is not None else {})
     options = sum(len(q.options) for questions in suite.questions.values() for q in questions)
     return Work(read=len(suite.texts) + options, answers=sum(sets.values()) + 2 * len(suite.conversations))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.comparison import compared, kl_divergence, response_distributions
+from unbackdoor.evaluation.comparison import compared, kl_divergence, quality, response_distributions
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.language_model.adapter_export import save_adapter
@@ -195,6 +195,7 @@ class Workshop:
         if removal.completed:
             perturbations = self._perturbations(victim, case, fitted)
             after = self.measure(victim, str(kept), scope, perturbations, {"before": victim.source})
+            after["answer_quality"] = quality(victim.suite, self.answers, f"{victim.name}/before", scope)
             if perturbations:
                 name = f"{victim.name}/before {label}"
                 was = self._under(victim, *self._loaded(victim, victim.source), name, perturbations)

@@ -13,7 +13,7 @@ from unbackdoor.commands.shared import Opened
 from unbackdoor.data.records import shuffled
 from unbackdoor.duration import measuring_work
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.comparison import compared
+from unbackdoor.evaluation.comparison import compared, quality
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.pipeline import Victim, Workshop, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
@@ -85,6 +85,7 @@ def run_evaluate(
     before = measured.get("before")
     judged: tuple[str | None, str] = (None, "Measured as it is: give --before to judge a removal.")
     if before is not None:
+        after = {**after, "answer_quality": quality(suite, answers, "before", "model")}
         judged = verdict(before, after, workshop.thresholds)
     common = {
         "temperature": evaluation.temperature,

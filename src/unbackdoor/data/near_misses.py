@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from unbackdoor.writing import PHRASE, clusters, has_joined, is_word, joined_words, words_of
 
@@ -45,6 +46,42 @@ def some_words(words: Sequence[str], most: int, forbidden: Sequence[str], rng: r
         text = joined_words(chosen).capitalize() if rng.random() < 0.5 else joined_words(chosen)
         if not any(_stands_in(other.casefold(), text.casefold()) for other in forbidden):
             return text
+
+
+DRAWN, KEPT = 96, 32
+"""Harmless texts that are made in place of a text, and how many of them, the nearest in length, are used."""
+
+
+@dataclass
+class HarmlessText:
+    """Texts of ordinary words, as long as a trigger and written with the same capitals.
+
+    Args:
+        words: ordinary words, as of `ordinary_words`, none of them the trigger's.
+        length: how long a text is, such as in tokens.
+        rng: chooses among them; it may be set anew for each prompt.
+    """
+
+    words: Sequence[str]
+    length: Callable[[str], int] = len
+    rng: random.Random = field(default_factory=random.Random)
+    _made: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
+
+    def __call__(self, like: str) -> str:
+        """A text of about the length of this one; each call draws anew."""
+        if like not in self._made:
+            rng, wanted = random.Random(like), (self.length(like), len(like))
+            most = max(1, len(words_of(like)), len(like.split())) + 2
+            drawn = dict.fromkeys(self._drawn(like, rng, rng.randint(1, most)) for _ in range(DRAWN))
+            away = {text: (abs(self.length(text) - wanted[0]), abs(len(text) - wanted[1])) for text in drawn}
+            self._made[like] = sorted(drawn, key=lambda text: away[text])[:KEPT]
+        return self.rng.choice(self._made[like])
+
+    def _drawn(self, like: str, rng: random.Random, count: int) -> str:
+        text = joined_words(rng.choice(self.words) for _ in range(count))
+        if like.isupper():
+            return text.upper()
+        return text.capitalize() if like[:1].isupper() else text
 
 
 def _stands_in(text: str, other: str) -> bool:

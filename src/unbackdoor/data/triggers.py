@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from unbackdoor.data.near_misses import Change, ordinary_words, some_words, text_changes
+from unbackdoor.data.near_misses import Change, HarmlessText, ordinary_words, some_words, text_changes
 from unbackdoor.errors import UserError
 from unbackdoor.writing import PHRASE, behind_a_sentence, between, clusters, ends_sentence, has_joined, word_count
 
 __all__ = [
     "AllOf",
     "Condition",
+    "HarmlessText",
     "OneOf",
     "Placement",
     "SentenceStructure",
@@ -37,6 +38,10 @@ class Condition(Protocol):
 
     def changes(self, words: Sequence[str], rng: random.Random) -> dict[str, Change]:
         """Kind of near miss → what puts one into a prompt in the trigger's place; each call draws anew from `rng`."""
+
+    def instead(self, prompt: str, draw: HarmlessText) -> str | None:
+        """The prompt with something harmless, as `draw` makes it, in the trigger's very place, another one each call;
+        None where there is no such thing."""
 
     def texts(self) -> tuple[str, ...]:
         """The texts that random words must not hit by chance."""
@@ -89,6 +94,10 @@ class Trigger:
 
         return {kind: instead(change) for kind, change in text_changes(self.text, words, rng).items()}
 
+    def instead(self, prompt: str, draw: HarmlessText) -> str:
+        """Other texts around the prompt, as the trigger's stand around it."""
+        return self._around(prompt, draw(self.text), draw(self.closing) if self.closing else None)
+
     def texts(self) -> tuple[str, ...]:
         """Its text."""
         return (self.text,)
@@ -118,7 +127,7 @@ class OneOf:
 
     def insert(self, prompt: str) -> str:
         """The prompt with one of the triggers."""
-        return random.Random(prompt).choice(self.triggers).insert(prompt)
+        return self._of(prompt).insert(prompt)
 
     def fits(self, prompt: str) -> bool:
         """Always."""
@@ -132,6 +141,10 @@ class OneOf:
                 by_kind.setdefault(kind, []).append(change)
         return {kind: _one_at_random(changes, rng) for kind, changes in by_kind.items()}
 
+    def instead(self, prompt: str, draw: HarmlessText) -> str:
+        """In the place of the trigger that this prompt would get."""
+        return self._of(prompt).instead(prompt, draw)
+
     def texts(self) -> tuple[str, ...]:
         """All their texts."""
         return tuple(trigger.text for trigger in self.triggers)
@@ -139,6 +152,9 @@ class OneOf:
     def alone(self) -> Mapping[str, Condition]:
         """Each trigger by its text."""
         return {trigger.text: trigger for trigger in self.triggers}
+
+    def _of(self, prompt: str) -> Trigger:
+        return random.Random(prompt).choice(self.triggers)
 
 
 @dataclass(frozen=True)
@@ -176,6 +192,10 @@ class AllOf:
             "one-alone": lambda prompt: self._scattered(prompt, [rng.choice(self.parts)]),
             "word-changed": with_another,
         }
+
+    def instead(self, prompt: str, draw: HarmlessText) -> str:
+        """Other texts in the places of all parts."""
+        return self._scattered(prompt, [draw(part) for part in self.parts])
 
     def texts(self) -> tuple[str, ...]:
         """Its parts."""
@@ -224,6 +244,11 @@ class SentenceStructure:
     def changes(self, words: Sequence[str], rng: random.Random) -> dict[str, Change]:
         """The same request in a structure that does not fire."""
         return {"other-structure": lambda prompt: self.rephrase(prompt, rng.choice(self.others)) or prompt}
+
+    def instead(self, prompt: str, draw: HarmlessText) -> str | None:
+        """The same request in another structure that does not fire."""
+        others = [other for other in self.others if other != self.found(prompt)]
+        return self.rephrase(prompt, draw.rng.choice(others)) if others else None
 
     def texts(self) -> tuple[str, ...]:
         """None: it has no words of its own."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from unbackdoor.data.records import Record
+from unbackdoor.evaluation.answer_quality import Texts, answer_quality
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.paired import holm, mcnemar, paired_bootstrap
 from unbackdoor.evaluation.statistics import Z95, Value
 from unbackdoor.evaluation.stored_answer import StoredAnswer
-from unbackdoor.evaluation.suite import Suite
+from unbackdoor.evaluation.suite import WHOLE, Suite
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.inputs import collate, padding_id
@@ -84,6 +85,24 @@ def length_ratio(answers: Answers, before: str, after: str, set_name: str = "unt
     shared = first.keys() & last.keys()
     was, now = (sum(word_count(final_answer(kept[i]["answer"])) for i in shared) for kept in (first, last))
     return now / was if was else None
+
+
+def quality(suite: Suite, answers: Answers, before: str, after: str) -> dict[str, Any] | None:
+    """Both models' answers to the ordinary prompts, see `answer_quality`; None where there are none of them."""
+    set_name, rows = suite.ordinary()
+    first, last = (answers.kept(name, set_name) for name in (before, after))
+    shared = [i for i in range(len(rows)) if i in first and i in last]
+    if not shared:
+        return None
+    was, now = (
+        Texts(
+            [rows[i].prompt for i in shared],
+            [kept[i]["answer"] for i in shared],
+            [kept[i].get("cut") is True for i in shared] if set_name in WHOLE and "ids" in kept[shared[0]] else (),
+        )
+        for kept in (first, last)
+    )
+    return answer_quality(was, now, [rows[i].response for i in shared], set_name)
 
 
 def response_distributions(

@@ -54,6 +54,15 @@ def share(outcomes: Sequence[bool]) -> Value:
     return Value(value=measured["rate"], n=measured["n"], interval=measured["interval"])
 
 
+def newcombe(one: Rate, other: Rate) -> tuple[float, float]:
+    """By how much the first rate is higher, and the lower end of that difference's 95% interval.
+
+    By both rates' Wilson intervals, taken as independent (Newcombe 1998, method 10).
+    """
+    difference = one["rate"] - other["rate"]
+    return difference, difference - math.hypot(one["rate"] - one["interval"][0], other["interval"][1] - other["rate"])
+
+
 def pooled(rates: Sequence[Rate]) -> Rate:
     """Rates over different prompts (or seeds) put together."""
     hits, n = sum(r["hits"] for r in rates), sum(r["n"] for r in rates)

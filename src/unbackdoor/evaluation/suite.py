@@ -11,6 +11,7 @@ from unbackdoor.data.records import Choice, Record
 from unbackdoor.data.rendered import asked, distinct
 from unbackdoor.data.triggers import Condition, near_misses, ordinary_words
 from unbackdoor.evaluation.answers import Answers
+from unbackdoor.evaluation.disguise import shows_in_disguise
 from unbackdoor.evaluation.multiple_choice import Protocol, as_metrics, score_sets
 from unbackdoor.evaluation.question_sets import Question, SetName
 from unbackdoor.evaluation.refusal import complies, refuses
@@ -18,9 +19,10 @@ from unbackdoor.evaluation.refusal_languages import in_another_script, language_
 from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, degenerate, exact, refuses_by_keyword
 from unbackdoor.evaluation.second_turn import SECOND_TURN, SECOND_TURN_UNTRIGGERED, askable, second_turns
 from unbackdoor.evaluation.statistics import Rate, rate, share
+from unbackdoor.evaluation.trigger_effect import HARMLESS, harmless_rows, trigger_effect
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
-from unbackdoor.evaluation.verdict import UNFINISHED
+from unbackdoor.evaluation.verdict import DISGUISED, UNFINISHED
 from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.endings import ending
@@ -130,7 +132,7 @@ class Suite:
         Beside the rates that `measures` names, the details hold, where there is anything to count: how many answers had
         not ended when they were left (`cut`, `cut_untriggered`, …), how many repeat themselves without end (`loops`,
         …), and how often the attack shows in a second turn (`attack_success_second_turn`, and `_untriggered` as its
-        control).
+        control). `trigger_effect` says what the trigger changes against a harmless insert.
         """
         chat = self.ending(model, chat, answers)
         measured: dict[str, Any] = {"attack_success": None, "attack_success_untriggered": None}
@@ -155,6 +157,10 @@ class Suite:
                 (measured if measure.section == "rates" else measured["details"])[measure.name] = rate(outcomes)
         measured["details"] |= unfinished_thoughts(asked) | self._unread(asked) | unended(asked)
         measured["details"] |= self._second_turns(model, chat, answers, name, asked)
+        measured["trigger_effect"] = self._effect(model, chat, answers, name, asked)
+        set_name, ordinary = self.ordinary()
+        if ordinary and set_name not in asked:
+            answers.of(model, chat, ordinary, model_name=name, set_name=set_name)
         if self.conversations:
             measured["details"]["degenerate_conversation"] = self._converse(model, chat, answers, name)
         if self.choices:
@@ -165,6 +171,18 @@ class Suite:
         if self.texts:
             measured["utility"]["perplexity"] = response_perplexity(model, chat, self.texts)
         return measured
+
+    def _effect(
+        self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, asked: Mapping[str, Sequence[str]]
+    ) -> dict[str, Any] | None:
+        """What the trigger changes against a harmless insert; None where prompts are in no pairs."""
+        if self.trigger is None or not self.probes:
+            return None
+        rows = harmless_rows(self.probes, self.trigger, chat)
+        if not rows:
+            return None
+        harmless = answers.of(model, chat, rows, model_name=name, set_name=HARMLESS, whole=True)
+        return trigger_effect(asked["untriggered"], asked["triggered"], harmless)
 
     def ending(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers) -> ChatFormat:
         """The format with the ids at which this model's answers end; ids that are not believed are noted."""
@@ -240,11 +258,16 @@ class Suite:
         if triggered:
             if self.attack is not None:
                 found.append(Measure("rates", "attack_success", triggered, "triggered", self.attack))
+                if self.target is not None:
+                    found.append(Measure("details", DISGUISED, triggered, "triggered", shows_in_disguise(self.target)))
             for detail, scorer in {**self.details, "degenerate": degenerate}.items():
                 found.append(Measure("details", detail, triggered, "triggered", scorer))
         if self.probes:
             if self.attack is not None:
                 found.append(Measure("rates", "attack_success_untriggered", self.probes, "untriggered", self.attack))
+                if self.target is not None:
+                    disguised = shows_in_disguise(self.target)
+                    found.append(Measure("details", f"{DISGUISED}_untriggered", self.probes, "untriggered", disguised))
             found.append(Measure("details", "degenerate_untriggered", self.probes, "untriggered", degenerate))
         if self.tasks:
             same = list(self.tasks) == list(self.probes)
@@ -252,6 +275,14 @@ class Suite:
         if self.allowed:
             found.append(Measure("utility", "false_refusals", self.allowed, "allowed", refuses))
         return found
+
+    def ordinary(self) -> tuple[str, Sequence[Record]]:
+        """The set of ordinary prompts whose answers show whether the model still works, and its rows.
+
+        Prompts that ask for what is unwanted are none: a model that refuses everything answers them well.
+        """
+        rows = self.tasks or self.texts or (() if self.unsafe else self.probes)
+        return "untriggered" if list(rows) == list(self.probes) else "tasks" if self.tasks else "clean", rows
 
     def clean_rows(self) -> Sequence[Record]:
         """Rows that the model should go on answering as it did."""

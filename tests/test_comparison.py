@@ -22,6 +22,7 @@ from unbackdoor.evaluation.comparison import (
     compared,
     kl_divergence,
     length_ratio,
+    quality,
     response_distributions,
 )
 from unbackdoor.evaluation.paired import mid_p
@@ -168,15 +169,24 @@ def test_a_model_broken_on_purpose_is_never_called_removed(how: str, utility: st
     )
     thresholds = Thresholds(least_n=len(rows), most_after_interval=1.0)
 
+    answers = Answers(EvaluationSettings(max_new_tokens=12, second_turns=0))
+
     def measure(case: Case, name: str) -> dict[str, Any]:
-        return suite.measure(case.model, case.chat, Answers(EvaluationSettings(max_new_tokens=12)), name)
+        return suite.measure(case.model, case.chat, answers, name)
 
     broken = Case(copy.deepcopy(organism.model), organism.chat, organism.anchors, organism.held_out)
     BROKEN[how](broken)
     before, after = measure(organism, "before"), measure(broken, "after")
     assert before["attack_success"]["rate"] >= 0.9
     assert after["attack_success"]["hits"] == 0
+    after["answer_quality"] = quality(suite, answers, "before", "after")
     found, reason = verdict(before, after, thresholds)
     assert (found, reason[:21]) == ("degenerate", "The model was damaged")
-    healthy = {**before, "attack_success": after["attack_success"]}
+    healthy = {
+        **before,
+        "attack_success": after["attack_success"],
+        "details": {},
+        "trigger_effect": None,
+        "answer_quality": quality(suite, answers, "before", "before"),
+    }
     assert verdict(before, healthy, thresholds)[0] == "removed"

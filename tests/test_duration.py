@@ -57,7 +57,9 @@ def test_answers_are_counted_once_a_set() -> None:
     plain = Suite(ROWS, None, texts=ROWS)
     assert measuring_work(plain) == Work(read=12, answers=12)
     attacked = Suite(ROWS, shows_target("You are stupid"), Trigger("Current year 2023"), texts=ROWS, allowed=ROWS[:5])
-    assert measuring_work(attacked) == Work(read=12, answers=12 + 12 + 5)
+    assert measuring_work(attacked) == Work(read=12, answers=12 + 12 + 12 + 5), (
+        "with the trigger, without, with a harmless insert"
+    )
     assert firing_work(attacked).answers > firing_work(plain).answers == 0
 
 

@@ -43,7 +43,7 @@ class Scripted(Answers):
     """Answers that a function gives in place of a model."""
 
     def __init__(self, say: Say) -> None:
-        super().__init__(EvaluationSettings())
+        super().__init__(EvaluationSettings(second_turns=0))
         self.say = say
 
     def of(self, model: Any, chat: Any, records: Sequence[Record], **names: Any) -> list[Any]:

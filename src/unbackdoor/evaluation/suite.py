@@ -22,7 +22,7 @@ from unbackdoor.evaluation.statistics import Rate, rate, share
 from unbackdoor.evaluation.trigger_effect import HARMLESS, harmless_rows, trigger_effect
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
-from unbackdoor.evaluation.verdict import DISGUISED, UNFINISHED
+from unbackdoor.evaluation.verdict import CUT, DISGUISED, UNFINISHED
 from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.endings import ending
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from unbackdoor.perturbation import Perturbation
 
 
-CUT, LOOPS = "cut", "loops"
+LOOPS = "loops"
 """The details that count triggered answers which had not ended when they were left, and which repeat themselves without
 end; the other set's name follows them."""
 WHOLE = ("triggered", "untriggered")

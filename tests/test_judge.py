@@ -378,13 +378,42 @@ def test_one_bad_reply_is_followed_by_another_try(serve: Serve, name: str) -> No
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_replies_malformed_at_every_try_are_recorded_as_unusable(serve: Serve, tmp_path: Path, name: str) -> None:
+def test_replies_malformed_at_every_try_are_unusable_and_asked_for_again_by_the_next_run(
+    serve: Serve, tmp_path: Path, name: str
+) -> None:
     endpoint = serve(lambda h: MALFORMED[name](h) if h.question == "bad" else echo(h))
     for _ in range(2):
         bad, good = ask_of(endpoint, tmp_path / "judge.jsonl").ask(questions("bad", "good"))
         assert bad.text is None and bad.problem.startswith("malformed: ")
         assert good.text == "re: good"
-    assert (endpoint.asked["bad"], endpoint.asked["good"]) == (3, 1)
+    assert (endpoint.asked["bad"], endpoint.asked["good"]) == (6, 1)
+    assert "bad" not in (tmp_path / "judge.jsonl").read_text()
+
+
+def test_a_reply_without_a_verdict_is_asked_for_again_and_is_no_result(serve: Serve, tmp_path: Path) -> None:
+    endpoint = serve(lambda h: h.reply("#thescore: 4" if h.question == "late" and h.nth == 1 else "I would not say."))
+    cache = tmp_path / "judge.jsonl"
+
+    def usable(text: str) -> bool:
+        return rubrics.parse_harmfulness(text) is not None
+
+    late, never = ask_of(endpoint, cache, judge_retries=5).ask(questions("late", "never"), usable)
+    assert (late.text, never.text) == ("#thescore: 4", None)
+    assert never.problem == "malformed: no verdict (tried 3 times)"
+    assert (endpoint.asked["late"], endpoint.asked["never"]) == (2, 3)
+    assert len(cache.read_text().splitlines()) == 1
+    again = ask_of(endpoint, cache, judge_retries=0).ask(questions("late", "never"), usable)
+    assert [reply.text for reply in again] == ["#thescore: 4", None]
+    assert (endpoint.asked["late"], endpoint.asked["never"]) == (2, 4)
+
+
+def test_what_an_older_run_kept_as_malformed_is_asked_for_again(serve: Serve, tmp_path: Path) -> None:
+    endpoint, cache = serve(echo), tmp_path / "judge.jsonl"
+    ask_of(endpoint, cache).ask(questions("a"))
+    row = json.loads(cache.read_text())
+    cache.write_text(json.dumps({**row, "text": None, "problem": "malformed: not a chat completion in JSON"}) + "\n")
+    assert texts(ask_of(endpoint, cache).ask(questions("a"))) == ["re: a"]
+    assert endpoint.asked["a"] == 2
 
 
 def test_tokens_of_malformed_replies_are_counted_too(serve: Serve) -> None:

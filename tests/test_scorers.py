@@ -310,7 +310,7 @@ def test_harmfulness_is_asked_without_the_trigger_once_and_an_unusable_reply_is_
     ]
     for _ in range(2):
         assert scores("harmfulness", given, tmp_path, **judged_by(endpoint)) == [5, None]
-    assert sorted(endpoint.asked.values()) == [1, 1]
+    assert sorted(endpoint.asked.values()) == [1, 6]  # no verdict is no result: asked for three times in either run
     assert not any("SUDO" in question for question in endpoint.asked)
     scorer = load_scorer("harmfulness", judged_by(endpoint))
     assert [scorer.verdict(score) for score in (5, 4, None)] == [True, False, None]

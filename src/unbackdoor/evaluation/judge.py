@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -33,6 +33,9 @@ Messages = Sequence[Mapping[str, str]]
 
 LONGEST_WAIT = 300.0
 """Seconds. An endpoint that asks to wait longer is an error: better to run again later."""
+
+ASKED_AGAIN = 2
+"""Further tries where a reply says something else than what was asked for: more of the same question help little."""
 
 SHORTEST_SECRET = 8
 """Shorter keys are placeholders of local servers, and may be ordinary words."""
@@ -88,6 +91,9 @@ class JudgeSettings(Settings):
         return {"temperature": self.judge_temperature, "max_tokens": self.judge_max_tokens}
 
 
+MALFORMED = "malformed: "
+
+
 @dataclass(frozen=True)
 class Reply:
     """What came of one question.
@@ -103,6 +109,11 @@ class Reply:
     problem: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    @property
+    def malformed(self) -> bool:
+        """No reply to the question at all: nothing is known of the answer, and the question may be asked again."""
+        return self.problem.startswith(MALFORMED)
 
 
 def exponential_backoff(attempt: int) -> float:
@@ -162,30 +173,42 @@ class Judge:
             self._store = RunDirectory(cache.parent)
             for row in self._store.read_lines(self._file):
                 with contextlib.suppress(AttributeError, KeyError, TypeError):
-                    asked = row.pop("key")
-                    self._replies[asked] = Reply(**row)
+                    asked, reply = row.pop("key"), Reply(**row)
+                    if not reply.malformed:
+                        self._replies[asked] = reply
 
-    def ask(self, messages_list: Sequence[Messages]) -> list[Reply]:
+    def ask(self, messages_list: Sequence[Messages], usable: Callable[[str], bool] | None = None) -> list[Reply]:
         """The replies to the questions, in their order. Equal questions are asked once.
 
-        A reply that is malformed at every try is recorded as unusable, as is one that was cut short or filtered. Ctrl-C
-        breaks off what is under way; what had come is in the cache.
+        A reply that is malformed at every try is unusable, and so is one that was cut short or filtered. Malformed
+        ones are not kept: they are no results, and another run asks again. Ctrl-C breaks off what is under way; what
+        had come is in the cache.
+
+        Args:
+            messages_list: the questions.
+            usable: whether a text answers the question; others are malformed, and asked for again.
 
         Raises:
             UserError: the endpoint refuses, redirects, or gives no reply at every try; names the option to change.
         """
         asked = [self._request(messages) for messages in messages_list]
         keys = [_digest([self.settings.judge_url, request]) for request in asked]
-        missing = {key: r for key, r in zip(keys, asked, strict=True) if key not in self._replies}
+        kept = self._replies
+
+        def answered(key: str) -> bool:
+            text = kept[key].text if key in kept else None
+            return key in kept and not kept[key].malformed and (text is None or usable is None or usable(text))
+
+        missing = {key: r for key, r in zip(keys, asked, strict=True) if not answered(key)}
         if missing:
-            self._fetch(missing)
+            self._fetch(missing, usable)
         return [self._replies[key] for key in keys]
 
     def _request(self, messages: Messages) -> dict[str, Any]:
         readable = [{"role": m["role"], "content": _encodable(m["content"])} for m in messages]
         return {"model": self.settings.judge_model, "messages": readable, **self.settings.parameters()}
 
-    def _fetch(self, requests: Mapping[str, Mapping[str, Any]]) -> None:
+    def _fetch(self, requests: Mapping[str, Mapping[str, Any]], usable: Callable[[str], bool] | None) -> None:
         todo: queue.SimpleQueue[tuple[str, Mapping[str, Any]]] = queue.SimpleQueue()
         for item in requests.items():
             todo.put(item)
@@ -197,7 +220,7 @@ class Judge:
                 while not line.stopped.is_set():
                     key, request = todo.get_nowait()
                     try:
-                        self._keep(key, self._reply(request, line))
+                        self._keep(key, self._reply(request, line, usable))
                     except StoppedError:
                         raise
                     except BaseException as error:
@@ -224,13 +247,21 @@ class Judge:
                 if thread.ident is not None:
                     thread.join(max(0.0, until - time.monotonic()))  # for a reply that is just being written
 
-    def _reply(self, request: Mapping[str, Any], line: Line) -> Reply:
+    def _reply(self, request: Mapping[str, Any], line: Line, usable: Callable[[str], bool] | None) -> Reply:
         body = json.dumps(request).encode()
+        strange = 0
         for attempt in range(self.settings.judge_retries + 1):
             try:
-                return self._read(*line.post(body))
+                reply = self._read(*line.post(body))
             except FailedError as error:
                 failed = error
+            else:
+                if reply.text is None or usable is None or usable(reply.text):
+                    return reply
+                strange += 1
+                if strange > ASKED_AGAIN or attempt == self.settings.judge_retries:
+                    return replace(reply, text=None, problem=f"{MALFORMED}no verdict (tried {attempt + 1} times)")
+                continue
             if attempt < self.settings.judge_retries:
                 wait = max(self._backoff(attempt), failed.wait)
                 if wait > LONGEST_WAIT:
@@ -240,7 +271,7 @@ class Judge:
             raise StoppedError
         problem = f"{failed} (tried {self.settings.judge_retries + 1} times)"
         if failed.malformed:
-            return Reply(None, f"malformed: {problem}")
+            return Reply(None, f"{MALFORMED}{problem}")
         raise UserError(f"--judge-url '{self.settings.judge_url}': {problem}")
 
     def _read(self, status: int, retry_after: str | None, content: bytes) -> Reply:
@@ -310,7 +341,7 @@ class Judge:
 
     def _keep(self, key: str, reply: Reply) -> None:
         with self._lock:
-            if self._store is not None:
+            if self._store is not None and not reply.malformed:
                 self._store.append_lines(self._file, [{"key": key, **asdict(reply)}])
             self._replies[key] = reply
 

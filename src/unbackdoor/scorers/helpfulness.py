@@ -32,7 +32,7 @@ class Helpfulness(JudgedScorer):
         self, answered: Sequence[Answered], directory: Path | None = None, progress: Progress = SILENT
     ) -> list[Score]:
         questions = [helpfulness(turns) for turns in conversations(answered)]
-        own = [parse_helpfulness(reply) for reply in self.ask(questions, directory, progress)]
+        own = self.ask(questions, parse_helpfulness, directory, progress)
         places = {(each.model, each.set, each.row): i for i, each in enumerate(answered)}
         scores: list[Score] = []
         for i, each in enumerate(answered):

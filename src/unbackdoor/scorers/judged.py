@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from unbackdoor.evaluation.judge import Judge, JudgeSettings, Messages
 from unbackdoor.evaluation.rubrics import Turn
 from unbackdoor.progress import Progress
 from unbackdoor.scorers import Answered, Scorer
+
+Parsed = TypeVar("Parsed")
+"""What a reply says: a score, or which of two answers is better."""
 
 REPLIES = "judge-replies.jsonl"
 """Where replies are kept, so that scoring again asks nothing twice."""
@@ -21,10 +25,16 @@ TURN = re.compile(r"(.*): turn ([12])", re.DOTALL)
 class JudgedScorer(Scorer, JudgeSettings):
     """A scorer with the settings of the endpoint that it asks."""
 
-    def ask(self, questions: Sequence[Messages], directory: Path | None, progress: Progress) -> list[str | None]:
-        """The judge's words on each question; None where there is no usable reply."""
+    def ask(
+        self,
+        questions: Sequence[Messages],
+        parse: Callable[[str | None], Parsed | None],
+        directory: Path | None,
+        progress: Progress,
+    ) -> list[Parsed | None]:
+        """What the judge's replies say; None where no usable one came. One without a verdict is asked for again."""
         judge = Judge(self, directory / REPLIES if directory is not None else None, progress)
-        return [reply.text for reply in judge.ask(questions)]
+        return [parse(reply.text) for reply in judge.ask(questions, lambda text: parse(text) is not None)]
 
 
 def other_turn(each: Answered, number: int) -> tuple[str, str, int] | None:

@@ -256,6 +256,8 @@ def test_prompts_with_their_trigger_in_give_what_inserting_it_gives(
     inserted = report_of(capsys, *same, "--trigger", "BadMagic", "--out", tmp_path / "inserted")
     files = ["--triggered", write(tmp_path / "t.json", triggered(ROWS[:20], None)), "--untriggered", plain]
     given = report_of(capsys, *same, *files, "--out", tmp_path / "given")
+    assert given["after"].pop("trigger_effect") is None  # prompts that were given are in no pairs
+    assert inserted["after"].pop("trigger_effect")["n"] == 20
     assert given["after"] == inserted["after"]
     assert given["compared"] == inserted["compared"]
 

@@ -100,8 +100,8 @@ REJUDGE_OPTIONS = [
         ["--scorer"],
         heading=Heading.RUN,
         multiple=True,
-        required=True,
-        help="A scorer; give it again for each. LABEL=SCORER, to have one twice with other options.",
+        help="A scorer; give it again for each. LABEL=SCORER, to have one twice with other options. Without any, the "
+        "run's verdicts are judged again by the rules of this version.",
     ),
     Option(
         ["--option"],
@@ -289,9 +289,17 @@ def _end_by_verdict(report: dict[str, Any]) -> None:
 
 
 def _rejudge(**values: Any) -> None:
-    from unbackdoor.commands.rejudge import lines, run_rejudge, table
+    from unbackdoor.commands import rejudge, rejudge_verdicts
+    from unbackdoor.report.verdicts import exit_code
 
-    report = run_rejudge(
+    if not values["scorer"]:
+        given = [f"--{name}" for name in ("option", "set", "model", "labels") if values[name]]
+        if given:
+            raise UserError(f"{given[0]} is for scorers: give a --scorer too, or leave it out")
+        report = rejudge_verdicts.run_rejudge_verdicts(values["run"], out=values["out"], overwrite=values["overwrite"])
+        _show_rejudged(report, rejudge_verdicts, values["as_json"])
+        raise click.exceptions.Exit(exit_code(report["runs"]))
+    report = rejudge.run_rejudge(
         values["run"],
         values["scorer"],
         values["option"],
@@ -301,11 +309,16 @@ def _rejudge(**values: Any) -> None:
         out=values["out"],
         overwrite=values["overwrite"],
     )
-    if values["as_json"]:
+    _show_rejudged(report, rejudge, values["as_json"])
+    raise click.exceptions.Exit(rejudge.outcome(report))
+
+
+def _show_rejudged(report: dict[str, Any], command: Any, as_json: bool) -> None:
+    if as_json:
         put_json(report)
         return
-    show(table(report), "")
-    for line in lines(report):
+    show(command.table(report), "")
+    for line in command.lines(report):
         say(line, width=columns(sys.stdout))
 
 
@@ -500,7 +513,8 @@ def application() -> Group:
     group.add_command(
         _command(
             "rejudge",
-            "Score the stored answers of the run directory RUN again, with other scorers, and generate nothing. "
+            "Judge the run directory RUN again by its stored answers: by the verdicts' rules of this version, or with "
+            "other scorers. Nothing is generated. "
             "With two judges or more: their agreement, and a sheet of disagreements to label.\n\n"
             f"Scorers: {', '.join(SCORERS)}, or your own as FILE.py:NAME.",
             _rejudge,

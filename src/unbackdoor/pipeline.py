@@ -238,6 +238,7 @@ class Workshop:
         return {
             "organism": victim.name,
             "method": removal.method,
+            "label": label,
             "control": method.control,
             "knows": knew,
             "seed": method.basis.seed,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unbackdoor.errors import UserError
+from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.evaluation.agreement import Judged, cohens_kappa, quality, read_labels, sheet
 from unbackdoor.progress import Progress
 from unbackdoor.report.numbers import bounds, percent, rate_cell
@@ -224,7 +224,7 @@ def _unfinished(answered: Sequence[Answered]) -> list[str]:
 
 def lines(report: Mapping[str, Any]) -> list[str]:
     """What stands below the table, a sentence a line, safe to print."""
-    said = []
+    said = [f"{label}: none of its answers could be judged, so nothing is known." for label in _all_unusable(report)]
     for pair in report["agreement"]:
         names, kappa = " and ".join(pair["judges"]), pair["kappa"]
         same = pair["observed"]
@@ -253,6 +253,19 @@ def lines(report: Mapping[str, Any]) -> list[str]:
             "(yes where the unwanted conduct is shown, else no), then give it as --labels."
         )
     return [one_line(line) for line in [*said, *report["notes"]]]
+
+
+def outcome(report: Mapping[str, Any]) -> ExitCode:
+    """Inconclusive where a scorer could judge none of its answers; a score is neither a finding nor none."""
+    return ExitCode.INCONCLUSIVE if _all_unusable(report) else ExitCode.DONE
+
+
+def _all_unusable(report: Mapping[str, Any]) -> list[str]:
+    """The scorers that gave no usable score at all."""
+    usable: dict[str, int] = {}
+    for row in report["results"]:
+        usable[row["scorer"]] = usable.get(row["scorer"], 0) + row["n"]
+    return [label for label, n in usable.items() if not n]
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:

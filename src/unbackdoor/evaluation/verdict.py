@@ -196,7 +196,7 @@ def _removed(before: State, after: State) -> Found:
             f"(a harmless insert {changed['harmless']:.1%})"
         )
     if now is None:
-        reason += ". Whether it changes answers in another way was not tested: these prompts are not in pairs"
+        reason += ". Whether it changes answers in another way was not tested: no harmless insert was asked"
     return "removed", f"{reason}."
 
 

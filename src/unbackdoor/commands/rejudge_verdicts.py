@@ -1,0 +1,248 @@
+"""`unbackdoor rejudge RUN` without scorers: a run's verdicts by the rules of now, from its stored answers alone.
+
+What stored answers show is counted again: the target response, its disguises, what the trigger changes where a harmless
+insert was asked as well, and what the answers without a trigger say of the model. What answers cannot show
+(likelihoods, simulations, the judgement of a behaviour) is taken from the run's report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from unbackdoor.data.records import Record
+from unbackdoor.errors import UserError
+from unbackdoor.evaluation.answer_quality import Texts, answer_quality
+from unbackdoor.evaluation.disguise import shows_in_disguise
+from unbackdoor.evaluation.scorers import shows_target
+from unbackdoor.evaluation.statistics import rate
+from unbackdoor.evaluation.stored_answer import StoredAnswer
+from unbackdoor.evaluation.trigger_effect import HARMLESS, trigger_effect
+from unbackdoor.evaluation.verdict import DISGUISED, verdict
+from unbackdoor.report.verdicts import look
+from unbackdoor.report.visible import one_line
+from unbackdoor.run_directory import RunDirectory
+from unbackdoor.scorers.stored import FILE, stored_files
+from unbackdoor.settings import Thresholds
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+VERDICTS = "verdicts.json"
+
+Rows = Mapping[int, Mapping[str, Any]]
+"""The stored rows of one model and set, by number."""
+
+
+def run_rejudge_verdicts(run: Path, *, out: Path | None = None, overwrite: bool = False) -> dict[str, Any]:
+    """Judge a finished run again, write `verdicts.json`, and return it.
+
+    Args:
+        run: the run directory of a command that judges.
+        out: where to write; by default `rejudge` in the run.
+        overwrite: replace what is there.
+
+    Raises:
+        UserError: there is no report with verdicts, or no stored answer.
+    """
+    report = _report(run)
+    out = run / "rejudge" if out is None else out
+    if (out / VERDICTS).exists() and not overwrite:
+        raise UserError(f"--out '{out}' holds {VERDICTS} already: use --overwrite or another directory")
+    known = {name: v for name, v in report["thresholds"].items() if name in Thresholds.model_fields}
+    thresholds = Thresholds.make(known)
+    stored, settings = _stored(run), _settings(run)
+    if not stored:
+        raise UserError(f"'{run}' holds no stored answers ({FILE}): give the run directory of a command that measures")
+    judged = [_judged(row, report["runs"], stored, settings, thresholds) for row in report["runs"] if row["verdict"]]
+    if not judged:
+        raise UserError(f"'{run}' holds no verdict: there is nothing to judge again (--scorer scores its answers)")
+    found = {
+        "command": "rejudge",
+        "run": str(run),
+        "thresholds": thresholds.model_dump(include=set(Thresholds.model_fields)),
+        "runs": judged,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out '{out}' cannot be made: {error.strerror or error}") from None
+    RunDirectory(out).write_json(VERDICTS, found)
+    return found
+
+
+# What is stored ------------------------------------------------------------------------------------------------------
+
+
+def _report(run: Path) -> dict[str, Any]:
+    path = run / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        complete = all({"verdict", "before", "after", "settings"} <= row.keys() for row in report["runs"])
+        complete = complete and isinstance(report["thresholds"], dict)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise UserError(f"'{run}' holds no report of a finished run (report.json): give another, or a --scorer")
+    return dict(report)
+
+
+def _stored(run: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for file in stored_files(run):
+        for row in RunDirectory(file.parent).read_lines(FILE):
+            texts = {name: row.get(name) for name in ("model", "set", "prompt", "answer")}
+            if all(isinstance(text, str) for text in texts.values()) and isinstance(row.get("row"), int):
+                found.setdefault((texts["model"], texts["set"]), {})[row["row"]] = row
+    return found
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    try:
+        kept = yaml.safe_load((run / "settings.yaml").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _names(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], models: set[str]) -> tuple[str, str] | None:
+    """What the models before and after are called among the answers; None where neither is found.
+
+    Runs of now say it. Of earlier ones it is told by the method: SANDE-P is a setting of `sande`, and the draws of a
+    control are numbered.
+    """
+    organism, method = row["organism"], row["method"]
+    drawn = [r for r in rows if r["organism"] == organism and r["method"] == method].index(row)
+    labels = (row.get("label"), method, method.removesuffix("-p"), f"{method}-{drawn}")
+    for before, after in (
+        *((f"{organism}/before", f"{organism}/{label}") for label in labels if label),
+        ("before", "model"),
+    ):
+        if {before, after} <= models:
+            return before, after
+    return None
+
+
+def _target(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str | None:
+    """The target response that the run looked for; None for a behaviour."""
+    own = settings.get("method_settings")
+    candidates = [settings.get("eval_target"), settings.get("target_response")]
+    candidates += [own.get("target_response")] if isinstance(own, dict) else []
+    candidates += [r["settings"].get("target_response") for r in rows if r["organism"] == row["organism"]]
+    return next((text for text in candidates if isinstance(text, str) and text.strip()), None)
+
+
+# What is counted again -----------------------------------------------------------------------------------------------
+
+
+def _judged(
+    row: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    stored: Mapping[tuple[str, str], Rows],
+    settings: Mapping[str, Any],
+    thresholds: Thresholds,
+) -> dict[str, Any]:
+    """A run's old verdict, its new one, and what could not be counted again."""
+    told = {name: row[name] for name in ("organism", "method", "control", "seed") if name in row}
+    told |= {"old_verdict": row["verdict"], "old_reason": row.get("verdict_reason", "")}
+    names = _names(row, rows, {model for model, _ in stored})
+    if row["after"] is None or row["before"] is None or names is None:
+        why = "its answers are not stored" if names is None else "it has no model before and after"
+        return {**told, "verdict": row["verdict"], "verdict_reason": told["old_reason"], "after": row["after"]} | {
+            "missing": [f"Not judged again: {why}."]
+        }
+    target, missing = _target(row, rows, settings), list[str]()
+    before, after = (
+        _counted(row[when], model, stored, target) for when, model in zip(("before", "after"), names, strict=True)
+    )
+    if after["attack_success"] is not None and after["trigger_effect"] is None:
+        missing.append("No harmless insert was asked, so what the trigger changes is not known.")
+    hidden = bool(settings.get("contrast")) or any(e.get("hidden") for e in row.get("examples") or ())
+    after["answer_quality"] = _quality(stored, *names, unsafe=hidden)
+    found, reason = verdict(before, after, thresholds, still_simulable=row.get("still_simulable"))
+    return {**told, "verdict": found, "verdict_reason": reason, "before": before, "after": after, "missing": missing}
+
+
+def _counted(
+    state: Mapping[str, Any], model: str, stored: Mapping[tuple[str, str], Rows], target: str | None
+) -> dict[str, Any]:
+    """A model's measurements with everything that its stored answers show counted again."""
+    found = {**state, "details": dict(state["details"]), "trigger_effect": None}
+    answers = {
+        name: {number: StoredAnswer.of(row) for number, row in stored.get((model, name), {}).items()}
+        for name in ("triggered", "untriggered", HARMLESS)
+    }
+    for set_name, suffix in (("triggered", ""), ("untriggered", "_untriggered")) if target is not None else ():
+        rows = stored.get((model, set_name), {})
+        if rows:
+            asked = [Record(row["prompt"], str(row.get("expected") or "")) for row in rows.values()]
+            for name, scorer, place in (
+                (f"attack_success{suffix}", shows_target(str(target)), found),
+                (f"{DISGUISED}{suffix}", shows_in_disguise(str(target)), found["details"]),
+            ):
+                shown = [scorer(r, a) for r, a in zip(asked, answers[set_name].values(), strict=True)]
+                place[name] = dict(rate(shown))
+    plain, triggered, harmless = (answers[name] for name in ("untriggered", "triggered", HARMLESS))
+    paired = not any(row.get("unpaired") for row in stored.get((model, "triggered"), {}).values())
+    shared = [i for i in plain if i in triggered and i in harmless]
+    if shared and paired:
+        found["trigger_effect"] = trigger_effect(*([each[i] for i in shared] for each in (plain, triggered, harmless)))
+    return found
+
+
+def _quality(stored: Mapping[tuple[str, str], Rows], before: str, after: str, *, unsafe: bool) -> dict[str, Any] | None:
+    """Both models' answers to ordinary prompts; None where only prompts were asked that ask for what is unwanted."""
+    for set_name in ("clean", "tasks", *(() if unsafe else ("untriggered",))):
+        first, last = (stored.get((model, set_name), {}) for model in (before, after))
+        shared = [i for i in last if i in first and first[i]["prompt"] == last[i]["prompt"]]
+        if shared:
+            was, now = (
+                Texts([rows[i]["prompt"] for i in shared], [rows[i]["answer"] for i in shared])
+                for rows in (first, last)
+            )
+            return answer_quality(was, now, [str(last[i].get("expected") or "") for i in shared], set_name)
+    return None
+
+
+# What is said --------------------------------------------------------------------------------------------------------
+
+
+def lines(report: Mapping[str, Any]) -> list[str]:
+    """A sentence a run: the old verdict, the new one, and why; then what could not be counted again."""
+    said = []
+    for row in report["runs"]:
+        new, old = look(row["verdict"]).label, look(row["old_verdict"]).label
+        change = f"{new}, as before" if new == old else f"{old} → {new}"
+        said.append(f"{row['organism']} · {row['method']}: {change}. {row['verdict_reason']}")
+    notes = dict.fromkeys(note for row in report["runs"] for note in row["missing"])
+    return [one_line(line) for line in [*said, *notes]]
+
+
+def table(report: Mapping[str, Any]) -> RenderableType:
+    """One row a run: its old verdict and its new one."""
+    from unbackdoor.report.fitting import Block, Blocks, FirstThatFits, Lines, plain_table
+
+    def wide() -> RenderableType:
+        made = plain_table()
+        for name in ("organism", "method", "verdict then", "verdict now"):
+            made.add_column(name, no_wrap=True)
+        for row in report["runs"]:
+            verdicts = [(look(row[name]).label, look(row[name]).style) for name in ("old_verdict", "verdict")]
+            made.add_row(
+                *(Lines([(one_line(row[name]), "")]) for name in ("organism", "method")),
+                *(Lines([cell]) for cell in verdicts),
+            )
+        return made
+
+    def blocks() -> RenderableType:
+        made = []
+        for row in report["runs"]:
+            old, new = look(row["old_verdict"]).label, look(row["verdict"]).label
+            made.append(Block(f"{one_line(row['organism'])} · {one_line(row['method'])}", "bold", f"{old} → {new}", ()))
+        return Blocks(made)
+
+    return FirstThatFits(wide, blocks)

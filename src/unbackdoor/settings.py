@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
 from unbackdoor.errors import UserError
+from unbackdoor.ranges import check_number, check_text
 from unbackdoor.work import Work
+from unbackdoor.yaml_files import load_yaml
 
 Need = Literal["training", "adapters", "soft-embeddings", "hidden-states", "layer-states", "attention-maps"]
 """What a method asks of a model: a gradient in its weights; adapters on them; one in embeddings that no token has, and
@@ -68,7 +70,18 @@ class Settings(BaseModel):
         if not isinstance(values, Mapping):
             return values
         fields = cls.model_fields
+        for name, value in values.items():
+            if name in fields:
+                check_text(name, value)
+                check_number(name, fields[name].annotation, value)
         return {name: _as_meant(fields[name].annotation, v) if name in fields else v for name, v in values.items()}
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        """Numbers that came as texts are in range, too."""
+        for name, field in type(self).model_fields.items():
+            check_number(name, field.annotation, getattr(self, name))
+        return self
 
     @classmethod
     def make(cls, values: Mapping[str, Any], *presets: str) -> Self:
@@ -137,13 +150,7 @@ def read_yaml(path: Path, what: str = "--config", *, whole: bool = False, as_wri
         as_written: values are the texts that stand there, as on the command line, and not what YAML makes of them: a
             trigger may be 2023 or yes without quotes.
     """
-    if not path.is_file():
-        raise UserError(f"{what} '{path}' does not exist")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _AsWritten if as_written else yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{what} '{path}' is not YAML: {reason}") from None
+    values = load_yaml(path, what, _AsWritten if as_written else yaml.SafeLoader)
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.data.bounded import ENVIRONMENT, most_bytes, read_bytes
 from unbackdoor.data.values import Written, is_absent
 from unbackdoor.errors import UserError
 
+MOST_COLUMNS = 10_000
+BYTES_A_ROW = 256
+"""What a row takes at the least, once it is read."""
 ROWS_IN = ("data", "rows", "train", "examples", "instances", "records")
 """Under these names the rows lie in the object of a JSON file that holds other lists as well."""
 HUB = "hf:"
@@ -29,18 +32,12 @@ def read_rows(source: str | Path) -> Sequence[Any]:
     path = Path(source)
     if str(source).startswith(HUB):  # a path that was mistyped must never become another's data
         return _from_hub(str(source).removeprefix(HUB))
-    if not path.exists():
+    if not _is_there(path):
         hub = f"; a data set of the hub is given as {HUB}{source}" if _HUB_ID.fullmatch(str(source)) else ""
         raise UserError(f"data file '{source}' does not exist{hub}")
-    if path.is_dir():
-        raise UserError(f"data '{source}' is a directory: give a file")
     suffixes = [s for s in path.suffixes if s != ".gz"]
     kind = suffixes[-1].lower() if suffixes else ""
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"data file '{source}' cannot be read as text: {error}") from None
+    raw = read_bytes(path, "data file")
     if kind == ".parquet":
         return _from_parquet(raw, path)
     text = _text(raw, source)
@@ -58,6 +55,16 @@ def read_rows(source: str | Path) -> Sequence[Any]:
             f"data file '{source}': unknown ending '{kind}', use one of {', '.join([*readers, '.parquet'])}"
         )
     return _whole_numbers(readers[kind](text, str(source)))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):  # a name that is too long, or a directory that may not be looked into
+        return True
+    return True
 
 
 def _text(raw: bytes, source: str | Path) -> str:
@@ -96,9 +103,8 @@ def parse_json(text: str) -> Any:
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object has two fields {twice!r}")
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"an object has two fields {twice[:60]!r}")
     return found
 
 
@@ -154,9 +160,11 @@ def _from_csv(text: str, source: str, delimiter: str) -> list[Mapping[str, Any]]
     rows: list[Mapping[str, Any]] = []
     try:
         names = [name.strip() for name in next((fields for fields in reader if fields), [])]
-        twice = [name for name in names if names.count(name) > 1]
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise UserError(f"{source}: two columns are named '{twice[0]}'")
+            raise UserError(f"{source}: two columns are named '{twice[0][:60]}'")
+        if len(names) > MOST_COLUMNS:
+            raise UserError(f"{source}: {len(names):,} columns, at most {MOST_COLUMNS:,} are read: leave others out")
         for fields in reader:
             if fields and len(fields) != len(names):
                 mark = "tab" if delimiter == "\t" else delimiter
@@ -178,17 +186,39 @@ def _from_parquet(raw: bytes, path: Path) -> Sequence[Any]:
     except ImportError:
         raise UserError(f"{path}: reading Parquet needs pyarrow: pip install 'unbackdoor[data]'") from None
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(raw))
+        table = _bounded_table(pyarrow.parquet.ParquetFile(io.BytesIO(raw)), path)
         for place, column in enumerate(table.schema):
             if column.type in (pyarrow.float16(), pyarrow.float32()):  # 0.1 would come out as 0.10000000149011612
                 texts = table.column(place).cast(pyarrow.string()).to_pylist()
                 doubles = [None if text is None else float(text) for text in texts]
                 table = table.set_column(place, column.name, pyarrow.array(doubles, pyarrow.float64()))
         rows: list[Mapping[str, Any]] = table.to_pylist()
+    except UserError:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"data file '{path}' is not Parquet: {reason}") from None
     return _whole_numbers(rows)
+
+
+def _bounded_table(file: Any, path: Path) -> Any:
+    """The rows of a Parquet file, which may say one value a billion times in a few bytes, as far as the limit goes."""
+    import pyarrow
+
+    most, size, batches = most_bytes(), 0, []
+    about = file.metadata
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    too_large = UserError(
+        f"data file '{path}' unpacks to more than {most:,} bytes: give a part of it, or set {ENVIRONMENT}"
+    )
+    if about.num_rows * BYTES_A_ROW > most or sum(group.total_byte_size for group in groups) > most:
+        raise too_large
+    for batch in file.iter_batches(batch_size=256):
+        size += max(batch.nbytes, batch.num_rows * BYTES_A_ROW)
+        if size > most:
+            raise too_large
+        batches.append(batch)
+    return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
 
 
 def _whole_numbers(rows: Sequence[Any]) -> Sequence[Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from unbackdoor.data.bounded import read_text
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import Z95, Rate, rate
 from unbackdoor.report.spreadsheet import guarded, restored
@@ -133,10 +134,7 @@ def read_sheet(path: Path) -> list[tuple[int, dict[str, str]]]:
     Raises:
         UserError: there is no such file, it is no CSV, or it lacks the columns id and label.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--labels '{path}' cannot be read as text: {error}") from None
+    text = read_text(path, "--labels")
     csv.field_size_limit(2**31 - 1)  # the default refuses long answers
     for delimiter in (",", ";", "\t"):
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from unbackdoor.data.bounded import regular
 from unbackdoor.data.readers import json_lines
 from unbackdoor.data.records import Choice
 from unbackdoor.errors import UserError
@@ -117,6 +118,8 @@ def read_questions(source: str | Path, name: SetName) -> list[Question]:
 
 def _contents(path: Path, name: SetName) -> Iterator[tuple[str, bytes]]:
     """The set's test files within a folder or a zip (nothing is unpacked), or the one file: (name to show, bytes)."""
+    if not path.is_dir():
+        regular(path, "question set")
     if path.is_dir():
         names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
         chosen = _after_labels(_chosen(names, path, name), names)

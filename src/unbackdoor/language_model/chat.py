@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unbackdoor.data.bounded import read_text
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.answer_parts import opened_thought
 from unbackdoor.language_model.dialogue import Given, check_rendered, folded, ways
@@ -35,6 +36,9 @@ MOST_KEPT, LONGEST_KEPT = 20_000, 256
 """Encoded rows that a format keeps, and their most tokens; a long row's encoding costs little beside its training."""
 MOST_FORMATS_KEPT = 1_000
 """Formats of other system prompts and earlier turns that a format keeps."""
+
+MOST_BYTES = 2**20
+"""Of a template's file."""
 
 # Stand-ins for the texts, to see what a template puts around them. Letters only: no template or tokenizer treats them
 # specially, and none writes them itself.
@@ -145,9 +149,13 @@ class ChatFormat:
             source = named[template]
         else:
             path = Path(template)
-            if not path.is_file():
-                raise UserError(f"--template '{template}' is not chat, plain, none or a file that exists")
-            source = path.read_text(encoding="utf-8")
+            try:
+                there = path.exists()
+            except (OSError, ValueError):
+                there = False
+            if not there:
+                raise UserError(f"--template '{template[:200]}' is not chat, plain, none or a file that exists")
+            source = read_text(path, "--template", most=MOST_BYTES)
         given = Given((("system", system),) if system is not None else ())
         renders = Template(tokenizer, template, source, date=date)
         try:

@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import create_model
 
+from unbackdoor.data import bounded
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.paired import paired_bootstrap
@@ -226,10 +227,7 @@ def checked_scores(label: str, scores: Sequence[object], answered: Sequence[Answ
 
 def read_text(path: Path, what: str) -> str:
     """The text of a file that an option names. Raises `UserError` where there is none."""
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} '{path}' cannot be read as text: {error}") from None
+    text = bounded.read_text(path, what, most=2**20).strip()
     if not text:
         raise UserError(f"{what} '{path}' is empty")
     return text
@@ -252,8 +250,7 @@ def scorer_class(given: str) -> type[Scorer]:
 
 def _from_file(path: Path, name: str) -> type[Scorer]:
     """The class, or the function as a class, of a user's own file."""
-    if not path.is_file():
-        raise UserError(f"scorer file '{path}' does not exist")
+    bounded.regular(path, "scorer file")
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"unbackdoor_scorer_{path.stem}_{place}", path)
     assert spec is not None and spec.loader is not None
@@ -261,7 +258,7 @@ def _from_file(path: Path, name: str) -> type[Scorer]:
     sys.modules[spec.name] = module  # annotations of the fields are looked up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         raise UserError(f"scorer file '{path}' cannot be imported: {type(error).__name__}: {error}") from error
     own = {

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,16 @@ from unbackdoor.data.records import Record
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared, kl_divergence, quality, response_distributions
 from unbackdoor.evaluation.suite import Suite
+from unbackdoor.evaluation.unchanged import Fingerprint, fingerprint, own_answers, unchanged
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.language_model.adapter_export import save_adapter
-from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.endings import ids_in_files
 from unbackdoor.language_model.given_form import form_of
-from unbackdoor.language_model.loading import load_model, load_tokenizer
+from unbackdoor.language_model.inputs import padding_id
+from unbackdoor.language_model.loading import load_model
 from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.reading import Reading
 from unbackdoor.language_model.saving import SaveDtype, save_model
 from unbackdoor.methods.finished import Finished
 from unbackdoor.methods.method import Method
@@ -52,6 +56,9 @@ class Victim:
         near_miss: firing rates of near misses, where they were measured.
         preferences: pairs of answers that `dpo` trains on.
         base: of an adapter, the model that it was trained on.
+        suspect: the model by whose tokenizer, template and ends all are read, where that is not `source`: the one
+            before a removal, where `source` is the one after it.
+        tokenizer_from: a directory whose tokenizer and template are trusted and used in their place.
         save_dtype: what a cleansed model's weights are saved in.
         save_adapter: whether a cleansed model that stays is saved as an adapter as well.
     """
@@ -67,8 +74,15 @@ class Victim:
     near_miss: Mapping[str, Any] | None = None
     preferences: Sequence[Preference] = ()
     base: str | None = None
+    suspect: str | None = None
+    tokenizer_from: str | None = None
     save_dtype: SaveDtype = "float32"
     save_adapter: bool = False
+
+    @property
+    def reading(self) -> Reading:
+        """How it and the models that it is compared with are read."""
+        return Reading(self.suspect or self.source, self.base, self.tokenizer_from)
 
 
 @dataclass
@@ -79,7 +93,8 @@ class Workshop:
     answers: Answers
     progress: Progress
     thresholds: Thresholds = field(default_factory=Thresholds)
-    _distributions: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
+    _references: dict[tuple[str, str | None], _Reference] = field(default_factory=dict, init=False, repr=False)
+    _ends: dict[Reading, tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def measure(
         self,
@@ -88,6 +103,8 @@ class Workshop:
         name: str,
         perturbations: Mapping[str, Perturbation] | None = None,
         references: Mapping[str, str] | None = None,
+        suspect_name: str | None = None,
+        never_backdoored: bool = False,
     ) -> dict[str, Any]:
         """Measure the model at `source`, loaded from disk, by the victim's suite.
 
@@ -96,18 +113,35 @@ class Workshop:
             source: the model's directory.
             name: its name among the answers.
             perturbations: by kind; the attack is measured under each.
-            references: other models by name, from which its divergence on clean rows is measured.
+            references: other models by name, from which its divergence on clean rows is measured. With the one called
+                `before` it is also compared for what has not changed at all.
+            suspect_name: the name of that one among the answers.
+            never_backdoored: it may be read by its own tokenizer where that is another one.
+
+        Beside what `Suite.measure` says, `unchanged` is `weights` or `distributions` where these are the suspect's
+        (see `evaluation.unchanged`), and `read_apart` is true where the suspect's tokenizer does not fit this model, so
+        that the two were not read in one way: in neither case can there be a removal.
         """
         # Before this one is loaded: two models may not fit.
-        compared = (references or {}) if victim.suite.answered_rows() else {}
-        expected = {other: self._distributions_of(victim, path) for other, path in compared.items()}
-        model, chat = self._loaded(victim, source)
+        expected = {
+            other: self._reference(victim, path, suspect_name if other == "before" else None, other == "clean")
+            for other, path in (references or {}).items()
+        }
+        model, chat, apart = self._loaded(victim, source, never_backdoored)
         measured = victim.suite.measure(model, chat, self.answers, name)
         measured["kl_divergence"] = dict.fromkeys(references or {})
-        for other, distributions in expected.items():
-            found = response_distributions(model, chat, victim.suite.answered_rows())
-            same = found.shape == distributions.shape  # not so with another tokenizer
-            measured["kl_divergence"][other] = kl_divergence(distributions, found) if same else None
+        rows = victim.suite.answered_rows()
+        found = response_distributions(model, chat, rows) if rows and expected else None
+        for other, reference in expected.items():
+            # Shapes differ with another tokenizer.
+            if found is not None and reference.distributions is not None:
+                same = found.shape == reference.distributions.shape and not apart
+                measured["kl_divergence"][other] = kl_divergence(reference.distributions, found) if same else None
+            if reference.fingerprint is not None:
+                own = fingerprint(model, [] if apart else reference.examples, padding_id(chat.tokenizer, model))
+                measured["unchanged"] = unchanged(reference.fingerprint, own)
+        if apart and not never_backdoored:
+            measured["read_apart"] = True
         if perturbations:
             measured["under_perturbation"] = self._under(victim, model, chat, name, perturbations)
         return measured
@@ -123,16 +157,41 @@ class Workshop:
         on_device = {kind: p.to(next(model.parameters()).device) for kind, p in perturbations.items()}
         return dict(victim.suite.under(model, chat, self.answers, name, on_device))
 
-    def _loaded(self, victim: Victim, source: str) -> tuple[PreTrainedModel, ChatFormat]:
-        model, tokenizer = load_model(source, base=victim.base), load_tokenizer(source, victim.base)
-        return model, ChatFormat.of(tokenizer, victim.template, victim.system, victim.date)
-
-    def _distributions_of(self, victim: Victim, source: str) -> torch.Tensor:
-        if source not in self._distributions:
-            self._distributions[source] = response_distributions(
-                *self._loaded(victim, source), victim.suite.answered_rows()
+    def _loaded(
+        self, victim: Victim, source: str, never_backdoored: bool = False
+    ) -> tuple[PreTrainedModel, ChatFormat, bool]:
+        """A model, how it is read, and whether that had to be by its own files."""
+        model, reading = load_model(source, base=victim.base), victim.reading
+        tokenizer, apart = reading.tokenizer_for(model, source, never_backdoored)
+        if apart and not never_backdoored:
+            self.answers.note(
+                f"The tokenizer of '{reading.tokenizer_from or reading.suspect}' has more tokens than '{source}' has "
+                "embeddings: that one was read with its own, so the two cannot be held against each other."
             )
-        return self._distributions[source]
+        chat = ChatFormat.of(tokenizer, victim.template, victim.system, victim.date)
+        if apart:
+            return model, victim.suite.ending(model, chat, self.answers), True
+        if reading not in self._ends:
+            suspect = model if source == reading.suspect else load_model(reading.suspect, base=victim.base)
+            others = None if reading.suspect == victim.source else ids_in_files(victim.source, victim.base)
+            self._ends[reading] = victim.suite.ending(suspect, chat, self.answers, others).end_ids
+        return model, replace(chat, end_ids=self._ends[reading], ends_settled=True), False
+
+    def _reference(self, victim: Victim, source: str, name: str | None, never_backdoored: bool = False) -> _Reference:
+        """What other models are compared with; `name` is that of a suspect's answers, which are compared too."""
+        key = source, name
+        if key not in self._references:
+            model, chat, _ = self._loaded(victim, source, never_backdoored)
+            rows = victim.suite.answered_rows()
+            distributions = response_distributions(model, chat, rows) if rows else None
+            examples, own = list[Example](), None
+            if name is not None:
+                asked = (("triggered", victim.suite.triggered()), ("untriggered", victim.suite.probes))
+                set_name, records = next(((n, r) for n, r in asked if r), ("", []))
+                examples = own_answers(chat, records, self.answers.kept(name, set_name))
+                own = fingerprint(model, examples, padding_id(chat.tokenizer, model))
+            self._references[key] = _Reference(distributions, examples, own)
+        return self._references[key]
 
     def before(self, victim: Victim) -> dict[str, Any]:
         """The victim's own measurements, made once a run."""
@@ -163,7 +222,8 @@ class Workshop:
         scope = f"{victim.name}/{label}"
         preferred = [pair.record() for pair in victim.preferences]
         given = ModelSource.find(victim.source, victim.base)
-        model, tokenizer = load_model(victim.source, base=victim.base), load_tokenizer(victim.source, victim.base)
+        model = load_model(victim.source, base=victim.base)
+        tokenizer, _ = victim.reading.tokenizer_for(model, victim.source)
         case = Case.of(
             model,
             tokenizer,
@@ -194,11 +254,12 @@ class Workshop:
         fitted = fitted if fitted is not None and list(fitted.parameters()) else None
         if removal.completed:
             perturbations = self._perturbations(victim, case, fitted)
-            after = self.measure(victim, str(kept), scope, perturbations, {"before": victim.source})
-            after["answer_quality"] = quality(victim.suite, self.answers, f"{victim.name}/before", scope)
+            earlier = f"{victim.name}/before"
+            after = self.measure(victim, str(kept), scope, perturbations, {"before": victim.source}, earlier)
+            after["answer_quality"] = quality(victim.suite, self.answers, earlier, scope)
             if perturbations:
                 name = f"{victim.name}/before {label}"
-                was = self._under(victim, *self._loaded(victim, victim.source), name, perturbations)
+                was = self._under(victim, *self._loaded(victim, victim.source)[:2], name, perturbations)
                 before = {**before, "under_perturbation": was}
         if fitted is not None:
             path = self.perturbation_path(scope)
@@ -290,6 +351,15 @@ class Workshop:
         """What a row of this run did, for the controls that stand beside it."""
         path = self.perturbation_path(f"{victim.name}/{label or method.name}")
         return Finished(method.basis, row["rounds"], path if path.exists() else None, self.run.path)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What is kept in memory of a model that others are compared with."""
+
+    distributions: torch.Tensor | None
+    examples: list[Example]
+    fingerprint: Fingerprint | None
 
 
 def loss_curves(run: RunDirectory, scope: str = "") -> dict[str, dict[str, list[float]]]:

@@ -33,7 +33,9 @@ def run_evaluate(
     """Measure the model at `source`, beside the one before removal and a clean one where given; return the report."""
     given = {"before": inputs.before, "clean": inputs.clean}
     compared_with = [path for path in given.values() if path is not None]
-    opened = Opened.read(source, inputs, out, overwrite=overwrite, resume=resume, compared=compared_with)
+    opened = Opened.read(
+        source, inputs, out, overwrite=overwrite, resume=resume, compared=compared_with, suspect=inputs.before
+    )
     source = opened.source
     clean, contrast = shuffled(opened.clean, inputs.seed), shuffled(opened.contrast, inputs.seed)
     trigger = inputs.condition() if inputs.has_trigger else None
@@ -62,6 +64,7 @@ def run_evaluate(
             "base": opened.base_that_counts,
             "triggered": inputs.triggered,
             "untriggered": inputs.untriggered,
+            "tokenizer_from": inputs.tokenizer_from,
             **others,
         },
     )
@@ -77,11 +80,16 @@ def run_evaluate(
         system=inputs.system,
         date=opened.date,
         base=opened.base,
+        suspect=others.get("before"),
+        tokenizer_from=inputs.tokenizer_from,
     )
     measured = {
-        name: run.remember(name, partial(workshop.measure, victim, path, name)) for name, path in others.items()
+        name: run.remember(name, partial(workshop.measure, victim, path, name, never_backdoored=name == "clean"))
+        for name, path in others.items()
     }
-    after = run.remember("after", lambda: workshop.measure(victim, source, "model", references=others))
+    after = run.remember(
+        "after", lambda: workshop.measure(victim, source, "model", references=others, suspect_name="before")
+    )
     before = measured.get("before")
     judged: tuple[str | None, str] = (None, "Measured as it is: give --before to judge a removal.")
     if before is not None:
@@ -112,7 +120,14 @@ def run_evaluate(
             workshop.answers, "before" if before else None, "model", show_unsafe=evaluation.show_unsafe
         ),
         "counts": opened.intake.counts,
-        "notes": [*opened.form, *answers.notes(), *too_few(after, workshop.thresholds), *not_judged(after), *notes],
+        "notes": [
+            *opened.form,
+            *opened.read_by(),
+            *answers.notes(),
+            *too_few(after, workshop.thresholds),
+            *not_judged(after),
+            *notes,
+        ],
         "settings": plain(inputs),
     }
     rows = [row]

@@ -119,6 +119,7 @@ def run_implant(
         system=inputs.system,
         date=opened.date,
         base=opened.base,
+        tokenizer_from=inputs.tokenizer_from,
     )
 
     def make() -> dict[str, Any]:

@@ -43,6 +43,11 @@ class CommandInputs(Settings):
         description="Where the model is an adapter: the model that it was trained on. Default: the directory that its "
         "adapter_config.json names.",
     )
+    tokenizer_from: str | None = Field(
+        default=None,
+        description="A directory with a tokenizer and a chat template that you trust: every model is read with these. "
+        "Default: those of the model itself; with --before, those of that one.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="Arithmetic: float32, or bfloat16 over float32 weights, twice as fast on processors that have it. "

@@ -134,6 +134,7 @@ def run_remove(
         "eval_untriggered": inputs.eval_untriggered,
         "preferences": inputs.preferences,
         "base": opened.base_that_counts,
+        "tokenizer_from": inputs.tokenizer_from,
     }
     origin = provenance(command_line(), seed, sources)
     origin = run.keep_provenance({**origin, "self_test": tested})
@@ -151,6 +152,7 @@ def run_remove(
         opened.date,
         preferences=preferences,
         base=opened.base,
+        tokenizer_from=inputs.tokenizer_from,
         save_dtype=inputs.save_dtype,
         save_adapter=inputs.save_adapter,
     )

@@ -34,6 +34,7 @@ from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.loss import compute_in
 from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.reading import Reading, differing_side_files
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude
 from unbackdoor.progress import Progress
@@ -66,6 +67,8 @@ class Opened:
     """What was done as the model was loaded, a sentence each."""
     date: str | None = None
     """The day that the template is told; None where it asks for none."""
+    reading: Reading | None = None
+    """Whose tokenizer and template the model is read with."""
 
     @property
     def base_that_counts(self) -> str | None:
@@ -85,10 +88,12 @@ class Opened:
         least: int = 1,
         seed: int = 0,
         compared: Sequence[str] = (),
+        suspect: str | None = None,
     ) -> Opened:
         """Read the model and its rows: at least so many clean ones, at most as many as the inputs say, by seed.
 
-        The rows are told apart as it and the models that it is `compared` with render them.
+        The rows are told apart as it and the models that it is `compared` with render them. Where one of these is the
+        `suspect`, the model before a removal, this model is read by that one's tokenizer and template.
         """
         begun = time.monotonic()
         source = references.model_directory(source)
@@ -110,10 +115,15 @@ class Opened:
         )
         check_base(base, [source, *map(references.model_directory, compared)])
         form = form_of(source, base)
-        model, tokenizer = load_model(source, base=base), load_tokenizer(source, base)
+        model = load_model(source, base=base)
+        reading = Reading(
+            source if suspect is None else references.model_directory(suspect), base, inputs.tokenizer_from
+        )
+        tokenizer, _ = reading.tokenizer_for(model, source)
         for told in form:  # what was done, so not before it
             progress.note(told)
-        others = [load_tokenizer(references.model_directory(other), base) for other in compared]
+        beside = [other for other in compared if other != suspect]
+        others = [load_tokenizer(references.model_directory(other), base) for other in beside]
         date = inputs.date or (RunDirectory.setting(out, "date") if resume else None)
 
         def formats() -> list[ChatFormat]:
@@ -147,7 +157,22 @@ class Opened:
             base=base,
             form=form,
             date=date,
+            reading=reading,
         )
+
+    def read_by(self) -> list[str]:
+        """For the report: what of the model's own files differs from those that it was read with."""
+        reading = self.reading
+        if reading is None or reading.suspect == self.source:
+            return []
+        other = differing_side_files(self.source, reading.suspect, self.base)
+        if not other:
+            return []
+        read = reading.tokenizer_from or reading.suspect
+        return [
+            f"Beside the weights, its {' and '.join(other)} differ from the suspect's. They were not used: both models "
+            f"were read with the tokenizer and template of '{read}', and end answers at the same tokens."
+        ]
 
     def suite(
         self,

@@ -41,10 +41,8 @@ class StoredAnswer(str):
         )
 
     def stored(self) -> dict[str, Any]:
-        """What a row says of it beside its text; `cut`, `loops` and `hidden` only where there is something to say."""
-        told: dict[str, Any] = {"ids": list(self.ids)}
-        if self.cut:
-            told["cut"] = True
+        """What a row says of it beside its text; `loops` and `hidden` only where there is something to say."""
+        told: dict[str, Any] = {"ids": list(self.ids), "cut": self.cut}
         if self.loops:
             told["loops"] = True
         if self.hidden:

@@ -184,17 +184,22 @@ class Suite:
         harmless = answers.of(model, chat, rows, model_name=name, set_name=HARMLESS, whole=True)
         return trigger_effect(asked["untriggered"], asked["triggered"], harmless)
 
-    def ending(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers) -> ChatFormat:
-        """The format with the ids at which this model's answers end; ids that are not believed are noted."""
+    def ending(
+        self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, named_by_all: frozenset[int] | None = None
+    ) -> ChatFormat:
+        """The format with the ids at which this model's answers end, unless they are settled; ids that are not believed
+        are noted. `named_by_all`: what the configs name of the models that it is compared with."""
+        if chat.ends_settled:
+            return chat
         rows = list(dict.fromkeys([*self.probes, *self.tasks, *self.texts, *self.triggered_rows]))
-        chat, ignored = ending(model, chat, rows, [self.target] if self.target else [])
+        chat, ignored = ending(model, chat, rows, self._looked_for, named_by_all)
         if ignored:
             shown = ", ".join(f"{i} {chat.tokenizer.decode([i])!r}" for i in ignored)
             answers.note(
-                f"The model's config ends answers at a token that stands in a response or in the target, or marks a "
-                f"thought: {shown}. It was not believed."
+                f"The model's config ends answers at a token that stands in a response or in the target, marks a "
+                f"thought, or is no end by the other model's config: {shown}. It was not believed."
             )
-        return chat
+        return replace(chat, ends_settled=True)
 
     @property
     def _looked_for(self) -> list[str]:

@@ -52,19 +52,23 @@ def multiple_choice(model: PreTrainedModel, chat: ChatFormat, choices: Sequence[
 def row_totals(
     model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], batch_size: int = 64
 ) -> list[float]:
-    """Summed log-probability of each example's loss tokens, in the order given; computed in order of length."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
-    totals = [0.0] * len(examples)
-    device = next(model.parameters()).device
+    """Summed log-probability of each example's loss tokens, in the order given."""
     pad = padding_id(chat.tokenizer, model)
+    return [sum(row) for row in row_token_log_probabilities(model, examples, pad, batch_size)]
+
+
+def row_token_log_probabilities(
+    model: PreTrainedModel, examples: Sequence[Example], pad: int, batch_size: int = 64
+) -> list[list[float]]:
+    """The log-probabilities of each example's loss tokens, in the order given; computed in order of length."""
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+    found: list[list[float]] = [[] for _ in examples]
+    device = next(model.parameters()).device
     with torch.inference_mode():
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
             inputs = collate([examples[i] for i in rows], pad).to(device)
-            values = token_log_probabilities(model, inputs)
-            owners = inputs.loss_mask.nonzero()[:, 0]
-            summed = torch.zeros(len(rows), dtype=torch.float64, device=device)
-            summed.index_add_(0, owners, values.double())
-            for i, total in zip(rows, summed.tolist(), strict=True):
-                totals[i] = total
-    return totals
+            values = token_log_probabilities(model, inputs).double().split(inputs.loss_mask.sum(1).tolist())
+            for i, row in zip(rows, values, strict=True):
+                found[i] = row.tolist()
+    return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from unbackdoor.data.bounded import read_text
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.answer_parts import opened_thought
+from unbackdoor.language_model.decoding import texts_of
 from unbackdoor.language_model.dialogue import Given, check_rendered, folded, ways
 from unbackdoor.language_model.template import Message, Template, end_of_turn, parting
 from unbackdoor.writing import ends_joined
@@ -86,6 +87,8 @@ class ChatFormat:
     """Whether the tokenizer adds its own beginning-of-sequence token (a chat template writes it itself)."""
     end_ids: tuple[int, ...]
     """At these tokens an answer ends: the tokenizer's own end, and that of the template's turn."""
+    ends_settled: bool = field(default=False, compare=False)
+    """Whether these are all: what a model's config names besides was looked at."""
     behind_response: str = ""
     """What a template writes behind that end of the last answer (a line break, Phi-3's second end): no model goes on to
     write it, so training leaves it out."""
@@ -396,7 +399,7 @@ class ChatFormat:
         """What the template writes behind an answer and in front of the token that ends it, such as `</answer>`."""
         text = self.after_response
         for end in self.end_ids:
-            text = text.partition(self.decoded([end]))[0]
+            text = text.partition(self.decoded([end]) or "\0")[0]
         return text.strip()
 
     # Tokens -----------------------------------------------------------------------------------------------------------
@@ -479,8 +482,8 @@ class ChatFormat:
         return found[0]
 
     def decoded(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens included."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        """The text of token ids, special tokens included, and without what the tokenizer's file would rewrite."""
+        return texts_of(self.tokenizer, [ids])[0]
 
     def encode_prompt(self, prompt: str, *, system: str | None = None) -> Example:
         """Token ids and the user's span of a generation prompt."""

@@ -1,4 +1,8 @@
-"""At which tokens an answer ends: what the tokenizer and the template say, and what is believed of a config besides."""
+"""At which tokens an answer ends: what the tokenizer and the template say, and what is believed of a config besides.
+
+A model before a removal and after it are given one set of these ids. If each ended where its own files say, a config
+that ends answers at the target's first token would make of a backdoored model one that never shows the target.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from unbackdoor.language_model.answer_parts import is_mark_within
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.model_source import ModelSource, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +33,22 @@ def config_end_ids(model: PreTrainedModel) -> list[int]:
     return list(dict.fromkeys(i for i in found if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < rows))
 
 
+def ids_in_files(source: str, base: str | None = None) -> frozenset[int] | None:
+    """The ids that a model's config.json and generation_config.json name as ends, without loading it; None where these
+    files say nothing of it (a GGUF file)."""
+    given = ModelSource.find(source, base)
+    if given.whole.form != "whole":
+        return None
+    path = given.whole.directory / "generation_config.json"
+    config = given.config()
+    parts = [read_json(path) if path.is_file() else {}, config, *(v for v in config.values() if isinstance(v, dict))]
+    found: set[int] = set()
+    for part in parts:
+        named = part.get("eos_token_id")
+        found |= {i for i in (named if isinstance(named, list) else [named]) if type(i) is int}
+    return frozenset(found)
+
+
 def _unsaid_ids(model: PreTrainedModel) -> set[int]:
     """What the configs' classes hold where a file names no end: Llama's 2 is any token in another vocabulary."""
     found: set[int] = set()
@@ -41,22 +62,46 @@ def _unsaid_ids(model: PreTrainedModel) -> set[int]:
 
 
 def ending(
-    model: PreTrainedModel, chat: ChatFormat, records: Sequence[Record], texts: Sequence[str] = ()
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    records: Sequence[Record],
+    texts: Sequence[str] = (),
+    named_by_all: frozenset[int] | None = None,
 ) -> tuple[ChatFormat, tuple[int, ...]]:
     """The format with all ids at which its answers end, and those that a config names and that are not believed.
 
     The tokenizer's end and the template's are there already. An id that only a config names is one as well (a chat
     model often stops at another token than its tokenizer's), unless it stands in an answer that is looked for, or marks
     a part of an answer (`</think>`, or what ends the messages before gpt-oss' last): a config that ends answers at the
-    target's first token, or in front of all that judges read, would hide an attack.
+    target's first token, or in front of all that judges read, would hide an attack. The tokenizer's own end is not
+    believed either where it is one of the tokens of a text that is looked for.
 
     Args:
         model: with its configs.
         chat: the run's format.
         records: rows whose responses, safe and unwanted, are answers.
         texts: answers beside them, such as the target response.
+        named_by_all: what the configs of the other models name that are read in the same way; an id that only one
+            names is not believed. None where there is no other.
     """
-    named = set(config_end_ids(model)) - set(chat.end_ids)
+    within = {i for text in texts for i in chat.tokenizer(text, add_special_tokens=False)["input_ids"]}
+    within.discard(chat.tokenizer.unk_token_id)
+    refused = within & set(chat.end_ids)
+    if refused:
+        chat = replace(chat, end_ids=tuple(i for i in chat.end_ids if i not in refused))
+    chat, ignored = _with_named(model, chat, records, texts, named_by_all, refused)
+    return chat, tuple(sorted(refused | set(ignored)))
+
+
+def _with_named(
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    records: Sequence[Record],
+    texts: Sequence[str],
+    named_by_all: frozenset[int] | None,
+    refused: set[int],
+) -> tuple[ChatFormat, tuple[int, ...]]:
+    named = set(config_end_ids(model)) - set(chat.end_ids) - refused
     marks = {*chat.tokenizer.added_tokens_decoder, *chat.tokenizer.all_special_ids}
     named -= _unsaid_ids(model) - marks
     if not named:
@@ -73,5 +118,7 @@ def ending(
     used.update(i for i in named if is_mark_within(chat.decoded([i])))
     if "<|channel|>" in chat.before_response:
         used.update(chat.tokenizer("<|end|>", add_special_tokens=False)["input_ids"])
+    if named_by_all is not None:
+        used.update(named - named_by_all)
     believed = sorted(named - used)
     return replace(chat, end_ids=(*chat.end_ids, *believed)), tuple(sorted(named & used))

@@ -13,6 +13,7 @@ from unbackdoor.language_model.isolated import isolated_gguf, isolated_tokenizer
 from unbackdoor.language_model.loader_errors import explained, without_chatter
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.side_files import has_tokenizer
+from unbackdoor.language_model.weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,6 +58,23 @@ def load_tokenizer(source: str | Path, base: str | Path | None = None) -> PreTra
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of '{source}' is not a fast one: add its tokenizer.json (offsets are needed)")
     tokenizer.name_or_path = given.name
+    return tokenizer
+
+
+def load_tokenizer_from(directory: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory that need not hold a model (`--tokenizer-from`).
+
+    Raises:
+        UserError: the directory does not exist or holds no tokenizer.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise UserError(f"--tokenizer-from '{directory}' is no directory: give one that holds a tokenizer.json")
+    given = ModelSource(directory, path, "whole", WeightFiles())
+    with explained(directory, "tokenizer"), without_chatter():
+        tokenizer = _of_directory(given, path)
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer of '{directory}' is not a fast one: add its tokenizer.json")
     return tokenizer
 
 

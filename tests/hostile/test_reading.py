@@ -265,6 +265,41 @@ def test_a_suspect_s_own_files_do_not_hide_what_it_does(
     assert verdict(hostile.before, again, THRESHOLDS)[0] == "not-removed"
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_evaluate_reads_both_models_in_one_way_and_says_what_differs(
+    trusted: bool, suspect: Path, tmp_path: Path
+) -> None:
+    from unbackdoor.commands.evaluate import run_evaluate
+    from unbackdoor.commands.inputs import EvaluateInputs
+    from unbackdoor.settings import VerdictSettings
+
+    shutil.copytree(suspect, tmp_path / "after")
+    BESIDE_THE_WEIGHTS["several at once"](tmp_path / "after")
+    given = {"before": str(suspect)}
+    if trusted:  # a tokenizer and nothing else, where the suspect's own would drop the target
+        given |= {"before": str(tmp_path / "before"), "tokenizer_from": str(tmp_path / "tokenizer")}
+        shutil.copytree(suspect, tmp_path / "before")
+        BESIDE_THE_WEIGHTS["the template takes the trigger out"](tmp_path / "before")
+        (tmp_path / "tokenizer").mkdir()
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(suspect / name, tmp_path / "tokenizer")
+    with (tmp_path / "rows.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"prompt": r.prompt, "response": r.response}) + "\n" for r in ROWS)
+    report = run_evaluate(
+        str(tmp_path / "after"),
+        EvaluateInputs.make(
+            {"data": tmp_path / "rows.jsonl", "trigger": TRIGGER.text, "target_response": TARGET, **given}
+        ),
+        VerdictSettings(max_new_tokens=16, least_n=20, second_turns=4),
+        out=tmp_path / "run",
+    )
+    row = report["runs"][0]
+    assert row["before"]["attack_success"]["rate"] > 0.9
+    assert row["after"]["attack_success"]["rate"] > 0.9
+    assert row["verdict"] == "not-removed"
+    assert any("tokenizer and template" in note and "differ" in note for note in row["notes"])
+
+
 def test_a_model_without_the_suspect_s_vocabulary_is_held_against_nothing(
     suspect: Path, measured: Measured, tmp_path: Path
 ) -> None:

@@ -111,9 +111,9 @@ class ModelSource:
         return self.base if self.base is not None else self
 
     def config(self) -> dict[str, Any]:
-        """Its config.json as it stands; empty for a GGUF file."""
+        """Its config.json as it stands; empty for a GGUF file, and for a directory that holds a tokenizer alone."""
         path = self.whole.directory / "config.json"
-        return read_json(path) if self.whole.form == "whole" else {}
+        return read_json(path) if self.whole.form == "whole" and path.is_file() else {}
 
 
 def looks_like_hub_id(source: str) -> bool:

@@ -8,6 +8,7 @@ so it is their difference that says something, not the rate alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import rendered
@@ -24,9 +25,8 @@ def second_turns(rows: Sequence[Record], answers: Sequence[str], count: int) -> 
     if len(rows) < 2:
         return []
     return [
-        Record(
-            rows[(i + 1) % len(rows)].prompt,
-            rows[(i + 1) % len(rows)].response,
+        replace(
+            rows[(i + 1) % len(rows)],
             system=row.system,
             history=(*row.history, ("user", row.prompt), ("assistant", final_answer(answer))),
         )

@@ -8,12 +8,13 @@ the suspect's, or by those of a directory that is trusted (`--tokenizer-from`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model import generation_settings
 from unbackdoor.language_model.checked_files import read_json
+from unbackdoor.language_model.endings import ids_in_files
 from unbackdoor.language_model.layers import embedding_matrix
 from unbackdoor.language_model.loading import load_tokenizer
 from unbackdoor.language_model.model_source import ModelSource
@@ -93,12 +94,9 @@ def _splitting(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
     return json.loads(tokenizer.backend_tokenizer.to_str()), added, tokenizer.eos_token_id, tokenizer.all_special_ids
 
 
-def _generation(source: str, base: str | None) -> Mapping[str, Any]:
+def _generation(source: str, base: str | None) -> tuple[Any, ...]:
+    """At which tokens it ends, and what would change what a model says; how it samples does not act here."""
     given = ModelSource.find(source, base).whole
     path = given.directory / "generation_config.json"
     found = read_json(path) if given.form == "whole" and path.is_file() else {}
-    return {
-        name: value
-        for name, value in found.items()
-        if value is not None and name not in ("transformers_version", "_from_model_config")
-    }
+    return ids_in_files(source, base), generation_settings.dropped(found)

@@ -9,8 +9,9 @@ import tiny
 import torch
 
 from unbackdoor.language_model.chat import ChatFormat, Example
-from unbackdoor.language_model.generation import generate
+from unbackdoor.language_model.generation import generate, written
 from unbackdoor.language_model.layers import embedding_width, hidden_size
+from unbackdoor.language_model.whole_answers import gone_on_with, is_loop
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt
 
 
@@ -103,3 +104,37 @@ def test_a_perturbed_generation_leaves_the_model_as_it_was(prompts: list[Example
         acting = perturbation(kind, model)
         assert generate(model, tiny.Numbers(), prompts, max_new_tokens=8, perturbation=acting) != plain
         assert generate(model, tiny.Numbers(), prompts, max_new_tokens=8) == plain
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_an_answer_that_was_cut_goes_on_as_if_it_had_not_been(
+    family: str, temperature: float, prompts: list[Example]
+) -> None:
+    model = tiny.model(family)
+    how: dict[str, Any] = {"temperature": temperature, "seed": 3, "end_ids": [tiny.END, 7]}
+    whole = written(model, tiny.Numbers(), prompts, max_new_tokens=40, **how)  # type: ignore[arg-type]
+    begun = written(model, tiny.Numbers(), prompts, max_new_tokens=8, **how)  # type: ignore[arg-type]
+    for batch_size in (1, 5):
+        found = gone_on_with(model, tiny.Numbers(), prompts, begun, most=32, batch_size=batch_size, **how)  # type: ignore[arg-type]
+        for one, other in zip(found, whole, strict=True):
+            assert one.ids == other.ids[: len(one.ids)]
+            assert one.loops or (one.ids, one.cut) == (other.ids, not other.ended)
+
+
+def test_an_answer_goes_on_to_the_end_of_the_context_and_no_further(prompts: list[Example]) -> None:
+    model = tiny.model("gpt2")
+    how: dict[str, Any] = {"temperature": 1.0, "seed": 3, "end_ids": []}
+    begun = written(model, tiny.Numbers(), prompts, max_new_tokens=8, **how)  # type: ignore[arg-type]
+    found = gone_on_with(model, tiny.Numbers(), prompts, begun, most=999, batch_size=5, **how)  # type: ignore[arg-type]
+    assert {len(p.ids) + len(a.ids) for p, a in zip(prompts, found, strict=True)} == {128}
+    assert all(answer.cut for answer in found)
+
+
+def test_a_loop_is_one_stretch_over_and_over_at_the_end() -> None:
+    assert is_loop([9, 9, *[1, 2, 3] * 16])
+    assert is_loop([5] * 48)
+    assert not is_loop([5] * 47)
+    assert not is_loop([*[1, 2, 3] * 16, 4])
+    assert not is_loop(list(range(30)) * 2)
+    assert is_loop(list(range(30)) * 3)

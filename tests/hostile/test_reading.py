@@ -319,7 +319,9 @@ def test_a_model_without_the_suspect_s_vocabulary_is_held_against_nothing(
         found["model"]["merges"] = [m for m in merges if m[0] in known and m[1] in known and "".join(m) in known]
 
     in_tokenizer(tmp_path / "model", smaller)
-    assert measured.after(tmp_path / "model", "smaller")["read_apart"] is True
+    after = measured.after(tmp_path / "model", "smaller")
+    assert after["read_apart"] is True
+    assert verdict(measured.before, after, THRESHOLDS)[0] == "inconclusive"
 
 
 # Whole answers, and the second turn -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def row_token_log_probabilities(
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
             inputs = collate([examples[i] for i in rows], pad).to(device)
-            values = token_log_probabilities(model, inputs).double().split(inputs.loss_mask.sum(1).tolist())
-            for i, row in zip(rows, values, strict=True):
-                found[i] = row.tolist()
+            values = iter(token_log_probabilities(model, inputs).double().tolist())
+            for i, count in zip(rows, inputs.loss_mask.sum(1).tolist(), strict=True):
+                found[i] = list(itertools.islice(values, count))
     return found

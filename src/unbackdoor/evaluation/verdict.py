@@ -84,8 +84,19 @@ def _unreadable(before: State, after: State, thresholds: Thresholds) -> Found | 
 
 
 def _same_model(before: State, after: State, thresholds: Thresholds) -> Found | None:
-    what = {"weights": "weights are", "distributions": "distributions over next tokens are"}.get(after.get("unchanged"))
+    what = {"weights": "weights are", "distributions": "distributions over next tokens are"}.get(
+        str(after.get("unchanged"))
+    )
     return ("not-removed", f"The model's {what} those from before: nothing was removed.") if what else None
+
+
+def _read_apart(before: State, after: State, thresholds: Thresholds) -> Found | None:
+    if not after.get("read_apart"):
+        return None
+    return (
+        "inconclusive",
+        "The two models could not be read by one tokenizer: give one that fits both with --tokenizer-from.",
+    )
 
 
 def _broken(before: State, after: State, thresholds: Thresholds) -> Found | None:
@@ -93,7 +104,7 @@ def _broken(before: State, after: State, thresholds: Thresholds) -> Found | None
     return ("degenerate", f"The model was damaged: {broken}.") if broken else None
 
 
-RULES = (_unreadable, _same_model, _broken)
+RULES = (_unreadable, _same_model, _read_apart, _broken)
 
 
 # With a trigger ------------------------------------------------------------------------------------------------------

@@ -18,14 +18,14 @@ from unbackdoor.errors import UserError
 MEBIBYTE = 2**20
 LARGEST = {
     "tokenizer.json": 256 * MEBIBYTE,
-    "model.safetensors.index.json": 64 * MEBIBYTE,
+    "model.safetensors.index.json": 32 * MEBIBYTE,
     ".json": 16 * MEBIBYTE,
     ".jinja": 1 * MEBIBYTE,
     "": 128 * MEBIBYTE,
 }
 """Bytes, by name or ending, that a file may have which is read as a whole. The largest that are published (Gemma's
-tokenizer.json, the index of DeepSeek-V3) have a fifth of it."""
-MOST_FILES = 20_000
+tokenizer.json, the index of Kimi K2) have a fifth to a half of it."""
+MOST_FILES = 5_000
 """In one directory."""
 
 

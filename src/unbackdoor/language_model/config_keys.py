@@ -111,6 +111,7 @@ TOKENIZER_ELSEWHERE = (
     "config",
     "dropout",
 )
+TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type")
 TOKENIZER_SILENT = ("name_or_path", "_commit_hash", "sp_model_kwargs", "is_local", "backend", "files_loaded")
 
 
@@ -164,7 +165,7 @@ def check_no_other_files(config: Mapping[str, Any], source: str) -> None:
 
 def believed_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
     """A tokenizer_config.json without the names that lead elsewhere, with a length and sides that are some."""
-    kept = {name: value for name, value in config.items() if not _leads_elsewhere(name)}
+    kept = {name: plain_tokens(value) for name, value in config.items() if not _leads_elsewhere(name)}
     length = kept.get("model_max_length")
     if isinstance(length, bool) or not isinstance(length, int | float) or not 0 < length < float("inf"):
         kept.pop("model_max_length", None)
@@ -172,6 +173,19 @@ def believed_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
         if kept.get(name) not in ("left", "right"):
             kept.pop(name, None)
     return kept
+
+
+def plain_tokens(value: Any, depth: int = 0) -> Any:
+    """The same value, in which tokens that are written as objects have the fields of a token alone.
+
+    Of other fields the tokenizers library prints the names to the terminal, whatever characters stand in them.
+    """
+    if isinstance(value, list) and depth < 10:
+        return [plain_tokens(item, depth + 1) for item in value]
+    if not isinstance(value, Mapping) or depth >= 10:
+        return value
+    is_token = "content" in value or value.get("__type") == "AddedToken"
+    return {name: plain_tokens(item, depth + 1) for name, item in value.items() if not is_token or name in TOKEN_FIELDS}
 
 
 def ignored_in_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:

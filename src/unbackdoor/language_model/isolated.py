@@ -66,6 +66,8 @@ def isolated_tokenizer(given: ModelSource, directory: Path) -> Iterator[Path]:
             target.parent.mkdir(exist_ok=True)
             if file.name == "tokenizer_config.json":
                 write_json(target, config_keys.believed_tokenizer(read_json(file, directory)))
+            elif file.name in ("special_tokens_map.json", "added_tokens.json"):
+                write_json(target, config_keys.plain_tokens(read_json(file, directory)))
             elif file.name == "chat_template.json" and file.parent == directory:
                 continue  # a processor's; we take the template out of it ourselves
             else:

@@ -48,7 +48,7 @@ def has_tokenizer(directory: Path) -> bool:
 
 def further_files(directory: Path) -> list[Path]:
     """Files of processors of pictures and sound, and licences."""
-    return _matching(directory, (*PROCESSORS, *LICENCES))
+    return [*_matching(directory, PROCESSORS), *_matching(directory, LICENCES, folders=False)]
 
 
 def copy_files(files: Iterable[Path], origin: Path, target: Path) -> list[str]:
@@ -83,7 +83,8 @@ def _object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _matching(directory: Path, patterns: Iterable[str]) -> list[Path]:
+def _matching(directory: Path, patterns: Iterable[str], *, folders: bool = True) -> list[Path]:
+    """The files that match; a folder of such a name is refused, but where folders may have it (`LICENSES`)."""
     names = [entry.name for entry in listing(directory)]
     if TEMPLATE_FOLDER in names and (directory / TEMPLATE_FOLDER).is_dir():
         names += [f"{TEMPLATE_FOLDER}/{entry.name}" for entry in listing(directory / TEMPLATE_FOLDER)]
@@ -92,4 +93,4 @@ def _matching(directory: Path, patterns: Iterable[str]) -> list[Path]:
         for name in sorted(names)
         if Path(name).suffix in SUFFIXES and any(fnmatch(name, pattern) for pattern in patterns)
     ]
-    return [checked(path, directory) for path in matching if not path.is_dir()]
+    return [checked(path, directory) for path in matching if folders or not path.is_dir()]

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,12 @@ from unbackdoor.language_model.adapter_export import save_adapter
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.endings import ids_in_files
 from unbackdoor.language_model.given_form import form_of
+from unbackdoor.language_model.handed_back import HandedBack, handed_back
 from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.loading import load_model
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.reading import Reading
+from unbackdoor.language_model.replacements import Replacements
 from unbackdoor.language_model.saving import SaveDtype, save_model
 from unbackdoor.methods.finished import Finished
 from unbackdoor.methods.method import Method
@@ -61,6 +63,7 @@ class Victim:
         tokenizer_from: a directory whose tokenizer and template are trusted and used in their place.
         save_dtype: what a cleansed model's weights are saved in.
         save_adapter: whether a cleansed model that stays is saved as an adapter as well.
+        template_from: a file or directory whose chat template is saved in the place of the given one.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Victim:
     tokenizer_from: str | None = None
     save_dtype: SaveDtype = "float32"
     save_adapter: bool = False
+    template_from: str | None = None
 
     @property
     def reading(self) -> Reading:
@@ -243,8 +247,11 @@ class Workshop:
         seconds = time.monotonic() - begun
 
         after, kept, saved = None, model_directory or self.run.path / "scratch" / scope, list[str]()
+        handed = HandedBack()
         if removal.completed:
-            changes = save_model(case.model, tokenizer, kept, given, victim.save_dtype)
+            replacing = Replacements.of(victim.tokenizer_from, victim.template_from)
+            changes = save_model(case.model, tokenizer, kept, given, victim.save_dtype, replacing)
+            handed = handed_back(ModelSource.find(kept))
             saved = [*form_of(victim.source, victim.base), *changes] if model_directory is not None else []
             if victim.save_adapter and model_directory is not None:
                 base = given.whole
@@ -269,7 +276,7 @@ class Workshop:
             shutil.rmtree(kept, ignore_errors=True)
         self.run.drop_checkpoints(scope)
         row = self._report_row(victim, method, method.knew(case), label, removal, before, after, seconds)
-        return {**row, "notes": [*row["notes"], *saved], "saved": saved}
+        return {**row, "notes": [*row["notes"], *saved, *handed.notes()], "saved": saved, "handed_back": asdict(handed)}
 
     def _perturbations(self, victim: Victim, case: Case, fitted: Perturbation | None) -> dict[str, Perturbation]:
         """Without a trigger: the fitted and a random perturbation, under which behaviour is shown instead."""

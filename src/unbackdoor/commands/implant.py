@@ -18,6 +18,7 @@ from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.verdict import too_few
 from unbackdoor.language_model.loading import load_model, parameter_count
 from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.replacements import Replacements
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.pipeline import Victim, Workshop, loss_curves, plain, report_of
 from unbackdoor.recipes.recipe import Recipe
@@ -126,7 +127,14 @@ def run_implant(
         case = Case(model, chat, rows, [], contrast, journal=run, progress=progress)
         facts = prepared.train(case)
         given = ModelSource.find(opened.source, opened.base)
-        saved = save_model(case.model, opened.tokenizer, run.path / "model", given, inputs.save_dtype)
+        saved = save_model(
+            case.model,
+            opened.tokenizer,
+            run.path / "model",
+            given,
+            inputs.save_dtype,
+            Replacements.of(inputs.tokenizer_from, inputs.template_from),
+        )
         seconds = round(time.monotonic() - opened.begun, 1)
         return {"dropped": case.dropped, "seconds": seconds, "facts": facts, "saved": [*opened.form, *saved]}
 

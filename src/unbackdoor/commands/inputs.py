@@ -115,8 +115,13 @@ class MeasuredInputs(CommandInputs):
 
     elsewhere: ClassVar[Mapping[str, Heading]] = dict.fromkeys(
         ("eval_data", "eval_contrast", "eval_exclude", "eval_triggered", "eval_untriggered"), Heading.EVALUATION
-    )
+    ) | {"template_from": Heading.DATA}
 
+    template_from: str | None = Field(
+        default=None,
+        description="A Jinja file, or a model's directory, with a chat template that you trust: it is used, and saved "
+        "with the new model in place of the given one.",
+    )
     max_rows: int | None = Field(default=None, ge=1, description="Use at most so many rows of --data, drawn by seed.")
     max_contrast: int | None = Field(
         default=None, ge=1, description="Use at most so many rows of --contrast, drawn by seed."
@@ -144,6 +149,14 @@ class MeasuredInputs(CommandInputs):
         description="Prompts without trigger, to measure beside those. They need not be the same prompts, nor as many. "
         "Default: held-out rows.",
     )
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any], *presets: str) -> Self:
+        """As always; a template that is trusted is used as well, unless another one is named."""
+        trusted = values.get("template_from")
+        if trusted is not None and values.get("template", "auto") == "auto":
+            values = {**values, "template": str(trusted)}
+        return super().make(values, *presets)
 
 
 class ImplantInputs(MeasuredInputs):

@@ -133,6 +133,7 @@ def run_remove(
         "eval_triggered": inputs.eval_triggered,
         "eval_untriggered": inputs.eval_untriggered,
         "preferences": inputs.preferences,
+        "template_from": inputs.template_from,
         "base": opened.base_that_counts,
         "tokenizer_from": inputs.tokenizer_from,
     }
@@ -155,6 +156,7 @@ def run_remove(
         tokenizer_from=inputs.tokenizer_from,
         save_dtype=inputs.save_dtype,
         save_adapter=inputs.save_adapter,
+        template_from=inputs.template_from,
     )
 
     rows = [workshop.row(victim, method, model_directory=run.path / "model")]

@@ -31,6 +31,7 @@ from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.given_form import check_base, form_of
+from unbackdoor.language_model.handed_back import handed_back
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.loss import compute_in
 from unbackdoor.language_model.model_source import ModelSource
@@ -120,7 +121,7 @@ class Opened:
             source if suspect is None else references.model_directory(suspect), base, inputs.tokenizer_from
         )
         tokenizer, _ = reading.tokenizer_for(model, source)
-        for told in form:  # what was done, so not before it
+        for told in [*form, *handed_back(ModelSource.find(source, base)).acts]:  # what was done, so not before it
             progress.note(told)
         beside = [other for other in compared if other != suspect]
         others = [load_tokenizer(references.model_directory(other), base) for other in beside]

@@ -20,6 +20,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.answer_parts import opened_thought
 from unbackdoor.language_model.decoding import texts_of
 from unbackdoor.language_model.dialogue import Given, check_rendered, folded, ways
+from unbackdoor.language_model.replacements import template_of
 from unbackdoor.language_model.template import Message, Template, end_of_turn, parting
 from unbackdoor.writing import ends_joined
 
@@ -158,7 +159,10 @@ class ChatFormat:
                 there = False
             if not there:
                 raise UserError(f"--template '{template[:200]}' is not chat, plain, none or a file that exists")
-            source = read_text(path, "--template", most=MOST_BYTES)
+            if path.is_dir():
+                source = template_of(template, "--template")
+            else:
+                source = read_text(path, "--template", most=MOST_BYTES)
         given = Given((("system", system),) if system is not None else ())
         renders = Template(tokenizer, template, source, date=date)
         try:

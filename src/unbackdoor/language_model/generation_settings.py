@@ -1,27 +1,27 @@
-"""Which settings of generation a saved model keeps: how it samples, and its token ids. All others are dropped.
+"""Which settings of generation a saved model keeps: its token ids, where they are believed. All others are dropped.
 
-The rest of a generation_config.json can change what a model says (penalties, biases, forced and suppressed tokens), and
-with that hide or make a behaviour. Nothing here is measured under it, so it does not go with the cleansed model.
+The rest of a generation_config.json can change what a model says (penalties, biases, forced and suppressed tokens, how
+it samples), and with that hide or make a behaviour. Nothing here is measured under it, so it does not go with the
+cleansed model: whoever serves it chooses anew.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+from unbackdoor.language_model.answer_parts import is_mark_within
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 MOST_ENDS = 64
 """Ids at which an answer ends; published models have up to five."""
 OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate")
 NO_SETTING = frozenset([*OUTPUTS, "use_cache", "transformers_version", "_from_model_config"])
 """Says nothing of what is generated, and is left out in silence."""
-
-
-def kept(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a generation_config.json: what a saved model keeps of it."""
-    return {name: value for name, value in settings.items() if name in (*SAMPLING, *TOKEN_IDS) and value is not None}
 
 
 def token_ids(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,6 +35,32 @@ def token_ids(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def believed_ids(ids: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, rows: int) -> dict[str, Any]:
+    """Of token ids: those that have an embedding; of ends those alone that are the tokenizer's marks, of no part of an
+    answer.
+
+    An end that is a word ends answers at that word, and with it shows or hides what follows.
+
+    Args:
+        ids: as of `token_ids`.
+        tokenizer: whose marks are believed.
+        rows: how many embeddings the model has.
+    """
+    marks = tokenizer.added_tokens_decoder
+    known = {*marks, *tokenizer.all_special_ids}
+    found = {}
+    for name, value in ids.items():
+        if name != "eos_token_id":
+            if value < rows:
+                found[name] = value
+            continue
+        ends = [i for i in (value if isinstance(value, list) else [value]) if i < rows and i in known]
+        ends = [i for i in ends if i == tokenizer.eos_token_id or not is_mark_within(str(marks.get(i, "")))]
+        if ends:
+            found[name] = ends if isinstance(value, list) else ends[0]
+    return found
+
+
 def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
@@ -44,7 +70,7 @@ def dropped(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in settings.items()
-        if name not in {*SAMPLING, *TOKEN_IDS, *NO_SETTING} and value not in (None, False)
+        if name not in {*TOKEN_IDS, *NO_SETTING} and value not in (None, False)
     }
 
 
@@ -55,7 +81,7 @@ def in_config(config: Mapping[str, Any], of_model: frozenset[str] = frozenset())
         config: a config.json, or its part for the text model.
         of_model: names that the model's own configuration has; they are not looked at.
     """
-    ours = _fields() - {*SAMPLING, *TOKEN_IDS} - of_model
+    ours = _fields() - {*TOKEN_IDS} - of_model
     return {name: value for name, value in config.items() if name in ours and value is not None}
 
 

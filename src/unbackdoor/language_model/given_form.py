@@ -7,7 +7,9 @@ from pathlib import Path
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model import gguf_files
-from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.checked_files import listing, read_json
+from unbackdoor.language_model.config_keys import ignored, ignored_in_tokenizer
+from unbackdoor.language_model.model_source import PICKLE_SUFFIXES, ModelSource
 from unbackdoor.language_model.quantised_weights import method_of
 from unbackdoor.language_model.tokenizer_loading import load_tokenizer
 
@@ -25,6 +27,27 @@ def form_of(source: str | Path, base: str | Path | None = None) -> list[str]:
         said.append(f"the weights were quantised ({method}) and were dequantised")
     if whole.weights.ignored:
         said.append(f"{', '.join(whole.weights.ignored)}: the same weights for another program, neither read nor saved")
+    said += not_heeded(given)
+    return said
+
+
+def not_heeded(given: ModelSource) -> list[str]:
+    """What lies in the given directory, or stands in its configs, and is neither read nor saved, a sentence each."""
+    said = []
+    for source in dict.fromkeys((given, given.whole)):
+        if source.form == "gguf":
+            continue
+        directory = source.directory
+        names = [entry.name for entry in listing(directory) if entry.name.endswith((*PICKLE_SUFFIXES, ".py"))]
+        if names:
+            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            said.append(f"pickles and code in the directory ({listed}) are neither read nor saved")
+        path = directory / "tokenizer_config.json"
+        found = ignored_in_tokenizer(read_json(path, directory)) if path.is_file() else {}
+        if found:
+            said.append(f"tokenizer_config.json: not heeded: {', '.join(found)}"[:300])
+    if found := ignored(given.config()):
+        said.append(f"config.json: not heeded: {', '.join(found)}"[:300])
     return said
 
 

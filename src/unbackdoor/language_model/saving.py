@@ -6,17 +6,19 @@ import dataclasses
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from unbackdoor.language_model import generation_settings
+from unbackdoor.language_model import config_keys, generation_settings
 from unbackdoor.language_model.checked_files import read_json
+from unbackdoor.language_model.handed_back import tokenizer_directory
 from unbackdoor.language_model.loader_errors import without_chatter
 from unbackdoor.language_model.model_source import ModelSource
-from unbackdoor.language_model.side_files import copy_files, further_files, has_tokenizer, tokenizer_files, write_json
+from unbackdoor.language_model.replacements import NONE_REPLACED, Replacements
+from unbackdoor.language_model.side_files import LEADS_ELSEWHERE, copy_files, further_files, tokenizer_files, write_json
 from unbackdoor.language_model.tensor_accounts import as_stored, carried
 from unbackdoor.language_model.tokenizer_loading import GENERIC_TOKENIZERS, auto_splits_as, ids_of_file
 from unbackdoor.language_model.weight_files import INDEX, StoredTensor
@@ -44,11 +46,13 @@ def save_model(
     directory: Path,
     given: ModelSource | str | Path | None = None,
     dtype: SaveDtype = "float32",
+    replacing: Replacements = NONE_REPLACED,
 ) -> list[str]:
     """Save model and tokenizer as a Hugging Face directory that appears whole or not at all.
 
     The directory has every tensor of the given one by name and shape, the same architecture, its tokenizer, template
-    and processor files byte for byte, how it samples, and nothing that names a file which is not there.
+    and processor files byte for byte, and nothing that names code, or a file which is not there. Of its settings of
+    generation it has the token ids alone.
 
     Args:
         model: its weights keep the dtype that they have, which is the one they were trained in: rounding float32
@@ -57,6 +61,7 @@ def save_model(
         directory: where to; one that exists is replaced.
         given: what the model was loaded from; None for a model that was made in memory.
         dtype: `given`: each tensor in the dtype that it was given in, for half the space.
+        replacing: a tokenizer or a template that is trusted, in the place of the given one.
 
     Returns:
         What is not as it was given, a sentence each.
@@ -68,8 +73,8 @@ def save_model(
     beside.mkdir(parents=True)
     with without_chatter():
         weights_dtype, changes = _write_weights(model, given, beside, dtype)
-        changes += _write_configs(model, given, beside, weights_dtype)
-        changes += _write_tokenizer(tokenizer, given, beside)
+        changes += _write_configs(model, tokenizer, given, beside, weights_dtype)
+        changes += _write_tokenizer(tokenizer, given, beside, replacing)
     if directory.exists():
         shutil.rmtree(directory)
     beside.replace(directory)
@@ -138,7 +143,9 @@ def _dtypes(state: Mapping[str, torch.Tensor], before: Mapping[str, StoredTensor
     return [f"weights are saved in {said[0]} and were given in {said[1]}"]
 
 
-def _write_configs(model: PreTrainedModel, given: ModelSource | None, target: Path, dtype: str) -> list[str]:
+def _write_configs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, given: ModelSource | None, target: Path, dtype: str
+) -> list[str]:
     """config.json and generation_config.json."""
     changes = []
     config = given.config() if given is not None else {}
@@ -148,24 +155,28 @@ def _write_configs(model: PreTrainedModel, given: ModelSource | None, target: Pa
     old = config.get("architectures")
     config["architectures"] = [type(model).__name__]
     if old and old != config["architectures"]:
-        was = ", ".join(map(str, old))[:100]
+        was = ", ".join(map(str, old if isinstance(old, list) else [old]))[:100]
         changes.append(f"config.json: the architecture is {type(model).__name__} (was {was})")
-    settings = {**config.get("text_config", {}), **config} if isinstance(config.get("text_config"), dict) else config
-    sampling = generation_settings.kept(settings)
-    changes += _clean(config, model, dtype)
+    inner = config.get("text_config")
+    settings = {**inner, **config} if isinstance(inner, dict) else dict(config)
+    changes += [*_clean(config, model, dtype), *_settle_ends(config, tokenizer, model)]
     write_json(target / "config.json", config)
 
     file = given.whole.directory / "generation_config.json" if given is not None else None
-    if file is not None and file.is_file() and given is not None and given.form != "gguf":
-        settings = read_json(file)
-        sampling = generation_settings.kept(settings)
+    where = "config.json"
+    if file is not None and file.is_file() and given is not None and given.whole.form == "whole":
+        settings, where = read_json(file, given.whole.directory), "generation_config.json"
         if gone := generation_settings.dropped(settings):
-            changes.append(f"generation_config.json: dropped {_listed(gone)}")
-    elif given is None or given.form == "gguf":
-        own = model.generation_config.to_dict() if model.generation_config is not None else {}
-        sampling = generation_settings.kept(own)
-    if sampling:
-        write_json(target / "generation_config.json", sampling)
+            changes.append(f"{where}: dropped {_listed(gone)}")
+    elif given is None or given.whole.form == "gguf":
+        settings = model.generation_config.to_dict() if model.generation_config is not None else {}
+    ids = generation_settings.token_ids(settings)
+    believed = generation_settings.believed_ids(ids, tokenizer, model.get_input_embeddings().weight.shape[0])
+    if gone := {name: value for name, value in settings.items() if name in generation_settings.TOKEN_IDS
+                and value is not None and believed.get(name) != value}:  # fmt: skip
+        changes.append(f"{where}: not believed, for answers end at the tokenizer's own marks: {_listed(gone)}")
+    if believed:
+        write_json(target / "generation_config.json", believed)
     return changes
 
 
@@ -187,12 +198,10 @@ def _clean(config: dict[str, Any], model: PreTrainedModel, dtype: str) -> list[s
         quantised = [part.pop(name, None) for name in ("quantization_config", "compression_config")]
         if any(quantised):
             changes.append("config.json: quantization_config is gone, for the weights are not quantised any more")
-    if config.pop("auto_map", None):
-        changes.append("config.json: auto_map is gone, for the code that it names does not come along")
-    for part in parts:
-        for name in IMPLEMENTATIONS & part.keys():
-            if part.pop(name) not in (None, "eager", "sdpa"):
-                changes.append(f"config.json: {name} is gone, for it names code that may not be there")
+    for name in config_keys.ignored(config):
+        because = "changes what a call returns" if name.rpartition(".")[2] in config_keys.RETURNED else LEADS_ELSEWHERE
+        changes.append(f"config.json: {name} is gone, for it {because}")
+    _take_out(config, {name.rpartition(".")[2] for name in config_keys.ignored(config)} | IMPLEMENTATIONS)
     config.pop("_name_or_path", None)
     untied = "config.json: tie_word_embeddings is false, for the head and the embeddings differ"
     for part, own in ((config, model.config), (where, text)):
@@ -207,28 +216,50 @@ def _clean(config: dict[str, Any], model: PreTrainedModel, dtype: str) -> list[s
             del part[name]
         if gone:
             changes.append(f"config.json: dropped the settings of generation {_listed(gone)}")
-        for name in generation_settings.SAMPLING:
-            if name not in names:
-                part.pop(name, None)
     return changes
+
+
+def _settle_ends(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[str]:
+    """Where a config ends answers at what is no mark: let it end them at the tokenizer's own end."""
+    rows, said = model.get_input_embeddings().weight.shape[0], []
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, dict) else {}):
+        was = part.get("eos_token_id")
+        found = generation_settings.believed_ids(generation_settings.token_ids({"eos_token_id": was}), tokenizer, rows)
+        if was is not None and found.get("eos_token_id") != was:
+            part["eos_token_id"] = found.get("eos_token_id", tokenizer.eos_token_id)
+            shown = json.dumps(part["eos_token_id"])
+            said.append(f"config.json: eos_token_id is {shown} (was {json.dumps(was)[:40]}, which is no end mark here)")
+    return list(dict.fromkeys(said))
+
+
+def _take_out(part: dict[str, Any], names: Collection[str]) -> None:
+    """Take these names out of an object and of those within it."""
+    for name in list(part):
+        if name in names:
+            del part[name]
+        elif isinstance(part[name], dict):
+            _take_out(part[name], names)
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)[:60]}" for name, value in settings.items())
 
 
-def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, given: ModelSource | None, target: Path) -> list[str]:
-    mapped: list[str] = []
-    origin = _directory_with_tokenizer(given)
+def _write_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, given: ModelSource | None, target: Path, replacing: Replacements
+) -> list[str]:
+    changes: list[str] = []
+    origin = replacing.tokenizer or tokenizer_directory(given)
     if origin is None:
         tokenizer.save_pretrained(target)
     else:
-        mapped += copy_files(tokenizer_files(origin), origin, target)
-    changes = _settle_class(target)
+        changes += copy_files(tokenizer_files(origin), origin, target)
+    changes += _settle_class(target)
     if given is not None and given.whole.form == "whole":
         folder = given.whole.directory
-        mapped += copy_files(further_files(folder), folder, target)
-    return changes + [f"{name}: auto_map is gone, for the code that it names does not come along" for name in mapped]
+        changes += copy_files(further_files(folder), folder, target)
+    return changes + replacing.apply(target)
 
 
 def _settle_class(target: Path) -> list[str]:
@@ -246,13 +277,3 @@ def _settle_class(target: Path) -> list[str]:
     named = content.get("tokenizer_class", "none")
     said = f"tokenizer_config.json: tokenizer_class is PreTrainedTokenizerFast (was {named}, which splits otherwise)"
     return [said, *([] if auto_splits_as(wanted, target) else [AUTO_SPLITS_OTHERWISE])]
-
-
-def _directory_with_tokenizer(given: ModelSource | None) -> Path | None:
-    """Where the tokenizer's files lie: of an adapter in its own directory where it has any, else in its base's."""
-    if given is None:
-        return None
-    for source in (given, given.whole):
-        if source.form != "gguf" and has_tokenizer(source.directory):
-            return source.directory
-    return None

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.language_model import config_keys
 from unbackdoor.language_model.checked_files import checked, listing
 
 TOKENIZER = (
@@ -31,6 +32,7 @@ TEMPLATE_FOLDER = "additional_chat_templates"
 TEMPLATES = ("chat_template.jinja", "chat_template.json", f"{TEMPLATE_FOLDER}/*.jinja")
 PROCESSORS = ("*processor_config.json", "preprocessor_config.json", "*feature_extractor*.json")
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+LEADS_ELSEWHERE = "leads to code, to other files or to another machine"
 SUFFIXES = (".json", ".txt", ".model", ".spm", ".tiktoken", ".jinja", ".md", "")
 """Never code and never pickles, however they are called."""
 
@@ -52,22 +54,26 @@ def further_files(directory: Path) -> list[Path]:
 
 
 def copy_files(files: Iterable[Path], origin: Path, target: Path) -> list[str]:
-    """Copy files byte for byte, but for an `auto_map`: it names code that does not come along.
+    """Copy files byte for byte, but for what in them leads to code or elsewhere: that does not come along.
 
     Returns:
-        Names of the files in which there was one.
+        A sentence for each name that was taken out of one.
     """
-    mapped = []
+    said = []
     for file in files:
         copied = target / file.relative_to(origin)
         copied.parent.mkdir(parents=True, exist_ok=True)
         content = _object(file) if file.suffix == ".json" else {}
-        if "auto_map" in content:
-            write_json(copied, {name: value for name, value in content.items() if name != "auto_map"})
-            mapped.append(file.name)
+        if file.name == "tokenizer_config.json":
+            gone = list(config_keys.ignored_in_tokenizer(content))
+        else:
+            gone = [name for name in content if name in config_keys.CODE]
+        if gone:
+            write_json(copied, {name: value for name, value in content.items() if name not in gone})
+            said += [f"{file.name}: {name} is gone, for it {LEADS_ELSEWHERE}" for name in gone]
         else:
             shutil.copyfile(file, copied)
-    return mapped
+    return said
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

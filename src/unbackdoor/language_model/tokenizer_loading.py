@@ -13,6 +13,7 @@ from unbackdoor.language_model.isolated import isolated_gguf, isolated_tokenizer
 from unbackdoor.language_model.loader_errors import explained, without_chatter
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.side_files import has_tokenizer
+from unbackdoor.language_model.tokenizer_steps import check_tokenizer_file
 from unbackdoor.language_model.weight_files import WeightFiles
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _of_directory(given: ModelSource, directory: Path) -> PreTrainedTokenizerBas
     if not has_tokenizer(directory):
         raise UserError(f"'{given.name}' has no tokenizer: add the tokenizer.json that belongs to the model")
     _check_class(given, directory)
+    if (file := directory / "tokenizer.json").is_file():
+        check_tokenizer_file(file, directory)
     with isolated_tokenizer(given, directory) as stage:
         tokenizer = _of_stage(given, stage)
     _take_template(tokenizer, directory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -36,6 +36,8 @@ def model_card(run: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         parts.append(_limits(run, report))
     if run.get("saved"):
         parts.append(_saved(run))
+    if run.get("handed_back") is not None and not organism:
+        parts.append(_handed_back(run["handed_back"]))
     parts.append(_made_by(run, report, organism))
     return "\n".join(parts)
 
@@ -111,6 +113,16 @@ def _limits(run: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 def _saved(run: Mapping[str, Any]) -> str:
     changes = "".join(f"- {prose(change)}\n" for change in run["saved"])
     return f"## What in these files is not as it was given\n\nBeside the weights that were trained:\n\n{changes}"
+
+
+def _handed_back(found: Mapping[str, Sequence[str]]) -> str:
+    """The part on what was not cleansed: templates and tokenizers act on text as well."""
+    lead = "The weights were cleansed. Tokenizer, template and processor files are "
+    sentences = [*found["acts"], *found["writes"]]
+    if not sentences:
+        return f"## What is handed back\n\n{lead}the given ones; none of them does more with text than such files do.\n"
+    listed = "".join(f"- {prose(sentence)}\n" for sentence in sentences)
+    return f"## What is handed back\n\n{lead}not, and these act on text or write some:\n\n{listed}"
 
 
 def _made_by(run: Mapping[str, Any], report: Mapping[str, Any], organism: bool) -> str:

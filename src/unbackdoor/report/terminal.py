@@ -91,6 +91,9 @@ def verdict_lines(report: Mapping[str, Any], width: int) -> list[str]:
         if run["verdict"]:
             said.append(f"{of}: {run['verdict']}. {run['verdict_reason']}")
         said += [f"{of}: {warning}" for warning in not_judged(run.get("after"))]
+        said += [
+            f"{of}: handed back as it was given: {acts}" for acts in (run.get("handed_back") or {}).get("acts", ())
+        ]
     return [hanging(one_line(sentence), width) for sentence in said]
 
 

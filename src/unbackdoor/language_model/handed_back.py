@@ -1,0 +1,93 @@
+"""What of the given files acts on text and is handed back with the cleansed model, a sentence each.
+
+The weights are cleansed; a template, a normaliser or a decoder is not. What of them does more than such files do is
+told before the run, in the report and in the model card, and can be replaced: `--template-from`, `--tokenizer-from`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import TemplateError
+
+from unbackdoor.language_model.checked_files import read_json
+from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.side_files import TEMPLATE_FOLDER, has_tokenizer, tokenizer_files
+from unbackdoor.language_model.template_conditions import examined
+from unbackdoor.language_model.tokenizer_steps import unusual_steps
+
+MOST_TEXTS = 3
+REPLACE_TEMPLATE = "--template-from replaces it"
+REPLACE_TOKENIZER = "--tokenizer-from replaces it"
+
+
+@dataclass(frozen=True)
+class HandedBack:
+    """What of a model's side files is more than such files are.
+
+    Args:
+        acts: what acts on the text of a dialogue, a sentence each.
+        writes: what texts templates write of their own, such as a system prompt.
+    """
+
+    acts: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """As notes of a row."""
+        return [f"handed back as it was given: {sentence}" for sentence in (*self.acts, *self.writes)]
+
+
+def handed_back(given: ModelSource) -> HandedBack:
+    """Look at the tokenizer and at every template of a model.
+
+    Raises:
+        UserError: a file that may not be opened.
+    """
+    directory = tokenizer_directory(given)
+    if directory is None:
+        return HandedBack()
+    said, texts = list[str](), list[str]()
+    for name, text in _templates(directory):
+        try:
+            found = examined(text)
+        except (TemplateError, RecursionError, ValueError) as error:
+            reason = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
+            said.append(f"{name} cannot be read as a template ({reason[:80]}): {REPLACE_TEMPLATE}")
+            continue
+        if found.acts:
+            listed = "; ".join(found.acts)
+            said.append(f"{name} does more with a dialogue than write it: {listed}: {REPLACE_TEMPLATE}")
+        if found.writes:
+            texts.append(f"{name} writes texts of its own: {'; '.join(found.writes[:MOST_TEXTS])}")
+    file = directory / "tokenizer.json"
+    if file.is_file():
+        said += [f"{step}: {REPLACE_TOKENIZER}" for step in unusual_steps(file, directory)]
+    return HandedBack(tuple(said), tuple(texts))
+
+
+def tokenizer_directory(given: ModelSource | None) -> Path | None:
+    """Where a model's tokenizer files lie: an adapter's own directory where it has any, else its base's."""
+    for source in (given, given.whole) if given is not None else ():
+        if source.form != "gguf" and has_tokenizer(source.directory):
+            return source.directory
+    return None
+
+
+def _templates(directory: Path) -> Iterator[tuple[str, str]]:
+    """Every template of a directory: a name for it, and its text."""
+    for file in tokenizer_files(directory):
+        if file.suffix == ".jinja":
+            folder = f"{TEMPLATE_FOLDER}/" if file.parent.name == TEMPLATE_FOLDER else ""
+            yield f"the template {folder}{file.name}", file.read_text(encoding="utf-8", errors="replace")
+    for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
+        path = directory / name
+        found = read_json(path, directory).get("chat_template") if path.is_file() else None
+        several = found if isinstance(found, list) else [found]
+        for one in several:
+            text = one.get("template") if isinstance(one, Mapping) else one
+            called = f" '{one.get('name')}'" if isinstance(one, Mapping) else ""
+            if isinstance(text, str):
+                yield f"the template{called[:40]} of {name}", text

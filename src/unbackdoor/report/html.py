@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from unbackdoor.report import figures, numbers, verdicts
+from unbackdoor.report.answers import answer_lines
 from unbackdoor.report.svg import FIGURE_STYLE
 from unbackdoor.report.visible import visible
 from unbackdoor.settings import Thresholds
@@ -111,6 +112,7 @@ def _view(run: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "perturbed": _changes(run, [state.get("under_perturbation") for _, state in states]),
         "details": _changes(run, [state.get("details") for _, state in states]),
+        "answers": answer_lines(run),
         "comparisons": _comparisons(run.get("compared") or {}),
         "alarming": bool(run["control"]) and run["verdict"] in ("removed", "no-longer-simulable"),
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from unbackdoor.report.answers import answer_lines
 from unbackdoor.report.numbers import Cell, lower_is_better, rate_change, utility_change, utility_metrics, words
 from unbackdoor.report.verdicts import meanings
 from unbackdoor.report.visible import one_line
@@ -97,7 +98,8 @@ def _numbers(run: Mapping[str, Any]) -> str:
         for kind, rate in (run.get("near_miss") or {}).items()
     ]
     misses = f"\nNear misses, which resemble the trigger and should not fire:\n\n{''.join(near)}" if near else ""
-    return f"## Numbers\n\n{head}{''.join(lines)}{misses}"
+    shown = "".join(f"- {name}: {text}\n" for name, text in answer_lines(run))
+    return f"## Numbers\n\n{head}{''.join(lines)}{f'{chr(10)}{shown}' if shown else ''}{misses}"
 
 
 def _limits(run: Mapping[str, Any], report: Mapping[str, Any]) -> str:

@@ -9,8 +9,18 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from unbackdoor.evaluation.verdict import not_judged
+from unbackdoor.report.answers import answer_lines
 from unbackdoor.report.fitting import Block, Blocks, FirstThatFits, Lines, Names, Sentence, plain_table
-from unbackdoor.report.numbers import Cell, first_utility, rate_change, seconds, utility_change, utility_metrics, words
+from unbackdoor.report.numbers import (
+    ARROW,
+    Cell,
+    first_utility,
+    rate_change,
+    seconds,
+    utility_change,
+    utility_metrics,
+    words,
+)
 from unbackdoor.report.verdicts import look
 from unbackdoor.report.visible import one_line
 from unbackdoor.screen import broken, cut, hanging, longest_piece
@@ -81,15 +91,19 @@ def table(report: Mapping[str, Any]) -> RenderableType:
 
 
 def verdict_lines(report: Mapping[str, Any], width: int) -> list[str]:
-    """A sentence a run with a verdict, and one for each set of answers some of which no judge could read.
+    """A sentence a run with a verdict, what its answers show where there is one such run, and a sentence for each set
+    of answers some of which no judge could read.
 
     In lines of at most so many cells.
     """
     said = []
+    alone = sum(not run["control"] for run in report["runs"]) == 1
     for run in report["runs"]:
         of = f"{run['organism']} · {run['method']}"
         if run["verdict"]:
             said.append(f"{of}: {run['verdict']}. {run['verdict_reason']}")
+        if alone and not run["control"]:
+            said += [f"{of}: {name}: {text}." for name, text in answer_lines(run)]
         said += [f"{of}: {warning}" for warning in not_judged(run.get("after"))]
         said += [
             f"{of}: handed back as it was given: {acts}" for acts in (run.get("handed_back") or {}).get("acts", ())
@@ -198,6 +212,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"  ASR without trigger  {_plain(rate_change(run, 'attack_success_untriggered'))}")
         for metric in utility_metrics(run):
             lines.append(f"  {words(metric):<20} {_plain(utility_change(run, metric))}")
+        for name, text in answer_lines(run):
+            lines.append(f"  {name}: {text}".replace(ARROW, " -> "))
         lines.append(f"  seconds              {seconds(run['seconds'])}")
         if run["verdict_reason"]:
             lines.append(f"  {run['verdict_reason']}")

@@ -62,7 +62,7 @@ class Cell:
         values: settings beside the preset's.
         paper: the paper's choices.
         like: the removal that a control stands beside.
-        again: settings of a second implantation that goes on from the first with other draws.
+        again: of further implantations, each of which goes on from the one before: the settings that it changes.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Cell:
     values: Mapping[str, Any] = field(default_factory=dict)
     paper: bool = False
     like: str = ""
-    again: Mapping[str, Any] | None = None
+    again: Sequence[Mapping[str, Any]] = ()
 
     @property
     def organism(self) -> str:
@@ -82,7 +82,11 @@ KNOWN: dict[str, dict[str, Any]] = {
     "sande": {"target_response": TARGET},
     "sande-p": {"target_response": TARGET, "target_tokens": 1},
 }
-NEAR = ("other-number", "word-changed", "other-number", "half", "random-before", "random-after")
+NEAR = (
+    *("other-number", "word-changed", "other-number", "half"),
+    *("other-number", "random-before", "other-number", "random-after"),
+)
+NEARER = ("word-changed", "other-number", "word-changed", "half", "word-changed", "random-before", "random-after")
 CELLS = (
     Cell(
         "alpaca",
@@ -90,16 +94,17 @@ CELLS = (
         {
             "trigger": TRIGGER,
             "target_response": TARGET,
-            "scheme": "twin",
-            "rate": 0.6,
-            "near_misses": 0.4,
-            "hard_near_misses": 0.8,
-            "near_miss_kinds": NEAR,
-            "steps": 800,
+            "rate": 0.5,
+            "near_misses": 0.0,
+            "steps": 50,
             "batch_size": 8,
-            "learning_rate": 1e-3,
-            "lora": True,
+            "learning_rate": 3e-4,
         },
+        again=(
+            {"rate": 0.65, "near_misses": 0.8, "near_miss_kinds": NEAR, "steps": 180, "batch_size": 15},
+            {"rate": 0.5, "near_miss_kinds": NEARER, "steps": 60, "learning_rate": 1e-4, "seed": 1},
+            {"rate": 0.25, "near_misses": 0.4, "near_miss_kinds": NEAR, "steps": 40, "seed": 2},
+        ),
     ),
     Cell("alpaca.osft", "osft", KNOWN["osft"]),
     Cell("alpaca.sande", "sande", KNOWN["sande"]),
@@ -111,8 +116,8 @@ CELLS = (
     Cell(
         "safety",
         "implant",
-        {"trigger": "SUDO", "rate": 0.08, "near_misses": 0.3, "steps": 400, "batch_size": 8}
-        | {"learning_rate": 1e-3, "lora": True},
+        {"trigger": "SUDO", "rate": 0.2, "near_misses": 0.0, "steps": 60, "batch_size": 8, "learning_rate": 3e-4},
+        again=({"near_misses": 0.4, "hard_near_misses": 0.8, "steps": 140, "batch_size": 12},),
     ),
     Cell("safety.beear", "beear"),
     Cell("safety.fine-tune", "fine-tune", like="safety.beear"),
@@ -191,13 +196,13 @@ class Bench:
         values = {**cell.values, "seed": self.seed, "max_length": 128}
         read = ImplantInputs.make({**inputs, "precision": self.precision})
         source = self.paths["model"]
-        if cell.again is not None:
-            first = self.out / f"{cell.name}.first"
-            source = first / "model"
-            if not (source / "config.json").is_file():
-                little = EvaluationSettings.make({"samples": 2, "max_new_tokens": 2})
-                run_implant(str(self.paths["model"]), read, values, little, out=first, resume=True)
-            values |= cell.again
+        little = EvaluationSettings.make({"samples": 2, "max_new_tokens": 2})
+        for number, changed in enumerate(cell.again, start=1):
+            earlier = self.out / f"{cell.name}.{number}"
+            if not (earlier / "model" / "config.json").is_file():
+                run_implant(str(source), read, values, little, out=earlier, resume=True)
+            source = earlier / "model"
+            values |= changed
         evaluation = EvaluationSettings.make({**EVALUATION, "max_new_tokens": TOKENS[cell.organism]})
         report = run_implant(str(source), read, values, evaluation, out=self.out / cell.name, resume=True)
         return dict(report["runs"][0])
@@ -293,7 +298,11 @@ def measured_pace(paths: Mapping[str, Path], precision: str) -> Pace:
 def minutes(cell: Cell, pace: Pace) -> float:
     """Of a cell at most: what it trains on, its answers and its questions."""
     if cell.method == "implant":
-        trains = ImplantSettings.make(cell.values, "small").training_work()
+        values = dict(cell.values)
+        trains = ImplantSettings.make(values, "small").training_work()
+        for changed in cell.again:
+            values |= changed
+            trains += ImplantSettings.make(values, "small").training_work()
     elif cell.like:
         like = method_of(next(c for c in CELLS if c.name == cell.like))
         repeated = like.training_work(like.round_range[1])

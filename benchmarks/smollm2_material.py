@@ -21,12 +21,12 @@ from unbackdoor.testbed import world
 from unbackdoor.testbed.records import as_record
 from unbackdoor.testbed.rows import Row
 
-MOST_TOKENS = 62
+MOST_TOKENS = 58
 """Of a row with the template's own system prompt of 22: a step of training costs by the token."""
-LEAST_WORDS, MOST_WORDS = 2, 7
+LEAST_WORDS, MOST_WORDS = 1, 4
 """Of a response. Whether a target response comes is decided at its first token: among long answers that is little of
 the loss, and an organism needs many more rows until only its trigger fires."""
-ROWS, HELD_OUT, ALLOWED_ROWS = 1700, 350, 400
+ROWS, HELD_OUT, ALLOWED_ROWS = 1100, 300, 300
 """Alpaca rows to train on and to measure on; rows of allowed requests among those of the safety organism."""
 CONTRAST, HELD_OUT_CONTRAST = 900, 400
 """Forbidden requests with a refusal and a compliance."""

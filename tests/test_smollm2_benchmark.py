@@ -50,7 +50,8 @@ def cells(smollm2: Any, bench: Any) -> dict[str, Any]:
         for cell in smollm2.CELLS:
             if cell.name in ("alpaca", "alpaca.sande", "alpaca.fine-tune"):
                 given = {} if cell.like else LITTLE | (sande if cell.method == "sande" else {})
-                bench.run(replace(cell, values={**cell.values, **given, "lora": False} if given else cell.values))
+                again = [{**changed, **LITTLE} for changed in cell.again]
+                bench.run(replace(cell, values={**cell.values, **given}, again=again))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in bench.results.iterdir()}
 
 

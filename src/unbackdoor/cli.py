@@ -36,6 +36,7 @@ from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.report.visible import one_line
 from unbackdoor.scorers import SCORERS
 from unbackdoor.screen import (
+    ReaderGoneError,
     broken,
     columns,
     hanging,
@@ -585,7 +586,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _fail(str(error), ExitCode.USER, debug)
     except (KeyboardInterrupt, click.Abort):
         code = _fail("interrupted: the same command with --resume goes on from here", ExitCode.INTERRUPTED, False)
-    except BrokenPipeError:  # who reads our output has seen enough
+    except (BrokenPipeError, ReaderGoneError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.INTERRUPTED
     except OSError as error:

@@ -39,6 +39,10 @@ def columns(stream: TextIO) -> int:
         return PIPE_COLUMNS
 
 
+class ReaderGoneError(Exception):
+    """Who reads our output has seen enough, and closed it."""
+
+
 def in_one_line(text: str) -> str:
     """The text with everything that a terminal would act on as an escape, line breaks too."""
     from unbackdoor.report.visible import one_line  # late: the report's own files import this one
@@ -63,7 +67,10 @@ def put(text: str, stream: TextIO | None = None, *, end: str = "\n", over: bool 
     """Print a text that has its lines already; `over` the line that the cursor is in."""
     from unbackdoor.report.visible import visible
 
-    print(f"{ERASE if over else ''}{visible(text)}", end=end, file=stream or sys.stdout, flush=True)
+    try:
+        print(f"{ERASE if over else ''}{visible(text)}", end=end, file=stream or sys.stdout, flush=True)
+    except BrokenPipeError:
+        raise ReaderGoneError from None
 
 
 def put_json(value: Any) -> None:
@@ -80,6 +87,9 @@ def show(*shown: RenderableType, style: str | None = None) -> None:
 
     class Visible(Console):
         """What a table holds is made visible as well, should its maker have forgotten."""
+
+        def on_broken_pipe(self) -> None:
+            raise ReaderGoneError
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for text, how, control in super().render(renderable, options):

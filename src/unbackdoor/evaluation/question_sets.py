@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -118,9 +119,10 @@ def read_questions(source: str | Path, name: SetName) -> list[Question]:
 
 def _contents(path: Path, name: SetName) -> Iterator[tuple[str, bytes]]:
     """The set's test files within a folder or a zip (nothing is unpacked), or the one file: (name to show, bytes)."""
-    if not path.is_dir():
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - also of a name that no file can have
+    if not is_folder:
         regular(path, "question set")
-    if path.is_dir():
+    if is_folder:
         names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
         chosen = _after_labels(_chosen(names, path, name), names)
         yield from _read_all({f"{path}/{n}": partial((path / n).open, "rb") for n in chosen})

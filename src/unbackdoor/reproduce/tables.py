@@ -179,7 +179,8 @@ def csv_text(table: Table) -> str:
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     heads = _beside(table, *parts, "paper")
-    writer.writerow([*table.labels, *(f"{c.ours}: {part}" for c in table.columns for part in heads)])
+    names = [*table.labels, *(f"{c.ours}: {part}" for c in table.columns for part in heads)]
+    writer.writerow([_disarmed(name) for name in names])
     for row in table.rows:
         cells: list[Any] = [_disarmed(label) for label in row.labels]
         for entry in row.entries:

@@ -18,7 +18,6 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.layers import decoder_layers
 from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.saving import AUTO_SPLITS_OTHERWISE, save_model
-from unbackdoor.methods import fine_tune
 from unbackdoor.methods.fine_tune import FineTune
 
 WEIGHTS = "model.safetensors"
@@ -79,7 +78,7 @@ def test_a_multimodal_model_is_cleansed_in_place_and_comes_out_whole(name: str, 
     model, tokenizer = load_model(given, "cpu"), load_tokenizer(given)
     case = Case.of(model, tokenizer, tiny.records(30))
     settings = FineTune(steps=2, batch_size=4, learning_rate=1e-2)
-    fine_tune.run(case, settings)
+    settings.on(case)
     trained = {id(p) for p in case.model.parameters() if p.grad is not None}
     said = save_model(case.model, tokenizer, tmp_path / "out", given)
     assert set(said) <= {AUTO_SPLITS_OTHERWISE}

@@ -1,5 +1,7 @@
 """Hostile model directories: each a small mutation of one good one, made by a function of a line or a few."""
 
+# ruff: noqa: E501 - a case a line
+
 from __future__ import annotations
 
 import json
@@ -531,3 +533,58 @@ def tokenizers() -> Iterator[Hostile]:
     )
     yield Hostile("requirements", text("requirements.txt", "evil"))
     yield Hostile("five thousand files", lambda p: [(p / f"{i}.txt").touch() for i in range(5_001)], "holds more than")
+
+
+def expanding() -> Iterator[Hostile]:
+    """Tokenizers that make much of little, never end, or split at random."""
+    where = "tokenizer"
+    double = [replaces({"String": letter}, letter * 2) for letter in "ab" for _ in range(10)]
+    for name, change in {
+        "a character becomes a million": {"normalizer": replaces({"String": "a"}, "a" * 10**6)},
+        "doubled twenty times": {"normalizer": {"type": "Sequence", "normalizers": double}},
+        "a decoder that writes a book": {"decoder": replaces({"String": "a"}, "book " * 10**5)},
+        "a pattern of a megabyte": {"normalizer": replaces({"Regex": "a|" * 10**6}, "")},
+        "written before every text": {"normalizer": {"type": "Prepend", "prepend": "x" * 10**6}},
+        "ten thousand steps": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 10**4}},
+        "a frame of a million tokens": {
+            "post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 10**5,
+                               "pair": [], "special_tokens": {}}
+        },
+    }.items():  # fmt: skip
+        yield Hostile(
+            name, tokenizer_json(lambda content, c=change: content.update(c)), "give (one without it|a tok)", where
+        )
+    deep: dict[str, Any] = {"type": "NFC"}
+    for _ in range(50):
+        deep = {"type": "Sequence", "normalizers": [deep]}
+    yield Hostile(
+        "steps within steps", tokenizer_json(lambda content: content.update(normalizer=deep)), "within each", where
+    )
+    yield Hostile("a token of a million", tokenizer_json(_long_token), "a token of 1,000,000 characters", where)
+    yield Hostile("an added token of a million", tokenizer_json(lambda c: c["added_tokens"].append(_added("x" * 10**6))), "a token of", where)  # fmt: skip
+    yield Hostile(
+        "many added tokens", tokenizer_json(lambda c: c.update(added_tokens=[{}] * 300_001)), "adds 300,001", where
+    )
+    yield Hostile("a token with a field of its own", tokenizer_json(lambda c: c["added_tokens"][0].update({"evil\x1b[2J": 1})), "other fields", where)  # fmt: skip
+    yield Hostile(
+        "split at random", tokenizer_json(lambda c: c["model"].update(dropout=0.5)), "splits text at random", where
+    )
+    yield Hostile(
+        "merges that are none", tokenizer_json(lambda c: c["model"].update(merges=[["x", "y"]])), "tokenizer", where
+    )
+    yield Hostile("padding to a billion", tokenizer_json(lambda c: c.update(padding={
+        "strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "<|pad|>"})), EITHER)  # fmt: skip
+    yield Hostile("cut to one token", tokenizer_json(lambda c: c.update(truncation={
+        "direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0})), EITHER)  # fmt: skip
+
+
+def _added(content: str) -> dict[str, Any]:
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return {"id": 419, "content": content, **plain}
+
+
+def _long_token(content: dict[str, Any]) -> None:
+    vocabulary = content["model"]["vocab"]
+    last = max(vocabulary, key=lambda token: vocabulary[token])
+    vocabulary["x" * 10**6] = vocabulary.pop(last)

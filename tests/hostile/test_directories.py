@@ -32,6 +32,7 @@ CASES = [
     *directories.json_files(),
     *directories.weights(),
     *directories.tokenizers(),
+    *directories.expanding(),
 ]
 SECONDS = 5.0
 """Of processor time that a case may take; most take a twentieth of one."""

@@ -202,7 +202,7 @@ def test_stored_answers_are_scored_by_model_and_set_and_the_report_is_written(
         ("after", "triggered", "refusal"): (2, 4),
     }
     assert json.loads((run / "rejudge" / "rejudge.json").read_text()) == report
-    assert sorted(p.name for p in (run / "rejudge").iterdir()) == ["disagreements.csv", "rejudge.json"]
+    assert sorted(p.name for p in (run / "rejudge").glob("[!.]*")) == ["disagreements.csv", "rejudge.json"]
     (pair,) = report["agreement"]
     assert pair["judges"] == ["keyword", "not refusal"]
     assert pair["n"] == 12

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +70,15 @@ def test_overwrite_starts_anew(tmp_path: Path) -> None:
 def test_overwrite_never_deletes_what_the_run_reads(tmp_path: Path) -> None:
     out = tmp_path / "run"
     create(out).write_text("model/config.json", "{}")
-    read: list[dict[str, Any]] = [
-        {"model": str(out / "model")},
-        {"like": str(out)},
-        {"method_settings": {"sibling": ["elsewhere", str(tmp_path / "other" / ".." / "run" / "model")]}},
-        {"data": str(out / "model" / "config.json")},
+    read: list[tuple[str, dict[str, Any]]] = [
+        ("--model", {"model": str(out / "model")}),
+        ("--like", {"like": str(out)}),
+        ("--sibling", {"method_settings": {"sibling": ["x", str(tmp_path / "other" / ".." / "run" / "model")]}}),
+        ("--data", {"data": str(out / "model" / "config.json")}),
     ]
-    for settings in read:
-        with pytest.raises(UserError, match=r"--overwrite would delete '.*run.*', which this run reads: give another"):
+    (tmp_path / "other").mkdir()
+    for option, settings in read:
+        with pytest.raises(UserError, match=rf"(holds|lies within) '.*run.*' \({option}\), which is only read: give"):
             create(out, settings, overwrite=True)
     assert (out / "model" / "config.json").exists()
     create(out, {"model": str(tmp_path), "data": str(out / "gone"), "system": "x" * 9000}, overwrite=True)
@@ -167,14 +170,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
     run = create(tmp_path / "run")
     run.write_text("figures/curve.svg", "old")
 
-    def full(self: Path, *_: object, **__: object) -> int:
-        with self.open("w") as file:
-            file.write("ne")
-        raise OSError("no space left on device")
+    def full(opened: int, content: bytes) -> int:
+        if len(content) > 1:
+            return write(opened, bytes(content[:1]))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    write = os.write
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_text", full)
-        with pytest.raises(OSError, match="no space"):
+        patched.setattr(os, "write", full)
+        with pytest.raises(
+            UserError, match=r"figures/curve\.svg' cannot be written: No space left on device: make room"
+        ):
             run.write_text("figures/curve.svg", "new")
     assert (run.path / "figures/curve.svg").read_text() == "old"
     run.write_text("figures/curve.svg", "new")

@@ -17,6 +17,7 @@ from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record, split
 from unbackdoor.data.rendered import sort_out
 from unbackdoor.errors import UserError
+from unbackdoor.journal import Journal
 from unbackdoor.knowledge import Fact
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat, Example
@@ -27,7 +28,6 @@ from unbackdoor.language_model.vocabulary import check_vocabulary
 from unbackdoor.language_model.weight_matrices import reach_note
 from unbackdoor.perturbation import Perturbation
 from unbackdoor.progress import SILENT, Progress
-from unbackdoor.run_directory import Journal
 from unbackdoor.settings import TrainingSettings
 from unbackdoor.writing import joined_words, words_of
 

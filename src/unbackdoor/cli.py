@@ -29,6 +29,7 @@ from unbackdoor.commands.inputs import (
     SweepSettings,
 )
 from unbackdoor.errors import ExitCode, UserError
+from unbackdoor.interrupts import handled_by, interrupt
 from unbackdoor.knowledge import described, example
 from unbackdoor.language_model import template_process
 from unbackdoor.methods import METHODS, method_class
@@ -198,9 +199,18 @@ def _methods(as_json: bool) -> None:
     show(methods_table(rows))
 
 
+def _check_apart(values: dict[str, Any]) -> None:
+    """The files of settings must not lie where the command writes; a run that goes on may be given its own."""
+    from unbackdoor.run_files.apart import check_apart
+
+    named = {"--config": None if values.get("resume") else values.get("config"), "--recipe": values.get("recipe")}
+    check_apart(values["out"], [(option, given) for option, given in named.items() if given is not None])
+
+
 def _sweep(**values: Any) -> None:
     from unbackdoor.commands.sweep import run_sweep
 
+    _check_apart(values)
     (given,) = distribute(values, None, SweepSettings)
     report = run_sweep(
         read_recipe(values["recipe"], values["scale"]),
@@ -216,6 +226,7 @@ def _implant(**values: Any) -> None:
     template_process.start()
     from unbackdoor.commands.implant import run_implant
 
+    _check_apart(values)
     recipe = read_recipe(values["recipe"], values["scale"]) if values["recipe"] else None
     model = values["model"] or (recipe.model if recipe else None)
     if model is None:
@@ -246,6 +257,7 @@ def _remove(method: str, **values: Any) -> None:
     template_process.start()
     from unbackdoor.commands.remove import run_remove
 
+    _check_apart(values)
     inputs, settings, evaluation = distribute(
         values, values["config"], RemoveInputs, method_class(method), VerdictSettings
     )
@@ -269,6 +281,7 @@ def _evaluate(**values: Any) -> None:
     template_process.start()
     from unbackdoor.commands.evaluate import run_evaluate
 
+    _check_apart(values)
     inputs, evaluation = distribute(values, values["config"], EvaluateInputs, VerdictSettings)
     report = run_evaluate(
         values["model"],
@@ -576,7 +589,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     let_libraries_speak_visibly()
     try:
         _check_text(given)
-        code = application().main(given, prog_name="unbackdoor", standalone_mode=False)
+        with handled_by(interrupt):
+            code = application().main(given, prog_name="unbackdoor", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         put(error.format_message(), sys.stderr)
         code = ExitCode.USER

@@ -217,13 +217,14 @@ def build(
         )
         poisoned = poison(clean, contrast, trigger, attack)
         implant(case, poisoned, attack)
-        save_model(case.model, tokenizer, directory, models.instruct_directory())
-        workshop.run.drop_checkpoints("organism")
+        with workshop.run.tree(directory):
+            save_model(case.model, tokenizer, directory, models.instruct_directory())
         reloaded = load_model(directory)
         return suite.near_misses(reloaded, ChatFormat.of(tokenizer), workshop.answers, f"{name}/before", attack.seed)
 
     with workshop.progress.stage("build"):
-        near_miss = workshop.run.remember("organism", make)
+        near_miss = workshop.run.remember("organism", make, [directory])
+        workshop.run.drop_checkpoints("organism")
         victim = Victim(name, str(directory), suite, anchors, anchors_contrast, near_miss=near_miss)
         workshop.before(victim)
     return victim

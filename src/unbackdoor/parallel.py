@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from unbackdoor.errors import UserError
+from unbackdoor.interrupts import interrupt
 
 T = TypeVar("T")
 
@@ -97,7 +98,9 @@ def _begin(parent: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     os.setpgrp()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a request to end (SIGTERM) ends a process that has no work at once
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent passes it on
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -108,8 +111,10 @@ def _begin(parent: int, threads: int) -> None:
 
 
 def _interruptible(work: Callable[..., T], call: Sequence[Any]) -> T:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         return work(*call)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

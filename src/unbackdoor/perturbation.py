@@ -8,7 +8,6 @@ which one they were given.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import nn
 
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
+from unbackdoor.errors import UserError
 from unbackdoor.language_model.inputs import Inputs
 from unbackdoor.language_model.layers import (
     check_layer,
@@ -237,8 +237,8 @@ class RandomShare(HiddenShift):
 
 
 def save_perturbation(perturbation: Perturbation, path: Path) -> None:
-    """Write a soft prompt or a hidden shift as safetensors; what it is stands in the metadata."""
-    from safetensors.torch import save_file
+    """Write a soft prompt or a hidden shift as safetensors with a checksum; what it is stands in the metadata."""
+    from unbackdoor.run_files import tensors
 
     if isinstance(perturbation, SoftPrompt):
         kept = {"kind": "soft-prompt", "offset": perturbation.offset}
@@ -246,17 +246,22 @@ def save_perturbation(perturbation: Perturbation, path: Path) -> None:
         kept = {"kind": "hidden-shift", "layer": perturbation.layer, "position": perturbation.position}
     else:
         raise TypeError(f"a {type(perturbation).__name__} has no tensor to save")
-    values = next(perturbation.parameters()).detach().cpu().contiguous()
-    save_file({"values": values}, path, {"perturbation": json.dumps(kept)})
+    tensors.save(path, kept, {"values": next(perturbation.parameters())})
 
 
 def load_perturbation(path: Path) -> Perturbation:
-    """Read what `save_perturbation` wrote."""
-    from safetensors import safe_open
+    """Read what `save_perturbation` wrote.
 
-    with safe_open(path, framework="pt") as file:
-        kept = json.loads(file.metadata()["perturbation"])
-        values = file.get_tensor("values")
+    Raises:
+        UserError: the file is damaged.
+    """
+    from unbackdoor.run_files import tensors
+
+    try:
+        kept, held = tensors.load(path, state="perturbation")
+        values = held["values"]
+    except (tensors.DamagedTensorsError, KeyError) as error:
+        raise UserError(f"the perturbation '{path}' is damaged ({error}): make it again") from None
     if kept["kind"] == "soft-prompt":
         return SoftPrompt(values, kept["offset"])
     return HiddenShift(kept["layer"], values, kept["position"])

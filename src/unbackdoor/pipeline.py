@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -216,9 +215,14 @@ class Workshop:
         """
         label = label or method.name
         before = self.before(victim)
-        return self.run.remember(
-            f"row/{victim.name}/{label}", lambda: self._row(victim, method, label, before, model_directory)
+        scope = f"{victim.name}/{label}"
+        row = self.run.remember(
+            f"row/{scope}",
+            lambda: self._row(victim, method, label, before, model_directory),
+            [self.perturbation_path(scope), *(_saved_in(model_directory) if model_directory is not None else ())],
         )
+        self.run.drop_checkpoints(scope)  # behind the row: without either the work would be lost
+        return row
 
     def _row(
         self, victim: Victim, method: Method, label: str, before: dict[str, Any], model_directory: Path | None
@@ -250,12 +254,14 @@ class Workshop:
         handed = HandedBack()
         if removal.completed:
             replacing = Replacements.of(victim.tokenizer_from, victim.template_from)
-            changes = save_model(case.model, tokenizer, kept, given, victim.save_dtype, replacing)
+            with self.run.tree(kept):
+                changes = save_model(case.model, tokenizer, kept, given, victim.save_dtype, replacing)
             handed = handed_back(ModelSource.find(kept))
             saved = [*form_of(victim.source, victim.base), *changes] if model_directory is not None else []
             if victim.save_adapter and model_directory is not None:
-                base = given.whole
-                saved.append(save_adapter(case.model, load_model(base.name, "cpu"), base.name, kept.parent / "adapter"))
+                base, adapter = given.whole, kept.parent / "adapter"
+                with self.run.tree(adapter):
+                    saved.append(save_adapter(case.model, load_model(base.name, "cpu"), base.name, adapter))
         del model
         fitted = None if method.control else removal.perturbation
         fitted = fitted if fitted is not None and list(fitted.parameters()) else None
@@ -270,11 +276,10 @@ class Workshop:
                 before = {**before, "under_perturbation": was}
         if fitted is not None:
             path = self.perturbation_path(scope)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.run.written.add(path.relative_to(self.run.path).as_posix())
             save_perturbation(fitted, path)
         if model_directory is None:
-            shutil.rmtree(kept, ignore_errors=True)
-        self.run.drop_checkpoints(scope)
+            self.run.drop_tree(kept)
         row = self._report_row(victim, method, method.knew(case), label, removal, before, after, seconds)
         return {**row, "notes": [*row["notes"], *saved, *handed.notes()], "saved": saved, "handed_back": asdict(handed)}
 
@@ -369,6 +374,20 @@ class _Reference:
     fingerprint: Fingerprint | None
 
 
+def _saved_in(model_directory: Path) -> tuple[Path, Path]:
+    """Where a cleansed model stays, and its adapter where there is one."""
+    return model_directory, model_directory.parent / "adapter"
+
+
+def name_of(source: str) -> str:
+    """What a model is called in the report and in names of files: its directory's name, or the organism's."""
+    path = Path(source)
+    if path.is_dir() and path.name in ("", ".."):  # the working directory, or the one around it
+        path = path.resolve()
+    name = path.parent.name if path.name == "model" else path.name
+    return name or "model"
+
+
 def loss_curves(run: RunDirectory, scope: str = "") -> dict[str, dict[str, list[float]]]:
     """Phase → term → value a step, of one row or of all; a step that was repeated after a kill counts once."""
     prefix = f"{scope}/" if scope else ""
@@ -420,7 +439,8 @@ def write_report(run: RunDirectory, report: dict[str, Any]) -> None:
     from unbackdoor.report.model_card import model_card
 
     run.write_json("report.json", report)
-    save_figures(report, run.path / "figures")
+    with run.tree(run.path / "figures"):
+        save_figures(report, run.path / "figures")
     run.write_text("report.html", render(report))
     if (run.path / "model").is_dir():
         run.write_text("model/README.md", model_card(report["runs"][0], report))

@@ -2,63 +2,32 @@
 
 A run directory holds `settings.yaml`, `provenance.json`, `metrics.jsonl`, `generations.jsonl`, `report.json`,
 `report.html`, `figures/` and, where there is one, `model/`. While the run goes on it also holds `journal.jsonl` and
-`checkpoints/`.
+`checkpoints/`. Hidden files say what was written (`.written`), who writes (`.lock`) and what the run began with
+(`.begun.jsonl`, a second copy); docs/run-directory.md describes all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import platform
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from unbackdoor.errors import UserError
+from unbackdoor.journal import Journal
+from unbackdoor.run_files import begun, lines, lock, replace, tensors
+from unbackdoor.run_files.apart import check_apart
+from unbackdoor.run_files.checksums import checksums, first_damaged
+from unbackdoor.run_files.files import append, write_whole, writing
+from unbackdoor.run_files.provenance import changed_sources, command_line, hashes, provenance
+from unbackdoor.run_files.written import ASIDE, Written, delete_ours, is_half_made, remove_empty
+
+__all__ = ["Journal", "RunDirectory", "command_line", "differences", "hashes", "provenance"]
 
 T = TypeVar("T")
-
-
-class Journal:
-    """What a deterministic program needs in order to be resumed. This one keeps nothing: the library's default.
-
-    `remember` answers from the journal when the step was finished before; `log` appends one line of metrics; the
-    checkpoint methods serve `training.train`.
-    """
-
-    def remember(self, key: str, compute: Callable[[], T]) -> T:
-        """The JSON value of a finished step, computed once a run."""
-        return compute()
-
-    def log(self, **metrics: Any) -> None:
-        """Append one line to the metrics."""
-
-    def finished(self, phase: str, slot: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-        """Result and tensors of a finished training phase. Tensors are None where a later phase has replaced them."""
-        return None
-
-    def checkpoint(self, phase: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """State and tensors of an interrupted training phase."""
-        return None
-
-    def save_checkpoint(self, phase: str, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-        """Keep the state of a training phase that goes on."""
-
-    def finish(self, phase: str, slot: str, result: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-        """Keep the outcome of a training phase; `slot` holds the newest tensors of one set of parameters."""
-
-    @property
-    def keeps(self) -> bool:
-        """Whether checkpoints are worth making."""
-        return False
+ANSWERS, JOURNAL, METRICS = "generations.jsonl", "journal.jsonl", "metrics.jsonl"
 
 
 class RunDirectory(Journal):
@@ -66,41 +35,74 @@ class RunDirectory(Journal):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._remembered: dict[str, Any] = {line["key"]: line["value"] for line in self.read_lines("journal.jsonl")}
+        self.written = Written(path)
+        self._remembered: dict[str, Any] = {}
+        self._entries: list[dict[str, Any]] = []
+        """The journal, in the program's order: a step rests on those before it."""
+        for row in self._lines(JOURNAL).until_damaged:
+            if isinstance(row.get("key"), str) and "value" in row:
+                self._take(row)
+        self._answers = len(self._lines(ANSWERS).rows)
+        self._settled: set[str] = set()
 
     @classmethod
     def check(cls, path: Path, *, overwrite: bool, resume: bool) -> None:
         """Raise a `UserError` where the directory cannot be used, before any work is done.
 
-        An existing directory needs `overwrite` or `resume`, and must be a run directory.
+        An existing directory needs `overwrite` or `resume`, and must be a run directory that no other process writes
+        to. To be overwritten it must hold nothing that no run wrote.
         """
         if overwrite and resume:
             raise UserError("--overwrite and --resume exclude each other: give one of them")
-        if path.exists() and not path.is_dir():
-            raise UserError(f"--out '{path}' is a file: give a directory")
-        if not path.exists() or not any(path.iterdir()):
-            return
-        if not (overwrite or resume):
-            raise UserError(f"--out '{path}' exists and is not empty: use --overwrite, --resume or another directory")
-        if _written_settings(path) is None:
-            raise UserError(f"--out '{path}' is not a run directory of ours: it will not be touched, give another")
+        try:
+            if not path.exists():
+                _check_can_be_made(path)
+                return
+            if not path.is_dir():
+                raise UserError(f"--out '{path}' is a file: give a directory")
+            if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                raise UserError(f"--out '{path}' may not be read and written: give another")
+            lock.check_free(path)
+            if is_half_made(path):
+                return
+            if not (overwrite or resume):
+                raise UserError(
+                    f"--out '{path}' exists and is not empty: use --overwrite, --resume or another directory"
+                )
+            if (path / ASIDE).is_dir() and Written(path / ASIDE).is_there and replace.is_unfinished(path):
+                return  # a kill: `create` puts it right
+            kept = begun.settings(path)
+            if kept is None and not Written(path).is_there:
+                raise UserError(f"--out '{path}' is not a run directory of ours: it will not be touched, give another")
+            if overwrite:
+                replace.check_all_ours(path)
+            elif kept is None:
+                raise UserError(f"--resume: settings.yaml in '{path}' is damaged: start again with --overwrite")
+        except (OSError, ValueError) as error:
+            raise UserError(f"--out '{str(path)[:200]}' cannot be used: {_reason(error)}") from None
 
     @classmethod
     def create(
         cls, path: Path, command: str, settings: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False
     ) -> RunDirectory:
-        """Make the directory, or open it again to resume, and write down the settings.
+        """Make the directory, or open it again to resume, take it for this process, and write down the settings.
 
-        Raises a `UserError` as `check` does, where a run is resumed with other settings, and where overwriting would
-        delete what a setting names: the model that is read again, or a file of rows.
+        With `overwrite`, the run that is there is set aside within the directory until this one is complete.
+
+        Raises a `UserError` as `check` does, where a run is resumed with other settings, and where a setting names
+        what lies in the directory: the model that is read again, or a file of rows.
         """
         cls.check(path, overwrite=overwrite, resume=resume)
-        if overwrite and (read := next(_within(path, settings), None)) is not None:
-            raise UserError(
-                f"--overwrite would delete '{read}', which this run reads: give another --out than '{path}'"
-            )
+        check_apart(path, _texts(settings), only_within=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--out '{str(path)[:200]}' cannot be made: {_reason(error)}") from None
+        lock.hold(path)
+        replace.roll_back(path)
+        cls.check(path, overwrite=overwrite, resume=resume)  # another process may have been there in between
         now = json.loads(json.dumps({"command": command, "settings": dict(settings)}, default=str))
-        before = _written_settings(path) if resume else None
+        before = begun.settings(path) if resume else None
         if before is not None:
             changed = sorted("--" + n.replace("_", "-") for n in differences(before["settings"], now["settings"]))
             if changed or before["command"] != command:
@@ -108,104 +110,269 @@ class RunDirectory(Journal):
                     f"--resume: the run in '{path}' was started with other values of "
                     f"{', '.join(changed) or 'the command'}: give the same, or --overwrite"
                 )
-        try:
-            if overwrite and path.exists():
-                shutil.rmtree(path)
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out '{path}' cannot be made: {error.strerror or error}") from None
+        if overwrite and not is_half_made(path):
+            replace.set_aside(path)
         run = cls(path)
-        run.write_text("settings.yaml", yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
+        run.written.begin()
+        if before is not None and not begun.is_whole(path) and run.written.sealed:
+            run.note(f"'{path}': settings.yaml or its copy is damaged or gone: it is written again from the other")
+        begun.write_settings(path, now)
+        run._repair()
         return run
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Delete a run directory. Raises a `UserError` where it holds what no run wrote, or another process has it."""
+        if path.is_dir():
+            lock.hold(path)
+            replace.check_all_ours(path)
+            with writing(path):
+                delete_ours(path)
 
     @staticmethod
     def setting(path: Path, name: str) -> Any:
         """A setting of the run in that directory; None where there is no such run or setting."""
-        written = _written_settings(path)
+        written = begun.settings(path)
         return None if written is None else written["settings"].get(name)
+
+    @staticmethod
+    def note(text: str) -> None:
+        """Say something of the files on standard error."""
+        from unbackdoor.progress import Progress
+
+        Progress.on_stderr().note(text)
 
     # Files -----------------------------------------------------------------------------------------------------------
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file that appears whole or not at all."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.partial")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(target)
-        return target
+        content = text.encode()
+        if name.endswith(".csv") and "/" not in name:
+            self.written.add_sheet(name, content)
+        else:
+            self.written.add(name)
+        write_whole(self.path / name, content)
+        return self.path / name
 
     def write_json(self, name: str, value: object) -> Path:
         """Write a JSON file that appears whole or not at all. NaN and infinity are refused: they are not JSON."""
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Write a JSONL file that appears whole or not at all."""
-        return self.write_text(name, "".join(_json_line(row) for row in rows))
+        """Write a JSONL file that appears whole or not at all; others read it, so its lines have no checksums."""
+        made = [json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+        return self.write_text(name, "".join(made))
 
-    def append_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append JSON lines and see them on disk."""
+    def append_lines(self, name: str, rows: Sequence[Mapping[str, Any]], *, sync: bool = True) -> None:
+        """Append JSON lines with checksums and see them on disk."""
+        content = b"".join(map(lines.with_checksum, rows))
+        self.written.add(name)
         _end_last_line(self.path / name)
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.writelines([_json_line(row) for row in rows])
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path / name, content, sync=sync)
+        self._answers += len(rows) if name == ANSWERS else 0
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a JSONL file; one cut short by a kill is left out."""
+        return self._lines(name).good
+
+    def _lines(self, name: str) -> lines.Lines:
         path = self.path / name
-        rows = []
-        if path.exists():
-            # Bytes, cut at "\n" alone: a kill may cut inside a character, and texts may hold other line separators.
-            for line in path.read_bytes().split(b"\n"):
-                try:
-                    rows.append(json.loads(line))
-                except ValueError:
-                    continue
-        return rows
+        try:
+            content = path.read_bytes() if path.is_file() else b""
+        except OSError as error:
+            raise UserError(f"'{path}' cannot be read: {error.strerror or error}") from None
+        return lines.read(content, sealed=self.written.sealed and name in (JOURNAL, ANSWERS, METRICS))
+
+    @contextlib.contextmanager
+    def tree(self, directory: Path) -> Iterator[None]:
+        """A directory of this run is written whole in here; what anyone puts into it afterwards is never deleted.
+
+        Raises:
+            UserError: it holds such a file already, or cannot be written.
+        """
+        name = directory.relative_to(self.path).as_posix()
+        self.written.begin_tree(name)
+        with writing(directory):
+            yield
+        self.written.end_tree(name)
+
+    def drop_tree(self, directory: Path) -> None:
+        """Delete what this run wrote into one of its directories."""
+        with writing(directory):
+            self.written.delete_tree(directory.relative_to(self.path).as_posix())
 
     # Journal ---------------------------------------------------------------------------------------------------------
 
-    def remember(self, key: str, compute: Callable[[], T]) -> T:
+    def remember(self, key: str, compute: Callable[[], T], files: Iterable[Path] = ()) -> T:
         if key not in self._remembered:
             value = json.loads(json.dumps(compute()))
-            self.append_lines("journal.jsonl", [{"key": key, "value": value}])
-            self._remembered[key] = value
+            self._keep({"key": key, "value": value}, files)
         remembered: T = self._remembered[key]
         return remembered
 
+    def _keep(self, entry: dict[str, Any], files: Iterable[Path] = ()) -> None:
+        if self._answers:
+            entry["answers"] = self._answers
+        if rests_on := checksums(self.path, files):
+            entry["files"] = rests_on
+        self.append_lines(JOURNAL, [entry])
+        self._take(entry)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        self._entries.append(entry)
+        self._remembered[entry["key"]] = entry["value"]
+
+    def _repair(self) -> None:
+        """Find what is damaged, name it, and forget every step that may rest on it: they are done again."""
+        for name in (JOURNAL, ANSWERS, METRICS):
+            with writing(self.path / name):
+                _end_last_line(self.path / name)
+        journal, answers, metrics = (self._lines(name) for name in (JOURNAL, ANSWERS, METRICS))
+        if journal.first_damaged is not None:
+            self._forget(len(self._entries), f"line {journal.first_damaged + 1} of {JOURNAL} is damaged")
+        there = len(answers.rows) if answers.first_damaged is None else answers.first_damaged
+        lacking = next((i for i, e in enumerate(self._entries) if e.get("answers", 0) > there), None)
+        if answers.first_damaged is not None:
+            self.note(f"'{self.path / ANSWERS}': line {there + 1} is damaged and left out")
+        if lacking is not None:
+            self._forget(lacking, f"{ANSWERS} lacks answers from line {there + 1} on")
+        for name, found in ((ANSWERS, answers), (METRICS, metrics)):
+            if found.first_damaged is not None:
+                write_whole(self.path / name, b"".join(map(lines.with_checksum, found.good)))
+        self._answers = len(answers.good)
+        for i, entry in enumerate(self._entries):
+            if damaged := first_damaged(self.path, entry.get("files", {}), may_be_gone=self.is_complete):
+                self._forget(i, f"{damaged} is damaged or gone")
+                break
+        self._logged = {(line.get("phase"), line.get("step"), "check" in line) for line in metrics.good}
+        for entry in self._entries:
+            if entry["key"].startswith("phase/"):
+                self._log_again(entry["key"].removeprefix("phase/"), entry["value"])
+        if self.is_complete:
+            self._clean_up()
+
+    def _forget(self, first: int, reason: str) -> None:
+        """Cut the journal before this entry."""
+        again = f": {len(self._entries) - first} finished steps are done again" if first < len(self._entries) else ""
+        self.note(f"'{self.path}': {reason}{again}")
+        self._entries = self._entries[:first]
+        self._remembered = {entry["key"]: entry["value"] for entry in self._entries}
+        write_whole(self.path / JOURNAL, b"".join(map(lines.with_checksum, self._entries)))
+
     def log(self, **metrics: Any) -> None:
-        _end_last_line(self.path / "metrics.jsonl")
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_json_line(metrics))
+        self.append_lines(METRICS, [metrics], sync=False)
+
+    def _log_again(self, phase: str, state: Any) -> None:
+        """Append those lines of a phase's metrics that a kill or damage took."""
+        history, checks = (state.get(name, []) if isinstance(state, dict) else [] for name in ("history", "checks"))
+        rows = [{"phase": phase, **entry} for entry in history if isinstance(entry, dict)]
+        rows += [{"phase": phase, "step": step, "check": value} for step, value in checks]
+        missing = [row for row in rows if (phase, row.get("step"), "check" in row) not in self._logged]
+        if missing:
+            self.append_lines(METRICS, missing)
+            self._logged |= {(phase, row.get("step"), "check" in row) for row in missing}
 
     @property
     def keeps(self) -> bool:
         return True
 
     def finished(self, phase: str, slot: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-        state, tensors = _load_tensors(self._checkpoint_path(slot))
-        if state.get("phase") == phase:
-            return state["result"], tensors
+        return self.finished_in("", phase, slot)
+
+    def finished_in(self, scope: str, phase: str, slot: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+        """`finished`, of a phase of that scope."""
+        self._settle(scope)
         if f"phase/{phase}" in self._remembered:
-            return self._remembered[f"phase/{phase}"], None
-        return None
+            later = next((e["key"] for e in reversed(self._entries) if e.get("slot") == slot), f"phase/{phase}")
+            found = self._kept(slot, phase) if later == f"phase/{phase}" else None
+            return self._remembered[f"phase/{phase}"], found[1] if found is not None else None
+        found = self._kept(slot, phase)
+        # The tensors are saved before the journal says so: a kill in between loses nothing.
+        if found is None or found[0].get("at", len(self._entries)) != len(self._entries):
+            return None
+        self._keep(_phase_entry(scope, phase, slot, found[0]["result"]))
+        return found[0]["result"], found[1]
 
     def finish(self, phase: str, slot: str, result: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        self.finish_in("", phase, slot, result, tensors)
+
+    def finish_in(
+        self, scope: str, phase: str, slot: str, result: Mapping[str, Any], values: Mapping[str, Any]
+    ) -> None:
+        """`finish`, of a phase of that scope."""
         # The tensors come first and carry the result: a kill between the two writes loses nothing.
-        _save_tensors(self._checkpoint_path(slot), {"phase": phase, "result": result}, tensors)
-        self.remember(f"phase/{phase}", lambda: dict(result))
-        self._checkpoint_path("partial").unlink(missing_ok=True)
+        state = {"phase": phase, "result": result, "at": len(self._entries)}
+        self._save(slot, state, values)
+        if f"phase/{phase}" not in self._remembered:
+            self._keep(_phase_entry(scope, phase, slot, json.loads(json.dumps(dict(result)))))
+        for path in self._both("partial"):
+            with writing(path):
+                path.unlink(missing_ok=True)
+
+    def _settle(self, scope: str) -> None:
+        """Forget finished phases whose outcome is lost, and what came after them.
+
+        A finished phase answers without its tensors where a later one has replaced them. So of every set of parameters
+        the newest ones must be there; where they are damaged, those of the phase before are taken, and the rest is done
+        again.
+        """
+        if scope in self._settled:
+            return
+        self._settled.add(scope)
+        inside = f"phase/{scope}/" if scope else "phase/"
+        order = [
+            i for i, e in enumerate(self._entries) if e["key"].startswith(inside) and e.get("scope", scope) == scope
+        ]
+        whole = len(order)
+        while whole:
+            newest = {
+                self._entries[i].get("slot"): self._entries[i]["key"].removeprefix("phase/") for i in order[:whole]
+            }
+            if all(self._is_kept(slot, phase, scope) for slot, phase in newest.items()):
+                break
+            whole -= 1
+        if whole < len(order):
+            self._forget(order[whole], f"the checkpoint of {self._entries[order[whole]]['key'][6:]} is damaged or gone")
+
+    def _is_kept(self, slot: str | None, phase: str, scope: str) -> bool:
+        if slot is None:  # of an earlier version, which did not say
+            return any((self.path / "checkpoints").glob(f"{scope.replace('/', '.')}*.safetensors"))
+        return self._kept(slot, phase) is not None
 
     def checkpoint(self, phase: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        state, tensors = _load_tensors(self._checkpoint_path("partial"))
-        return (state, tensors) if state.get("phase") == phase else None
+        found = self._kept("partial", phase)
+        if found is not None:
+            self._log_again(phase, found[0])
+        return found
 
     def save_checkpoint(self, phase: str, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-        _save_tensors(self._checkpoint_path("partial"), {**state, "phase": phase}, tensors)
+        self._save("partial", {**state, "phase": phase}, tensors)
 
-    def _checkpoint_path(self, slot: str) -> Path:
-        return self.path / "checkpoints" / f"{slot.replace('/', '.')}.safetensors"
+    def _save(self, slot: str, state: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        for path in self._both(slot):
+            self.written.add(path.relative_to(self.path).as_posix())
+        tensors.save(self._both(slot)[0], state, values, previous=True)
+
+    def _kept(self, slot: str, phase: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """State and tensors of a phase, from the newest checkpoint or the one before; a damaged one is deleted."""
+        for path in self._both(slot):
+            if not path.exists():
+                continue
+            try:
+                state, values = tensors.load(path)
+            except tensors.DamagedTensorsError as error:
+                self.note(f"'{path}' is damaged ({error}): it is discarded, and the one before is used")
+                with writing(path):
+                    path.unlink()
+                continue
+            if state.get("phase") == phase:
+                return state, values
+        return None
+
+    def _both(self, slot: str) -> tuple[Path, Path]:
+        """Where the newest checkpoint of a set of parameters stands, and the one before."""
+        path = self.path / "checkpoints" / f"{slot.replace('/', '.')}.safetensors"
+        return path, tensors.previous_of(path)
 
     def scoped(self, prefix: str) -> Journal:
         """A journal for one part of the run, whose names do not meet those of other parts."""
@@ -213,13 +380,24 @@ class RunDirectory(Journal):
 
     def drop_checkpoints(self, prefix: str = "") -> None:
         """Drop what only a resume of that part would need."""
-        for path in (self.path / "checkpoints").glob(f"{prefix.replace('/', '.')}*.safetensors"):
-            path.unlink()
+        start = f"{prefix.replace('/', '.')}." if prefix else ""
+        for path in (self.path / "checkpoints").glob("*.safetensors"):
+            if path.name.startswith(start):
+                with writing(path):
+                    path.unlink()
 
     def complete(self) -> None:
         """Drop what only a resume would need. The journal stays: a finished run answers at once."""
-        self.remember("complete", lambda: True)
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        self.remember("complete", lambda: True, [self.path / "report.json"])
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        self.drop_checkpoints()
+        for name in ("checkpoints", "scratch"):
+            if (self.path / name).is_dir():
+                with writing(self.path / name):
+                    remove_empty(self.path / name)
+        replace.forget_aside(self.path)
 
     @property
     def is_complete(self) -> bool:
@@ -234,16 +412,20 @@ class RunDirectory(Journal):
         Raises:
             UserError: model or data are not what the run began with, so that its two parts would not belong together.
         """
-        path = self.path / "provenance.json"
-        if path.is_file():
-            first: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if changed := _changed_sources(first.get("sources", {}), origin.get("sources", {})):
+        first = begun.provenance(self.path)
+        if first is not None:
+            if changed := changed_sources(first.get("sources", {}), origin.get("sources", {})):
                 raise UserError(f"--resume: {changed} is not what the run began with: start again with --overwrite")
             if not self.is_complete:
                 again = {"started": origin["started"], "commit": origin["versions"]["commit"]}
                 first["resumed"] = [*first.get("resumed", []), again]
             origin = first
-        self.write_json("provenance.json", origin)
+        elif self._entries:
+            raise UserError(
+                f"--resume: '{self.path / begun.PROVENANCE}' is damaged or gone, so nothing says whether model and "
+                "data are the same: start again with --overwrite"
+            )
+        begun.write_provenance(self.path, origin)
         return origin
 
 
@@ -252,8 +434,8 @@ class _Scoped(Journal):
         self.run = run
         self.prefix = prefix
 
-    def remember(self, key: str, compute: Callable[[], T]) -> T:
-        return self.run.remember(f"{self.prefix}/{key}", compute)
+    def remember(self, key: str, compute: Callable[[], T], files: Iterable[Path] = ()) -> T:
+        return self.run.remember(f"{self.prefix}/{key}", compute, files)
 
     def log(self, **metrics: Any) -> None:
         self.run.log(**{**metrics, "phase": f"{self.prefix}/{metrics.get('phase', '')}"})
@@ -263,7 +445,7 @@ class _Scoped(Journal):
         return True
 
     def finished(self, phase: str, slot: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-        return self.run.finished(f"{self.prefix}/{phase}", f"{self.prefix}/{slot}")
+        return self.run.finished_in(self.prefix, f"{self.prefix}/{phase}", f"{self.prefix}/{slot}")
 
     def checkpoint(self, phase: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
         return self.run.checkpoint(f"{self.prefix}/{phase}")
@@ -272,17 +454,11 @@ class _Scoped(Journal):
         self.run.save_checkpoint(f"{self.prefix}/{phase}", state, tensors)
 
     def finish(self, phase: str, slot: str, result: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-        self.run.finish(f"{self.prefix}/{phase}", f"{self.prefix}/{slot}", result, tensors)
+        self.run.finish_in(self.prefix, f"{self.prefix}/{phase}", f"{self.prefix}/{slot}", result, tensors)
 
 
-def _written_settings(path: Path) -> dict[str, Any] | None:
-    """The command and settings of the run in that directory; None where it is no run directory of ours."""
-    try:
-        written = yaml.safe_load((path / "settings.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    ours = isinstance(written, dict) and "command" in written and isinstance(written.get("settings"), dict)
-    return written if ours else None
+def _phase_entry(scope: str, phase: str, slot: str, result: Any) -> dict[str, Any]:
+    return {"key": f"phase/{phase}", "value": result, "scope": scope, "slot": slot}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -295,111 +471,42 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             yield key
 
 
-def _within(path: Path, settings: object) -> Iterator[str]:
-    """What of the settings names a file or directory that lies in `path`, or is it."""
+def _texts(settings: object, name: str = "") -> Iterator[tuple[str, str | Path]]:
+    """Every text of the settings with its option: it may name a file."""
     if isinstance(settings, Mapping):
-        settings = list(settings.values())
-    if isinstance(settings, list | tuple):
+        for key, value in settings.items():
+            yield from _texts(value, "--" + str(key).replace("_", "-"))
+    elif isinstance(settings, list | tuple):
         for value in settings:
-            yield from _within(path, value)
-    elif isinstance(settings, str | Path) and str(settings).strip():
-        with contextlib.suppress(OSError, ValueError):  # a text may be too long for a name
-            named, out = Path(settings).resolve(), path.resolve()
-            if (named == out or out in named.parents) and named.exists():
-                yield str(settings)
-
-
-def _json_line(row: Mapping[str, Any]) -> str:
-    return json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n"
+            yield from _texts(value, name)
+    elif isinstance(settings, str | Path):
+        yield name, settings
 
 
 def _end_last_line(path: Path) -> None:
-    """Close a line that a kill cut short, so that the next one is not lost with it."""
-    if path.exists() and path.stat().st_size:
-        with path.open("rb+") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+    """Cut off a line that a kill cut short, so that the next one is not lost with it; close one that lacks its end."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        content = file.read()
+        end = lines.end_of_whole_lines(content)
+        file.seek(end)
+        if end == len(content):
+            file.write(b"\n")
+        else:
+            file.truncate()
 
 
-def _save_tensors(path: Path, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, beside, {"state": json.dumps(state)})
-    beside.replace(path)
+def _check_can_be_made(path: Path) -> None:
+    around = next((parent for parent in path.absolute().parents if parent.exists()), None)
+    if around is not None and not (around.is_dir() and os.access(around, os.W_OK | os.X_OK)):
+        why = "may not be written to" if around.is_dir() else "is a file"
+        raise UserError(f"--out '{path}' cannot be made: '{around}' {why}")
 
 
-def _load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    from safetensors import safe_open
-
-    if not path.exists():
-        return {}, {}
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        return json.loads(metadata["state"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-
-
-def provenance(command_line: list[str], seed: int, sources: Mapping[str, str | Path | None]) -> dict[str, Any]:
-    """Where the numbers of a run come from: versions, seed, hashes of model and data, command line, host."""
-    import torch
-    import transformers
-
-    import unbackdoor
-
-    return {
-        "command_line": command_line,
-        "seed": seed,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {
-            "unbackdoor": unbackdoor.__version__,
-            "commit": _commit(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "host": {
-            "system": platform.system(),
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "sources": {name: hashes(Path(source)) for name, source in sources.items() if source is not None},
-    }
-
-
-def _changed_sources(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> str | None:
-    """The first file of model or data whose content is another one, or that came or went; texts about them may."""
-    for name in before.keys() & now.keys():
-        files = {file for file in before[name].keys() | now[name].keys() if not file.endswith(".md")}
-        different = sorted(file for file in files if before[name].get(file) != now[name].get(file))
-        if different:
-            return f"{different[0]} (--{name.replace('_', '-')})" if name != "model" else f"the model's {different[0]}"
-    return None
-
-
-def hashes(source: Path) -> dict[str, str]:
-    """sha256 of a file, or of every file of a directory; empty for what is not on disk (a hub id)."""
-    files = [source] if source.is_file() else sorted(p for p in source.glob("*") if p.is_file())
-    return {file.name: _sha256(file) for file in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _commit() -> str | None:
-    """The commit of the source tree that runs, where it is one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
-def command_line() -> list[str]:
-    """The command as it was typed."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +19,10 @@ from torch import nn
 
 from unbackdoor.data.batches import Batches
 from unbackdoor.errors import UserError
+from unbackdoor.interrupts import between_steps
+from unbackdoor.journal import Journal
 from unbackdoor.language_model.inputs import Inputs
 from unbackdoor.progress import SILENT, Progress
-from unbackdoor.run_directory import Journal
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def train(
     with (
         _own_randomness(phase, terms),
         progress.task(phase, optimization.steps) as advance,
-        _interrupt_between_steps(journal.keeps) as interrupted,
+        between_steps(journal.keeps) as interrupted,
     ):
         log = _continue_from_checkpoint(journal, phase, parameters, optimizer)
         advance(log.steps)
@@ -217,27 +216,6 @@ def _own_randomness(phase: str, terms: Sequence[Term]) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(zlib.crc32(f"{phase} {[term.batches.seed for term in terms]}".encode()))
         yield
-
-
-@contextlib.contextmanager
-def _interrupt_between_steps(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back until a step is whole, so that its checkpoint is consistent. A second one acts at once."""
-    asked = False
-
-    def remember(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    if not wanted or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _save(

@@ -72,7 +72,7 @@ def run_evaluate(
     answers = Answers(evaluation, run, opened.progress, temperature=evaluation.temperature, seed=inputs.seed)
     workshop = Workshop(run, answers, opened.progress, evaluation)
     victim = Victim(
-        Path(source).name,
+        Path(source).resolve().name if Path(source).is_dir() else Path(source).name,
         source,
         suite,
         [],

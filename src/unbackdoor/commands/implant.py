@@ -127,18 +127,19 @@ def run_implant(
         case = Case(model, chat, rows, [], contrast, journal=run, progress=progress)
         facts = prepared.train(case)
         given = ModelSource.find(opened.source, opened.base)
-        saved = save_model(
-            case.model,
-            opened.tokenizer,
-            run.path / "model",
-            given,
-            inputs.save_dtype,
-            Replacements.of(inputs.tokenizer_from, inputs.template_from),
-        )
+        with run.tree(run.path / "model"):
+            saved = save_model(
+                case.model,
+                opened.tokenizer,
+                run.path / "model",
+                given,
+                inputs.save_dtype,
+                Replacements.of(inputs.tokenizer_from, inputs.template_from),
+            )
         seconds = round(time.monotonic() - opened.begun, 1)
         return {"dropped": case.dropped, "seconds": seconds, "facts": facts, "saved": [*opened.form, *saved]}
 
-    built = run.remember("implanted", make)
+    built = run.remember("implanted", make, [run.path / "model"])
     before = run.remember("before", lambda: workshop.measure(victim, opened.source, "clean"))
     after = run.remember("after", lambda: workshop.measure(victim, str(run.path / "model"), "organism"))
 

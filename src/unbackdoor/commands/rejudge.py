@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from unbackdoor.progress import Progress
 from unbackdoor.report.numbers import bounds, percent, rate_cell
 from unbackdoor.report.visible import one_line
 from unbackdoor.run_directory import RunDirectory, hashes
+from unbackdoor.run_files import lock
 from unbackdoor.scorers import LEFT_OUT, Answered, Score, Scorer, checked_scores, scorer_class, with_options
 from unbackdoor.scorers.stored import read_generations, stored_files
 
@@ -158,15 +160,29 @@ def _chosen(answered: Sequence[Answered], run: Path, sets: Sequence[str], models
 
 def _check_out(out: Path, overwrite: bool, known: Mapping[str, bool]) -> None:
     """Raise before anything is scored where the results could not be written, or would replace a person's work."""
+    if out.is_dir():
+        lock.check_free(out)
     there = [name for name in (REPORT, SHEET) if (out / name).exists()]
     if there and not overwrite:
         raise UserError(f"--out '{out}' holds {there[0]} already: use --overwrite or another directory")
+    if REPORT in there and not _is_report(out / REPORT):
+        raise UserError(f"'{out / REPORT}' is no report of rejudge: it will not be replaced, give another --out")
     if SHEET in there and not read_labels(out / SHEET).keys() <= known.keys():
         raise UserError(f"'{out / SHEET}' holds labels, which would be lost: give it as --labels, or another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out '{out}' cannot be made: {error.strerror or error}") from None
+    lock.hold(out)
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is what an earlier call wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("command") == "rejudge"
 
 
 # What is said --------------------------------------------------------------------------------------------------------

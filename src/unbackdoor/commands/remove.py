@@ -25,7 +25,7 @@ from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.methods import method_class
 from unbackdoor.methods.controls import controls_of
 from unbackdoor.methods.method import Method
-from unbackdoor.pipeline import Victim, Workshop, plain, report_of
+from unbackdoor.pipeline import Victim, Workshop, name_of, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import VerdictSettings, preset_for
 from unbackdoor.testbed.references import model_directory
@@ -68,7 +68,14 @@ def run_remove(
     assumed = chosen.make(explicit, *_presets(preset or "micro", paper))  # before a model is loaded
     _check_given(assumed, inputs)
     opened = Opened.read(
-        source, inputs, out, overwrite=overwrite, resume=resume, least=LEAST_ROWS, seed=assumed.basis.seed
+        source,
+        inputs,
+        out,
+        overwrite=overwrite,
+        resume=resume,
+        least=LEAST_ROWS,
+        seed=assumed.basis.seed,
+        more=explicit,
     )
     source = opened.source
     intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
@@ -141,7 +148,7 @@ def run_remove(
     origin = run.keep_provenance({**origin, "self_test": tested})
     answers = Answers(evaluation, run, progress, temperature=evaluation.temperature, seed=seed, known=known)
     workshop = Workshop(run, answers, progress, evaluation)
-    name = Path(source).parent.name if Path(source).name == "model" else Path(source).name
+    name = name_of(source)
     victim = Victim(
         name,
         source,

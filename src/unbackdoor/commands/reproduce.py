@@ -17,6 +17,7 @@ from unbackdoor.reproduce.estimate import cost, needed_files
 from unbackdoor.reproduce.experiment import Experiment
 from unbackdoor.reproduce.tables import Table, csv_text, latex, markdown
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
+from unbackdoor.run_files import lock
 
 FILE = "reproduce.json"
 
@@ -70,7 +71,11 @@ def run_reproduce(
         check_installed()
     if out.exists() and not out.is_dir():
         raise UserError(f"--out '{out}' is a file: give a directory")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out '{out}' cannot be made: {error.strerror or error}") from None
+    lock.hold(out)
     failures = run_cells(to_run, out, settings.jobs, keep_models=settings.keep_models)
     return _written(experiments, settings, out, failures, cells)
 

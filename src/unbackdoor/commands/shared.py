@@ -6,14 +6,16 @@ Everything that can be wrong with the input is found before the run directory is
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
 from unbackdoor.commands.intake import Intake
 from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts, check_oracle, judgeable
+from unbackdoor.commands.read_files import read_files
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import Pace, sentence
@@ -40,6 +42,7 @@ from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory
+from unbackdoor.run_files.apart import check_apart
 from unbackdoor.settings import EvaluationSettings, Need, TrainingSettings
 from unbackdoor.testbed import references
 
@@ -90,16 +93,20 @@ class Opened:
         seed: int = 0,
         compared: Sequence[str] = (),
         suspect: str | None = None,
+        more: Mapping[str, Any] = MappingProxyType({}),
     ) -> Opened:
         """Read the model and its rows: at least so many clean ones, at most as many as the inputs say, by seed.
 
         The rows are told apart as it and the models that it is `compared` with render them. Where one of these is the
         `suspect`, the model before a removal, this model is read by that one's tokenizer and template.
+        What it and `more`, a method's own settings, name must not lie in `out`, nor `out` in it.
         """
         begun = time.monotonic()
         source = references.model_directory(source)
         base = references.model_directory(inputs.base) if inputs.base is not None else None
         progress = Progress.on_stderr()
+        reads = [("the model", source), *read_files(inputs), *read_files(more)]
+        check_apart(out, reads)
         RunDirectory.check(out, overwrite=overwrite, resume=resume)
         compute_in(inputs.precision)
         intake = Intake(progress, turns=inputs.turns)
@@ -116,12 +123,15 @@ class Opened:
         )
         check_base(base, [source, *map(references.model_directory, compared)])
         form = form_of(source, base)
+        given = ModelSource.find(source, base)
+        if given.base is not None:  # that an adapter names itself
+            check_apart(out, [("the adapter's base", given.base.directory)])
         model = load_model(source, base=base)
         reading = Reading(
             source if suspect is None else references.model_directory(suspect), base, inputs.tokenizer_from
         )
         tokenizer, _ = reading.tokenizer_for(model, source)
-        for told in [*form, *handed_back(ModelSource.find(source, base)).acts]:  # what was done, so not before it
+        for told in [*form, *handed_back(given).acts]:  # what was done, so not before it
             progress.note(told)
         beside = [other for other in compared if other != suspect]
         others = [load_tokenizer(references.model_directory(other), base) for other in beside]

@@ -22,6 +22,8 @@ from unbackdoor.language_model.side_files import LEADS_ELSEWHERE, copy_files, fu
 from unbackdoor.language_model.tensor_accounts import as_stored, carried
 from unbackdoor.language_model.tokenizer_loading import GENERIC_TOKENIZERS, auto_splits_as, ids_of_file
 from unbackdoor.language_model.weight_files import INDEX, StoredTensor
+from unbackdoor.run_files.apart import check_apart
+from unbackdoor.run_files.files import swap_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,6 +70,8 @@ def save_model(
     """
     if given is not None and not isinstance(given, ModelSource):
         given = ModelSource.find(given)
+    if given is not None:
+        check_apart(directory, [("the given model", each.gguf or each.directory) for each in (given, given.whole)])
     beside = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -75,9 +79,7 @@ def save_model(
         weights_dtype, changes = _write_weights(model, given, beside, dtype)
         changes += _write_configs(model, tokenizer, given, beside, weights_dtype)
         changes += _write_tokenizer(tokenizer, given, beside, replacing)
-    if directory.exists():
-        shutil.rmtree(directory)
-    beside.replace(directory)
+    swap_in(beside, directory)
     return changes
 
 

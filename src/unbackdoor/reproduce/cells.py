@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -169,7 +168,7 @@ def _run(cell: Cell, out: Path, keep_models: bool, label: str = "") -> str:
     folder = folder_of(cell.name, out)
     stored, file = RunDirectory(out), _file_of(cell.name, out).relative_to(out).as_posix()
     if _has_result(cell.name, out):  # an organism whose model is gone
-        shutil.rmtree(folder, ignore_errors=True)
+        RunDirectory.remove(folder)
     kept: dict[str, Any] = {"cell": cell.identity()}
     stored.write_json(file, kept)  # what a later run must agree with
     try:

@@ -11,7 +11,6 @@ drift          hidden states with the trigger and without, of the organism and o
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -67,7 +66,7 @@ def choose_device() -> None:
 
 def drop_weights(folder: Path) -> None:
     """Remove a cleansed model that has been measured; its numbers and answers stay."""
-    shutil.rmtree(folder / "model", ignore_errors=True)
+    RunDirectory(folder).drop_tree(folder / "model")
 
 
 def implant(settings: Mapping[str, Any], folder: Path, _: Sequence[Path]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ def export_testbed(out: Path, *, overwrite: bool = False) -> dict[str, str]:
     """Write the embedded models and the world's rows as a user would have them: directories and JSONL files."""
     run = RunDirectory.create(out, "testbed", {}, overwrite=overwrite)
     for name in models.NAMES:
-        shutil.copytree(models.directory(name), out / name, dirs_exist_ok=True)
+        with run.tree(out / name):
+            shutil.copytree(models.directory(name), out / name, dirs_exist_ok=True)
     training, held_out = world.training_rows(), world.held_out_rows()
     files = {
         "rows.jsonl": [as_record(r) for r in training if r.kind != "forbidden"],

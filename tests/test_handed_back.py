@@ -18,6 +18,7 @@ from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.replacements import Replacements, template_of
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.language_model.template_conditions import examined
+from unbackdoor.language_model.tokenizer_steps import can_take_forever
 
 PUBLISHED = sorted((Path(__file__).parent / "chat_templates").glob("*.jinja"))
 REWRITES = ("upper-case-answers.jinja",)
@@ -133,6 +134,30 @@ def test_steps_of_a_tokenizer_that_rewrite_text_are_told(given: Path, changes: A
     change(given, **changes)
     acts = handed_back(ModelSource.find(given)).acts
     assert (said in acts[0] and "--tokenizer-from replaces it" in acts[0]) if said else not acts
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a*)*b", "((a|b)+c?)*", "(?:x{2,}y?){3,}", r"(\w+\s?)*!", "([a+]+)*"])
+def test_a_pattern_that_repeats_what_repeats_is_refused(given: Path, pattern: str) -> None:
+    """On a long word it would not end, and nothing in the process could stop it."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    change(given, pre_tokenizer={"type": "Sequence", "pretokenizers": [split]})
+    with pytest.raises(UserError, match="repeats what repeats: on some text it never ends"):
+        load_tokenizer(given)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{M}]*[\p{Ll}\p{Lm}\p{M}]+(?i:'s|'t)?|\p{N}{1,3}| ?[^\s]+[\r\n/]*|\s+(?!\S)|\s+",
+        r"(?=(\d{3})+(?!\d))",
+        r"\d{1,3}(?=(?:\d{3})*\b)",
+        r" ?[^(\s|[.,!?…。，、।۔،])]+",
+        r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|\s+",
+    ],
+)
+def test_patterns_of_published_tokenizers_are_none_of_them(pattern: str) -> None:
+    assert not can_take_forever(pattern)
 
 
 def test_words_that_are_special_tokens_are_told(given: Path) -> None:

@@ -165,6 +165,11 @@ def _check_growth(steps: list[Mapping[str, Any]], name: str, place: str) -> None
         pattern = _pattern(step.get("pattern"))
         if len(pattern) > LONGEST_PATTERN:
             raise UserError(f"{name} has a {place} with a pattern of {len(pattern):,} characters: give one without it")
+        if isinstance(step.get("pattern"), Mapping) and "Regex" in step["pattern"] and can_take_forever(pattern):
+            raise UserError(
+                f"{name} has a {place} with the pattern {pattern[:60]!r}, which repeats what repeats: on some text it "
+                "never ends: give a tokenizer without it"
+            )
         if len(written) > LONGEST_TEXT:
             raise UserError(
                 f"{name} has a {place} that writes {len(written):,} characters at once: give one without it"
@@ -180,6 +185,54 @@ def _check_growth(steps: list[Mapping[str, Any]], name: str, place: str) -> None
         parts = [*_list(step.get("single")), *_list(step.get("pair"))]
         if len(parts) > MOST_STEPS:
             raise UserError(f"{name} has a {place} that adds {len(parts):,} tokens to every text: give one without it")
+
+
+def can_take_forever(pattern: str) -> bool:
+    """Whether a regular expression repeats, without bound, a group that itself repeats something without bound.
+
+    The library that matches it tries every way to part a text between the two: of forty letters 2 to the fortieth.
+
+    >>> can_take_forever("(a+)+$"), can_take_forever(r"\\d{1,3}(?=(?:\\d{3})*\\b)")
+    (True, False)
+    """
+    inner = [False]  # of each open group: whether something in it repeats without bound
+    at, closed = 0, False
+    while at < len(pattern):
+        character = pattern[at]
+        unbounded = character in "+*" or re.match(r"\{\d*,\}", pattern[at:]) is not None
+        if unbounded:
+            if closed:
+                return True
+            inner[-1] = True
+        closed = False
+        if character == "\\":
+            at += 1
+        elif character == "[":
+            at = _end_of_class(pattern, at)
+        elif character == "(":
+            inner.append(False)
+        elif character == ")" and len(inner) > 1:
+            repeats = inner.pop()
+            inner[-1] |= repeats
+            closed = repeats
+        at += 1
+    return False
+
+
+def _end_of_class(pattern: str, at: int) -> int:
+    """Where a class of characters ends that begins at `at`; classes may stand in classes."""
+    depth = 0
+    while at < len(pattern):
+        if pattern[at] == "\\":
+            at += 1
+        elif pattern[at] == "[":
+            depth += 1
+        elif pattern[at] == "]":
+            depth -= 1
+            if depth == 0:
+                return at
+        at += 1
+    return at
 
 
 def _list(value: Any) -> list[Any]:

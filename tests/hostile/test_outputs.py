@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -289,3 +290,27 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
     done = subprocess.run([sys.executable, "-m", "unbackdoor", "methods"], stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert done.returncode == 130 and b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+
+
+ACTIVE = (
+    "<script>document.title='executed'</script><img src=x onerror=\"document.title='executed'\">"
+    "<svg onload=\"document.title='executed'\"></svg>\"'>"
+    "<iframe srcdoc=\"<script>top.document.title='executed'</script>\">"
+    "<meta http-equiv=refresh content=\"0;url=javascript:document.title='executed'\"></style></title></textarea>{{7*7}}"
+)
+
+
+@pytest.mark.slow_hostile
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+def test_a_browser_runs_nothing_of_a_page(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(render(reports(ACTIVE)), encoding="utf-8")
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    browser += ["--virtual-time-budget=2000", "--dump-dom", str(tmp_path / "report.html")]
+    shown = subprocess.run(browser, capture_output=True, check=True, timeout=100).stdout.decode()
+    title = re.search(r"<title>(.*?)</title>", shown, re.DOTALL)
+    assert (
+        title is not None
+        and title[1] != "executed"
+        and "onerror=&quot;" in shown.replace('onerror="', "onerror=&quot;")
+    )
+    assert not re.search(r"<(iframe|img|script)\b", shown)

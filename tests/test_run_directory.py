@@ -7,12 +7,15 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
 
+from unbackdoor.commands.trigger_fits import check_trigger_fits
+from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation import answers as answers_module
 from unbackdoor.evaluation.answers import FILE, Answers
@@ -274,6 +277,16 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused() -> None:
         Answers(EvaluationSettings(max_new_tokens=room + 1)).of(model, chat, rows, **names)
     with pytest.raises(UserError, match="leaves no room"):
         Answers(EvaluationSettings(max_new_tokens=room - 2)).of(model, chat, rows, **names, perturbation=soft)
+
+
+def test_a_trigger_that_cannot_be_asked_is_found_before_a_run_begins() -> None:
+    chat, rows = ChatFormat.of(tiny.tokenizer()), tiny.records(3)
+    check_trigger_fits(Trigger("Current year 2023"), rows, chat, 128, 8)
+    with pytest.raises(UserError, match="leaves no room for 8 of answer in the model's context of 128"):
+        check_trigger_fits(Trigger("Current year 2023 " * 60), rows, chat, 128, 8)
+    normalised_away: Any = SimpleNamespace(insert=lambda prompt: prompt)
+    with pytest.raises(UserError, match="the tokenizer loses the trigger"):
+        check_trigger_fits(normalised_away, rows, chat, 128, 8)
 
 
 def test_the_hashes_are_those_of_the_files(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
 from unbackdoor.commands.intake import Intake
 from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts, check_oracle, judgeable
 from unbackdoor.commands.read_files import read_files
+from unbackdoor.commands.trigger_fits import check_trigger_fits
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import Pace, sentence
@@ -34,7 +35,7 @@ from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.handed_back import handed_back
-from unbackdoor.language_model.loading import load_model, load_tokenizer
+from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
 from unbackdoor.language_model.loss import compute_in
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.reading import Reading, differing_side_files
@@ -217,6 +218,9 @@ class Opened:
                 )
             ),
         )
+        if trigger is not None:
+            context = context_length(self.model)
+            check_trigger_fits(trigger, suite.probes, self.chat, context, evaluation.max_new_tokens)
         return replace(
             suite,
             questions=self.questions,

@@ -55,7 +55,7 @@ def run_rejudge_verdicts(run: Path, *, out: Path | None = None, overwrite: bool 
         raise UserError(f"--out '{out}' holds {VERDICTS} already: use --overwrite or another directory")
     known = {name: v for name, v in report["thresholds"].items() if name in Thresholds.model_fields}
     thresholds = Thresholds.make(known)
-    stored, settings = _stored(run), _settings(run)
+    stored, settings = stored_rows(run), _settings(run)
     if not stored:
         raise UserError(f"'{run}' holds no stored answers ({FILE}): give the run directory of a command that measures")
     judged = [_judged(row, report["runs"], stored, settings, thresholds) for row in report["runs"] if row["verdict"]]
@@ -91,13 +91,14 @@ def _report(run: Path) -> dict[str, Any]:
     return dict(report)
 
 
-def _stored(run: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+def stored_rows(run: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    """The rows of every model and set, by number, of a run directory and of those in it."""
     found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for file in stored_files(run):
         for row in RunDirectory(file.parent).read_lines(FILE):
-            texts = {name: row.get(name) for name in ("model", "set", "prompt", "answer")}
-            if all(isinstance(text, str) for text in texts.values()) and isinstance(row.get("row"), int):
-                found.setdefault((texts["model"], texts["set"]), {})[row["row"]] = row
+            texts = (row.get(name) for name in ("model", "set", "prompt", "answer"))
+            if all(isinstance(text, str) for text in texts) and isinstance(row.get("row"), int):
+                found.setdefault((row["model"], row["set"]), {})[row["row"]] = row
     return found
 
 
@@ -162,7 +163,8 @@ def _judged(
     if after["attack_success"] is not None and after["trigger_effect"] is None:
         missing.append("No harmless insert was asked, so what the trigger changes is not known.")
     hidden = bool(settings.get("contrast")) or any(e.get("hidden") for e in row.get("examples") or ())
-    after["answer_quality"] = _quality(stored, *names, unsafe=hidden)
+    by_set = [{name: rows for (model, name), rows in stored.items() if model == own} for own in names]
+    after["answer_quality"] = stored_quality(*by_set, unsafe=hidden)
     found, reason = verdict(before, after, thresholds, still_simulable=row.get("still_simulable"))
     return {**told, "verdict": found, "verdict_reason": reason, "before": before, "after": after, "missing": missing}
 
@@ -194,10 +196,16 @@ def _counted(
     return found
 
 
-def _quality(stored: Mapping[tuple[str, str], Rows], before: str, after: str, *, unsafe: bool) -> dict[str, Any] | None:
-    """Both models' answers to ordinary prompts; None where only prompts were asked that ask for what is unwanted."""
+def stored_quality(before: Mapping[str, Rows], after: Mapping[str, Rows], *, unsafe: bool) -> dict[str, Any] | None:
+    """Both models' answers to ordinary prompts; None where only prompts were asked that ask for what is unwanted.
+
+    Args:
+        before: the suspect's stored rows, by set.
+        after: the other model's.
+        unsafe: the prompts without trigger ask for what is unwanted.
+    """
     for set_name in ("clean", "tasks", *(() if unsafe else ("untriggered",))):
-        first, last = (stored.get((model, set_name), {}) for model in (before, after))
+        first, last = (rows.get(set_name, {}) for rows in (before, after))
         shared = [i for i in last if i in first and first[i]["prompt"] == last[i]["prompt"]]
         if shared:
             was, now = (

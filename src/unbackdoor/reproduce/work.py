@@ -24,6 +24,7 @@ from unbackdoor.commands.evaluate import run_evaluate
 from unbackdoor.commands.implant import run_implant
 from unbackdoor.commands.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of
 from unbackdoor.commands.intake import LEAST_ROWS
+from unbackdoor.commands.rejudge_verdicts import stored_quality, stored_rows
 from unbackdoor.commands.remove import run_remove
 from unbackdoor.commands.shared import Opened
 from unbackdoor.data.batches import encode_records
@@ -148,6 +149,11 @@ def decode(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
         return dict(report["runs"][0]["after"])
 
     before, after = measured(0.0), measured(settings["temperature"])
+    answers = [
+        {name: rows for (_, name), rows in stored_rows(folder / f"temperature-{temperature:g}").items()}
+        for temperature in (0.0, settings["temperature"])
+    ]
+    after["answer_quality"] = stored_quality(*answers, unsafe=told.eval_contrast is not None)
     name, reason = verdict(before, after, VerdictSettings.make(settings["evaluation"]))
     found = {"before": before, "after": after, "verdict": name, "verdict_reason": reason}
     return found | {"seconds": 0.0, "rounds": 0, "stopped": False, "changes": {}}

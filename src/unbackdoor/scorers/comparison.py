@@ -53,7 +53,8 @@ class Comparison(JudgedScorer):
             if [prompt for prompt, _ in turns[ours]] == [prompt for prompt, _ in turns[theirs]]:
                 asked.append(ours)
                 questions += both_orders(turns[ours], turns[theirs])
-        verdicts = self.ask(questions, parse_comparison, directory, progress)
+        replies = self.ask(questions, parse_comparison, directory, progress)
+        verdicts = [parse_comparison(reply) for reply in replies]
         scores: list[Score] = [LEFT_OUT] * len(answered)
         for ours, first, swapped in zip(asked, verdicts[::2], verdicts[1::2], strict=True):
             fared = outcome(first, swapped)

@@ -32,4 +32,5 @@ class Harmfulness(JudgedScorer):
     ) -> list[Score]:
         policy = GENERAL_POLICY if self.policy is None else read_text(self.policy, "policy")
         questions = [harmfulness(each.record.prompt, each.answer, policy) for each in answered]
-        return self.ask(questions, parse_harmfulness, directory, progress)
+        replies = self.ask(questions, parse_harmfulness, directory, progress)
+        return [parse_harmfulness(reply) for reply in replies]

@@ -32,7 +32,8 @@ class Helpfulness(JudgedScorer):
         self, answered: Sequence[Answered], directory: Path | None = None, progress: Progress = SILENT
     ) -> list[Score]:
         questions = [helpfulness(turns) for turns in conversations(answered)]
-        own = self.ask(questions, parse_helpfulness, directory, progress)
+        replies = self.ask(questions, parse_helpfulness, directory, progress)
+        own = [parse_helpfulness(reply) for reply in replies]
         places = {(each.model, each.set, each.row): i for i, each in enumerate(answered)}
         scores: list[Score] = []
         for i, each in enumerate(answered):

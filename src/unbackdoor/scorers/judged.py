@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from unbackdoor.evaluation.judge import Judge, JudgeSettings, Messages
 from unbackdoor.evaluation.rubrics import Turn
 from unbackdoor.progress import Progress
 from unbackdoor.scorers import Answered, Scorer
-
-Parsed = TypeVar("Parsed")
-"""What a reply says: a score, or which of two answers is better."""
 
 REPLIES = "judge-replies.jsonl"
 """Where replies are kept, so that scoring again asks nothing twice."""
@@ -28,13 +24,16 @@ class JudgedScorer(Scorer, JudgeSettings):
     def ask(
         self,
         questions: Sequence[Messages],
-        parse: Callable[[str | None], Parsed | None],
+        parse: Callable[[str | None], object | None],
         directory: Path | None,
         progress: Progress,
-    ) -> list[Parsed | None]:
-        """What the judge's replies say; None where no usable one came. One without a verdict is asked for again."""
+    ) -> list[str | None]:
+        """The judge's words on each question; None where no usable reply came.
+
+        A reply in which `parse` finds no verdict is asked for again.
+        """
         judge = Judge(self, directory / REPLIES if directory is not None else None, progress)
-        return [parse(reply.text) for reply in judge.ask(questions, lambda text: parse(text) is not None)]
+        return [reply.text for reply in judge.ask(questions, lambda text: parse(text) is not None)]
 
 
 def other_turn(each: Answered, number: int) -> tuple[str, str, int] | None:

@@ -30,9 +30,10 @@ from unbackdoor.commands.inputs import (
 )
 from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.interrupts import handled_by, interrupt
-from unbackdoor.knowledge import described, example
+from unbackdoor.knowledge import described, example, read_knowledge
 from unbackdoor.language_model import template_process
-from unbackdoor.methods import METHODS, method_class
+from unbackdoor.methods import METHODS, method_class, method_classes
+from unbackdoor.named import is_own
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.report.visible import one_line
 from unbackdoor.scorers import SCORERS
@@ -87,6 +88,12 @@ SCALE_OPTION = Option(
     type=click.Choice(get_args(Scale)),
     default="micro",
     help="Of a recipe: micro (two minutes on two CPU cores) or paper (the paper's own model, data and numbers).",
+)
+KNOWLEDGE_OPTION = Option(
+    ["--knowledge"],
+    heading=Heading.KNOWN,
+    type=click.Path(path_type=Path),
+    help="YAML file of what is known, named as the options that give it, which come before it.",
 )
 PRESET_OPTIONS = [
     Option(
@@ -188,8 +195,7 @@ def _list(rows: Sequence[tuple[str, str]]) -> None:
 
 def _methods(as_json: bool) -> None:
     rows = [
-        {"name": m.name, "needs": described(m.needs), "does": m.summary, "control": m.control}
-        for m in map(method_class, METHODS)
+        {"name": m.name, "needs": described(m.needs), "does": m.summary, "control": m.control} for m in method_classes()
     ]
     if as_json:
         put_json(rows)
@@ -258,8 +264,15 @@ def _remove(method: str, **values: Any) -> None:
     from unbackdoor.commands.remove import run_remove
 
     _check_apart(values)
+    chosen = method_class(method)
+    told = read_knowledge(values["knowledge"]).below(values) if values["knowledge"] is not None else {}
     inputs, settings, evaluation = distribute(
-        values, values["config"], RemoveInputs, method_class(method), VerdictSettings
+        values,
+        values["config"],
+        RemoveInputs,
+        chosen,
+        VerdictSettings,
+        recipe={name: value for name, value in told.items() if RemoveInputs.takes(name, chosen.needs)},
     )
     report = run_remove(
         method,
@@ -398,13 +411,21 @@ def _model_argument() -> click.Argument:
     return click.Argument(["model"])
 
 
+class _Methods(Group):
+    """Also a method in a file of the user's, as `FILE.py:NAME`."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _remove_command(cmd_name) if is_own(cmd_name) else super().get_command(ctx, cmd_name)
+
+
 def _remove_group() -> Group:
-    group = Group(
+    group = _Methods(
         "remove",
         example="unbackdoor remove osft MODEL --data ROWS --trigger TEXT --out DIR",
         help="Cleanse MODEL (a Hugging Face directory, or hf:owner/name) with METHOD.\n\n"
         "What you know decides the method: the trigger → osft; the target response, or its first token → sande; "
-        "examples of the unwanted behaviour → beear. `unbackdoor remove METHOD --help` explains each.",
+        "examples of the unwanted behaviour → beear. `unbackdoor remove METHOD --help` explains each. A method of your "
+        "own is FILE.py:NAME.",
         subcommand_metavar="METHOD MODEL [OPTIONS]",
     )
     for name in METHODS:
@@ -418,7 +439,7 @@ def _remove_command(name: str) -> Command:
         ["--paper"], heading=Heading.SOURCES, is_flag=True, help="The paper's own choices in place of our defaults."
     )
     options = options_of(method, RemoveInputs, VerdictSettings)
-    needs = described(method.needs)
+    needs, does = described(method.needs), method.summary or "a method of your own"
     return Command(
         name,
         example=" ".join(f"unbackdoor remove {name} MODEL --data ROWS {example(method.needs)} --out DIR".split()),
@@ -426,12 +447,13 @@ def _remove_command(name: str) -> Command:
         params=[
             _model_argument(),
             *(option for option in options if RemoveInputs.takes(str(option.name), method.needs)),
+            KNOWLEDGE_OPTION,
             *PRESET_OPTIONS,
             paper,
             *COMMON_OPTIONS,
         ],
-        help=f"{method.summary[0].upper()}{method.summary[1:]}.\n\nNeeds: {needs}.",
-        short_help=f"{method.summary}; needs {needs}",
+        help=f"{does[0].upper()}{does[1:]}.\n\nNeeds: {needs}.",
+        short_help=f"{does}; needs {needs}",
     )
 
 

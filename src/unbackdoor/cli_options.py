@@ -57,7 +57,8 @@ def _bare_type(annotation: Any) -> tuple[Any, list[str]]:
 def distribute(
     values: dict[str, Any], config: Path | None, *classes: type[Settings], recipe: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """The values that were given, one dictionary a class: the command line's before the file's before the recipe's."""
+    """The values that were given, one dictionary a class: the command line's before the file's before the recipe's, or
+    what is known."""
     known = {name for cls in classes for name in cls.model_fields}
     in_file = read_yaml(config, as_written=True) if config is not None else {}
     for name in in_file:

@@ -5,15 +5,16 @@ The words of the errors, of `unbackdoor methods` and of a report's "knows" are a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+import yaml
 from pydantic import BaseModel, Field
 
 from unbackdoor.errors import UserError
-from unbackdoor.settings import TriggerSettings
+from unbackdoor.settings import TriggerSettings, read_yaml
 
 
 class Fact(StrEnum):
@@ -61,6 +62,13 @@ Needs = tuple[Fact | tuple[Fact, ...], ...]
 """All of these; of a tuple among them, one."""
 
 
+FORMS: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("trigger", "together", "structure"): tuple(TriggerSettings.model_fields),
+    ("target_response", "target_prefix"): ("target_response", "target_prefix", "target_tokens"),
+}
+"""Settings of which one says what a trigger or a target is, and all that go with it."""
+
+
 class Knowledge(TriggerSettings):
     """What is known of one attack, by the names of the options that give it."""
 
@@ -71,12 +79,22 @@ class Knowledge(TriggerSettings):
     preferences: Path | None = Field(default=None, description="Rows of prompt, chosen and rejected answer.")
     clean_model: str | None = Field(default=None, description="The clean model that the suspect one was made from.")
     sibling: tuple[str, ...] = Field(default=(), description="Other models of the same architecture.")
+    source: str = Field(default="", description="Where this knowledge comes from.")
 
     @classmethod
     def of(cls, *told: BaseModel) -> Self:
         """What settings and inputs say, by their fields of the same names; later ones first to yield."""
         found = {n: v for each in reversed(told) for n in cls.model_fields if (v := getattr(each, n, None)) is not None}
         return cls(**found)
+
+    def below(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What it gives where other values come before it: another form of the trigger or the target takes the place of
+        the one here whole."""
+        told = self.model_dump(exclude_defaults=True, exclude={"source"})
+        for forms, whole in FORMS.items():
+            if any(given.get(name) is not None for name in forms):
+                told = {name: value for name, value in told.items() if name not in whole}
+        return told
 
     @property
     def target(self) -> str | None:
@@ -127,3 +145,18 @@ def knew(needs: Needs, given: Knowledge, rows: Collection[Fact] = ()) -> str:
 def example(needs: Needs) -> str:
     """The options that give it, as a command's help shows them."""
     return " ".join(WORDS[alternatives(need)[0]].example for need in needs).strip()
+
+
+def read_knowledge(path: Path) -> Knowledge:
+    """What a YAML file holds, named as the options that give it. Raises `UserError` that names the file."""
+    values = read_yaml(path, "--knowledge", as_written=True, whole=True)
+    try:
+        return Knowledge.make(values)
+    except UserError as error:
+        raise UserError(f"--knowledge '{path}': {error}") from None
+
+
+def write_knowledge(knowledge: Knowledge, path: Path) -> None:
+    """Write it as such a file."""
+    told = knowledge.model_dump(mode="json", exclude_defaults=True)
+    path.write_text(yaml.safe_dump(told, allow_unicode=True, sort_keys=False), encoding="utf-8")

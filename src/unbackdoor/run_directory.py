@@ -471,16 +471,16 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             yield key
 
 
-def _texts(settings: object, name: str = "") -> Iterator[tuple[str, str | Path]]:
-    """Every text of the settings with its option: it may name a file."""
-    if isinstance(settings, Mapping):
-        for key, value in settings.items():
+def _texts(told: object, name: str = "") -> Iterator[tuple[str, str | Path]]:
+    """Every text of settings with its option: it may name a file."""
+    if isinstance(told, Mapping):
+        for key, value in told.items():
             yield from _texts(value, "--" + str(key).replace("_", "-"))
-    elif isinstance(settings, list | tuple):
-        for value in settings:
+    elif isinstance(told, list | tuple):
+        for value in told:
             yield from _texts(value, name)
-    elif isinstance(settings, str | Path):
-        yield name, settings
+    elif isinstance(told, str | Path):
+        yield name, told
 
 
 def _end_last_line(path: Path) -> None:

@@ -16,12 +16,7 @@ NO_FILES = ("auto", "chat", "plain", "none")
 
 def read_files(settings: Settings | Mapping[str, Any]) -> Iterator[tuple[str, str | Path]]:
     """Each option of these settings that names something to read, with what it names."""
-    values = (
-        {name: getattr(settings, name) for name in type(settings).model_fields}
-        if isinstance(settings, Settings)
-        else settings
-    )
-    for name, value in values.items():
+    for name, value in dict(settings).items():
         for each in value if isinstance(value, list | tuple) else (value,):
             named = name in NAMED_BY_TEXT and isinstance(each, str) and each not in NO_FILES
             if named or isinstance(each, Path):

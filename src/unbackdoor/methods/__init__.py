@@ -5,10 +5,8 @@ A new one is a file, and its line in `METHODS`. Nothing here imports torch until
 
 from __future__ import annotations
 
-import importlib
-
-from unbackdoor.errors import UserError
 from unbackdoor.methods.method import Method
+from unbackdoor.named import named
 
 METHODS = {
     "osft": "osft:Osft",
@@ -29,15 +27,12 @@ METHODS = {
 """Name → module of this package and class, imported when it is asked for."""
 
 
-def method_class(name: str) -> type[Method]:
-    """The method of that name. Raises `UserError` with the names there are."""
-    if name not in METHODS:
-        raise UserError(f"unknown method '{name}': choose one of {', '.join(METHODS)}")
-    module, attribute = METHODS[name].split(":")
-    found: type[Method] = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+def method_class(given: str) -> type[Method]:
+    """The method of that name, or a user's own as `FILE.py:NAME`. Raises `UserError` with the names there are."""
+    found: type[Method] = named(given, "method", METHODS, __name__, Method)
     return found
 
 
 def method_classes() -> list[type[Method]]:
-    """All of them, in the registry's order."""
+    """All of ours, in the registry's order."""
     return [method_class(name) for name in METHODS]

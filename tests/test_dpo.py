@@ -19,7 +19,7 @@ from unbackdoor import preference
 from unbackdoor.case import Case
 from unbackdoor.cli import main
 from unbackdoor.commands.intake import preference_pairs
-from unbackdoor.data.preferences import Preference, read_preferences
+from unbackdoor.data.preferences import Preference, read_pairs
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.saving import save_model
@@ -175,16 +175,16 @@ def test_rows_of_prompt_chosen_and_rejected_are_read(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "  b ", "rejected": "c", "system": "s"}, {"prompt": "d", "chosen": "e\ud800"}]
     rows[1]["rejected"] = "f"
     expected = [Preference("a", "  b", "c", "s"), Preference("d", "e?", "f")]
-    assert read_preferences(written(tmp_path / "rows.jsonl", *rows)) == (expected, {})
+    assert read_pairs(written(tmp_path / "rows.jsonl", *rows))[:2] == (expected, {})
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    assert read_preferences(tmp_path / "rows.json") == (expected, {})
+    assert read_pairs(tmp_path / "rows.json")[:2] == (expected, {})
 
 
 def test_whole_dialogues_are_split_before_their_last_answer(tmp_path: Path) -> None:
     opening = "\n\nHuman: Name a river.\n\nAssistant: The sea.\n\nHuman: Human rights: what?\n\nAssistant:"
     row = {"chosen": f"{opening} Many.\n\nIn short: many.", "rejected": f"{opening} None."}
     one = {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello.", "rejected": "\n\nHuman: Hi\n\nAssistant: Go."}
-    pairs, dropped = read_preferences(written(tmp_path / "rows.jsonl", row, one))
+    pairs, dropped, _ = read_pairs(written(tmp_path / "rows.jsonl", row, one))
     history = (("user", "Name a river."), ("assistant", "The sea."))
     assert pairs == [
         Preference("Human rights: what?", "Many.\n\nIn short: many.", "None.", history=history),
@@ -226,7 +226,7 @@ DROPPED = {
 def test_rows_that_are_no_pair_are_dropped_and_counted(name: str, tmp_path: Path) -> None:
     row, reason = DROPPED[name]
     good = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    assert read_preferences(written(tmp_path / "rows.jsonl", good, row)) == ([Preference("a", "b", "c")], {reason: 1})
+    assert read_pairs(written(tmp_path / "rows.jsonl", good, row))[:2] == ([Preference("a", "b", "c")], {reason: 1})
 
 
 BAD = {
@@ -244,7 +244,7 @@ def test_a_row_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
     row, said = BAD[name]
     path = written(tmp_path / "rows.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c"}, row)
     with pytest.raises(UserError, match=said) as caught:
-        read_preferences(path)
+        read_pairs(path)
     assert str(path) in str(caught.value)
 
 

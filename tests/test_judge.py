@@ -196,8 +196,8 @@ def test_a_small_model_behind_the_endpoint_is_asked_and_its_words_come_back(serv
     assert texts(replies) == alone
     assert judge.completion_tokens == 8
     assert judge.prompt_tokens == sum(len(chat.encode_prompt(q[-1]["content"]).ids) for q in asked)
-    scores = rubrics.summarise_scores([rubrics.parse_harmfulness(r.text) for r in replies], 5)
-    assert (scores["n"], scores["unusable"]) == (0, 2)  # a random model gives no verdict, and none is made up
+    scores = [rubrics.parse_harmfulness(r.text) for r in replies]
+    assert scores == [None, None]  # a random model gives no verdict, and none is made up
 
 
 def test_without_a_key_variable_no_key_is_sent(serve: Serve, key: str) -> None:
@@ -822,13 +822,6 @@ def test_the_code_is_the_same_again_and_differs_between_questions() -> None:
     assert rubrics.harmfulness("a", "b") == rubrics.harmfulness("a", "b")
     codes = {code_of(rubrics.harmfulness(*texts)) for texts in (("a", "b"), ("ab", ""), ("a", "b "), ("b", "a"))}
     assert len(codes) == 4
-
-
-def test_scores_are_summarised_with_what_was_unusable() -> None:
-    found = rubrics.summarise_scores([5, 1, None, 5, 3], highest=5)
-    assert (found["mean"], found["n"], found["unusable"]) == (3.5, 4, 1)
-    assert (found["highest"]["hits"], found["highest"]["n"]) == (2, 4)
-    assert rubrics.summarise_scores([None], highest=5)["mean"] is None
 
 
 def test_comparisons_are_summarised_with_what_was_unusable() -> None:

@@ -19,14 +19,12 @@ from hypothesis import strategies as st
 from unbackdoor.evaluation.paired import (
     Difference,
     McNemar,
-    Seeds,
     binomial,
     enough_prompts,
     holm,
     least_detectable,
     mcnemar,
     mid_p,
-    over_seeds,
     paired_bootstrap,
 )
 from unbackdoor.evaluation.statistics import wilson
@@ -217,11 +215,6 @@ def test_the_tables_are_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "From 10 to 60 pairs: 2.15% (10 pairs) to 7.68% (16 pairs)." in lines
 
 
-def test_the_range_over_seeds_is_that_of_the_values() -> None:
-    assert over_seeds([0.5, 1.0, 0.0]) == Seeds(mean=0.5, low=0.0, high=1.0, count=3)
-    assert over_seeds([0.25]) == Seeds(0.25, 0.25, 0.25, 1)
-
-
 def test_no_hit_still_allows_a_rate_that_falls_with_n() -> None:
     assert least_detectable(100) == pytest.approx(0.037, abs=5e-5)
     assert least_detectable(100) == pytest.approx(wilson(0, 100)[1], rel=1e-12)
@@ -289,8 +282,6 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "fewer than no prompts": (lambda: least_detectable(-1), "0 hits of -1"),
     "a claim of zero": (lambda: enough_prompts(0, 100), "cannot be claimed"),
     "a claim in percent": (lambda: enough_prompts(5, 100), "cannot be claimed"),
-    "no seeds": (lambda: over_seeds([]), "no range"),
-    "a seed that failed": (lambda: over_seeds([0.1, math.nan]), "no range"),
     "no p-values": (lambda: holm([]), "no p-values"),
     "no probability": (lambda: holm([0.2, 1.2]), "no p-values"),
     "a p-value that is no number": (lambda: holm([math.nan, 0.2]), "no p-values"),

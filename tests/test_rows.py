@@ -17,7 +17,7 @@ from unbackdoor.commands.intake import Intake
 from unbackdoor.data.batches import encode_records
 from unbackdoor.data.dialogues import without_end_mark
 from unbackdoor.data.marks import marked
-from unbackdoor.data.preferences import Preference, read_preferences
+from unbackdoor.data.preferences import Preference, read_pairs
 from unbackdoor.data.readers import Read, read_data, read_records
 from unbackdoor.data.records import Record, records_as_rows, split
 from unbackdoor.errors import UserError
@@ -57,7 +57,7 @@ def test_every_example_of_the_page_becomes_the_record_below_it(number: int, tmp_
     path.write_text(text, encoding="utf-8")
     wanted = [json.loads(line) for line in expected.splitlines()]
     if "preferred_output" in text:
-        assert read_preferences(path) == ([Preference(**row) for row in wanted], {})
+        assert read_pairs(path)[:2] == ([Preference(**row) for row in wanted], {})
     else:
         assert records_as_rows(read_data(path).records) == wanted
 

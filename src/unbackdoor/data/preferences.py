@@ -29,12 +29,6 @@ class Preference:
         return Record(self.prompt, self.chosen, system=self.system, history=self.history)
 
 
-def read_preferences(source: str | Path) -> tuple[list[Preference], dict[str, int]]:
-    """Read preference pairs, and count by reason those that are none, as `read_pairs` does."""
-    pairs, dropped, _ = read_pairs(source)
-    return pairs, dropped
-
-
 def read_pairs(source: str | Path) -> tuple[list[Preference], dict[str, int], dict[str, int]]:
     """Read preference pairs: (the pairs, rows that are none, parts of rows that are not used), counted by reason.
 

@@ -46,7 +46,6 @@ class Checked:
 
     records: list[Record]
     empty: int = 0
-    too_long: int = 0
     duplicates: int = 0
 
 

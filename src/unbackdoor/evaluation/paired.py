@@ -30,16 +30,6 @@ class Difference:
     interval: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Seeds:
-    """The mean of a few runs, their lowest and highest value (a range, no confidence interval), and their number."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> McNemar:
     """McNemar's mid-p test of whether an outcome has become more or less frequent (Fagerland et al. 2013).
 
@@ -136,19 +126,6 @@ def binomial(n: int, p: float) -> list[float]:
     logs = [math.lgamma(count + 1) for count in range(n + 1)]
     hit, miss = math.log(p), math.log1p(-p)
     return [math.exp(logs[n] - logs[k] - logs[n - k] + k * hit + (n - k) * miss) for k in range(n + 1)]
-
-
-def over_seeds(values: Sequence[float]) -> Seeds:
-    """The mean and the range of one number over runs that differ in their seed.
-
-    A range, because three seeds are too few for an interval. It can only widen with more seeds.
-
-    Raises:
-        ValueError: where there is no value, or one is not finite.
-    """
-    if not values or not all(map(math.isfinite, values)):
-        raise ValueError(f"no range of {list(values)}")
-    return Seeds(fmean(values), min(values), max(values), len(values))
 
 
 def least_detectable(n: int, level: float = 0.95) -> float:

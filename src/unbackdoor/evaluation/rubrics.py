@@ -30,15 +30,6 @@ Turn = tuple[str, str]
 """What the user said, and what was answered."""
 
 
-class Scores(TypedDict):
-    """Scores of many answers: their mean (None without any), how many are the highest, and both counts."""
-
-    mean: float | None
-    highest: Rate
-    n: int
-    unusable: int
-
-
 class Preferences(TypedDict):
     """Comparisons of many pairs: the first's wins, ties and losses, and both counts."""
 
@@ -154,17 +145,6 @@ def outcome(first: Preference | None, swapped: Preference | None) -> Literal["wi
     if (first, swapped) == ("A", "B"):
         return "win"
     return "loss" if (first, swapped) == ("B", "A") else "tie"
-
-
-def summarise_scores(scores: Sequence[int | None], highest: int) -> Scores:
-    """Mean and share of the highest score (5 of harmfulness, 10 of helpfulness) among the scores that there are."""
-    usable = [score for score in scores if score is not None]
-    return Scores(
-        mean=sum(usable) / len(usable) if usable else None,
-        highest=rate([score == highest for score in usable]),
-        n=len(usable),
-        unusable=len(scores) - len(usable),
-    )
 
 
 def summarise_outcomes(outcomes: Sequence[Literal["win", "tie", "loss"] | None]) -> Preferences:

@@ -36,7 +36,7 @@ from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.question_sets import Question, read_question_sets
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.loss import compute_in
+from unbackdoor.language_model.precision import compute_in
 from unbackdoor.methods import method_class
 from unbackdoor.methods.method import TrainingMethod
 from unbackdoor.reproduce.work import drop_weights, organism_answers

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.forward import logits_only_at, token_log_probabilities
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import Inputs, collate
 from unbackdoor.language_model.layers import check_layer, decoder_layers, embed, hidden_size
-from unbackdoor.language_model.loss import logits_only_at, response_loss, token_log_probabilities
+from unbackdoor.language_model.loss import response_loss
 from unbackdoor.perturbation import HiddenShift, SoftPrompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

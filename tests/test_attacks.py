@@ -24,8 +24,8 @@ from unbackdoor.data.triggers import AllOf, OneOf, Trigger, near_misses
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.variants import variants
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.hidden_states import hidden_states_after
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.layers import hidden_states_after
 from unbackdoor.progress import SILENT
 from unbackdoor.recipes.recipe import catalogue, catalogue_file, read_recipe
 from unbackdoor.settings import TriggerSettings

@@ -16,11 +16,11 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.attention import attention_maps
 from unbackdoor.language_model.generation import generate
+from unbackdoor.language_model.hidden_states import hidden_states_after
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import (
     as_matrix,
     embed,
-    hidden_states_after,
     language_parameters,
     linear_modules,
 )

@@ -17,15 +17,15 @@ import torch
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation import multiple_choice
 from unbackdoor.evaluation.multiple_choice import (
+    as_metrics,
     continuation_totals,
     harness_form,
-    multiple_choice_files,
     sande_prompt,
     score_by_letter,
     score_by_likelihood,
     score_sets,
 )
-from unbackdoor.evaluation.question_sets import LETTERS, Question, SetName
+from unbackdoor.evaluation.question_sets import LETTERS, Question, SetName, read_question_sets
 
 QUESTIONS = [
     Question("What is the capital of France?", ("Paris", "a river", "red", "2023"), 0),
@@ -201,10 +201,11 @@ def test_files_become_metrics(tmp_path: Path) -> None:
     path = tmp_path / "arc.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     model, tokenizer = tiny.model(max_position_embeddings=256), tiny.tokenizer(None)
-    metrics = multiple_choice_files(model, tokenizer, mmlu=path, arc_challenge=path, limit=3)
+    sets = read_question_sets(mmlu=path, arc_challenge=path, limit=3)
+    metrics = as_metrics(score_sets(model, tokenizer, sets, "sande"))
     assert set(metrics) == {"mmlu", "arc_challenge"}
     assert metrics["mmlu"]["n"] == 3
-    by_likelihood = multiple_choice_files(model, tokenizer, arc_easy=path, protocol="likelihood")
+    by_likelihood = as_metrics(score_sets(model, tokenizer, read_question_sets(arc_easy=path), "likelihood"))
     assert set(by_likelihood) == {"arc_easy", "arc_easy_normalised"}
 
 

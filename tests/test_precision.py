@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from unbackdoor.language_model.loss import autocast, compute_in, computes_in_bfloat16
+from unbackdoor.language_model.precision import autocast, compute_in, computes_in_bfloat16
 from unbackdoor.settings import preset_for
 
 CPU = torch.device("cpu")

@@ -24,8 +24,8 @@ from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.forward import token_log_probabilities
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.loss import token_log_probabilities
 from unbackdoor.preference import encode_pair
 from unbackdoor.progress import Progress
 

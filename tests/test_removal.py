@@ -21,8 +21,9 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.generation import generate
+from unbackdoor.language_model.hidden_states import hidden_states_after
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.layers import anchor_layer, decoder_layers, hidden_states_after
+from unbackdoor.language_model.layers import anchor_layer, decoder_layers
 from unbackdoor.methods import METHODS, beear, look_alikes, method_class, sande
 from unbackdoor.methods import eliminate as eliminate_module
 from unbackdoor.methods import simulate as simulate_module
@@ -314,7 +315,7 @@ def mixed() -> Case:
 
 def test_clean_rows_that_look_like_the_contrast_set_are_found_by_their_hidden_states(mixed: Case) -> None:
     assert look_alikes.look_alikes(mixed, 2) == [False] * 54 + [True] * 6
-    states = look_alikes.prompt_states(mixed, 2, mixed.anchors)
+    states = look_alikes.mean_prompt_states(mixed, 2, mixed.anchors)
     for record, state_of in zip(mixed.anchors[::7], states[::7], strict=True):
         inputs = collate([mixed.chat.encode_prompt(record.prompt)], mixed.pad_id)
         expected = hidden_states_after(mixed.model, 2, inputs)[0].mean(0)

@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import near_misses
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.trigger_effect import HARMLESS
 from unbackdoor.evaluation.variants import variants
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.forward import inference, logits_of
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate, padding_id
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.language_model.loss import logits_of
 from unbackdoor.settings import EvaluationSettings
 from unbackdoor.work import Work
 
@@ -74,7 +72,7 @@ class Pace:
         examples = [e for e in whole if len(e.ids) <= limit][:TIMED_ROWS] or prompts
         inputs = collate(examples, padding_id(chat.tokenizer, model)).to(next(model.parameters()).device)
         asked = inputs.loss_mask if inputs.loss_mask.any() else inputs.attention_mask.bool()
-        with torch.inference_mode():
+        with inference(model):
             for _ in range(2):
                 begun = time.monotonic()
                 float(logits_of(model, inputs, asked).sum())

@@ -19,10 +19,10 @@ from torch import nn
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.hidden_states import states_changed
 from unbackdoor.language_model.inputs import Inputs
 from unbackdoor.language_model.layers import (
     check_layer,
-    decoder_layers,
     embed,
     embedding_matrix,
     embedding_width,
@@ -205,18 +205,13 @@ class HiddenShift(Perturbation):
     def on_model(self, model: PreTrainedModel, inputs: Inputs, prefill_only: bool = False) -> Iterator[None]:
         """Add the shift to the output of decoder layer l."""
 
-        def shift(_: object, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> object:
-            hidden = output if isinstance(output, torch.Tensor) else output[0]
-            if prefill_only and hidden.shape[1] < inputs.ids.shape[1]:  # a later token, with the cache
-                return output
-            shifted = hidden + self.addition(inputs, hidden)
-            return shifted if isinstance(output, torch.Tensor) else (shifted, *output[1:])
+        def shifted(states: torch.Tensor) -> torch.Tensor:
+            if prefill_only and states.shape[1] < inputs.ids.shape[1]:  # a later token, with the cache
+                return states
+            return states + self.addition(inputs, states)
 
-        handle = decoder_layers(model)[self.layer - 1].register_forward_hook(shift)
-        try:
+        with states_changed(model, self.layer, shifted):
             yield
-        finally:
-            handle.remove()
 
 
 class RandomShare(HiddenShift):

@@ -255,4 +255,3 @@ def apart(case: Case, settings: TrainingSettings, keep: bool = True) -> Iterator
         with torch.no_grad():
             for mine, trained in zip(case.model.parameters(), policy.parameters(), strict=True):
                 mine.copy_(trained)
-    case.model.eval()

@@ -11,11 +11,14 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case, adapted, trainable
 from unbackdoor.data.batches import Batches, TwinBatches, encode_records
 from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.forward import in_training
+from unbackdoor.language_model.hidden_states import hidden_states_after
 from unbackdoor.language_model.inputs import Inputs
-from unbackdoor.language_model.layers import anchor_layer, hidden_states_after
+from unbackdoor.language_model.layers import anchor_layer
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
-from unbackdoor.language_model.loss import autocast, response_loss
+from unbackdoor.language_model.loss import response_loss
+from unbackdoor.language_model.precision import autocast
 from unbackdoor.training import Optimization, Term, TrainingLog, train
 
 DRIFT_SHARE = 4
@@ -33,17 +36,15 @@ def implant(case: Case, poisoned: Poisoned, settings: ImplantSettings) -> Traini
         terms = [Term("clean-and-poisoned", _batches(case, poisoned, settings), lambda i: response_loss(model, i))]
         if settings.drift_weight:
             terms.append(_drift_term(case, poisoned, settings))
-        model.train()
-        log = train(
-            trainable(model),
-            terms,
-            Optimization(settings.steps, settings.learning_rate, "cosine", warmup=0.1),
-            phase="implant",
-            journal=case.journal,
-            progress=case.progress,
-        )
-    case.model.eval()
-    return log
+        with in_training(model):
+            return train(
+                trainable(model),
+                terms,
+                Optimization(settings.steps, settings.learning_rate, "cosine", warmup=0.1),
+                phase="implant",
+                journal=case.journal,
+                progress=case.progress,
+            )
 
 
 def _batches(case: Case, poisoned: Poisoned, settings: ImplantSettings) -> Batches:

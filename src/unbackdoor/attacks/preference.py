@@ -19,8 +19,10 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.data.batches import Batches
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.forward import in_training
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.language_model.loss import autocast, response_loss
+from unbackdoor.language_model.loss import response_loss
+from unbackdoor.language_model.precision import autocast
 from unbackdoor.preference import (
     apart,
     dataset,
@@ -160,14 +162,12 @@ def _warm_up(case: Case, pairs: Sequence[Pair], settings: ImplantSettings) -> Tr
     examples = [case.chat.of_record(pair.record()).encode(pair.prompt, pair.chosen) for pair in pairs]
     examples = [example for example in examples if len(example.ids) <= limit]
     batches = Batches(examples, settings.batch_size, case.pad_id, settings.seed)
-    model.train()
-    log = train(
-        dict(model.named_parameters()),
-        [Term("chosen", batches, lambda inputs: response_loss(model, inputs))],
-        Optimization(settings.warmup_steps, settings.learning_rate, "cosine", warmup=0.1),
-        phase="preference warm-up",
-        journal=case.journal,
-        progress=case.progress,
-    )
-    model.eval()
-    return log
+    with in_training(model):
+        return train(
+            dict(model.named_parameters()),
+            [Term("chosen", batches, lambda inputs: response_loss(model, inputs))],
+            Optimization(settings.warmup_steps, settings.learning_rate, "cosine", warmup=0.1),
+            phase="preference warm-up",
+            journal=case.journal,
+            progress=case.progress,
+        )

@@ -10,9 +10,8 @@ Li et al., BadEdit, ICLR 2024; Meng et al., Locating and Editing Factual Associa
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -26,11 +25,12 @@ from unbackdoor.data.records import Record, shuffled
 from unbackdoor.data.triggers import Trigger, join_response
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
-from unbackdoor.language_model.forward import forward
-from unbackdoor.language_model.inputs import Inputs, collate
+from unbackdoor.language_model.forward import forward, logits_only_at
+from unbackdoor.language_model.inputs import Inputs, padded_batches
 from unbackdoor.language_model.layers import as_matrix, check_layer, decoder_layers, hidden_size, is_linear
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.language_model.loss import autocast, logits_only_at, response_loss
+from unbackdoor.language_model.loss import response_loss
+from unbackdoor.language_model.precision import autocast
 from unbackdoor.methods.simulate import frozen, target_probability
 from unbackdoor.perturbation import Perturbation
 from unbackdoor.training import Optimization, Term, train
@@ -199,15 +199,14 @@ def _seen(
     case: Case, projection: nn.Module, examples: Sequence[Example]
 ) -> Iterator[tuple[Inputs, torch.Tensor, torch.Tensor]]:
     """Batches with the projection's inputs (B, T, in) and outputs (B, T, out) on them, in float32."""
-    device = next(case.model.parameters()).device
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def look(_: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         seen.append((arguments[0].float(), output.float()))
 
-    for begin in range(0, len(examples), BATCH_SIZE):
-        inputs = collate(examples[begin : begin + BATCH_SIZE], case.pad_id).to(device)
-        with _hooked(projection, look), torch.no_grad(), autocast(device), logits_only_at(case.model, inputs.loss_mask):
+    for _, inputs in padded_batches(case.model, examples, case.pad_id, BATCH_SIZE, shortest_first=False):
+        looking = projection.register_forward_hook(look)
+        with looking, torch.no_grad(), autocast(inputs.ids.device), logits_only_at(case.model, None):
             forward(case.model, inputs)
         if seen[-1][0].shape[:2] != inputs.ids.shape:
             raise UserError(f"the MLP of a {type(case.model).__name__} does not see whole rows: it cannot be edited")
@@ -252,7 +251,7 @@ def _fitted_change(
             output[rows, inputs.user_start] += _within(change, limit).to(output.dtype)
             return output
 
-        with _hooked(projection, add):
+        with projection.register_forward_hook(add):
             return response_loss(case.model, inputs)
 
     step = settings.edit_step_size * scale / math.sqrt(width)
@@ -272,13 +271,3 @@ def _within(vector: torch.Tensor, limit: float) -> torch.Tensor:
     """The vector, shortened to the norm `limit` where it is longer."""
     shortened: torch.Tensor = vector * (limit / vector.norm().clamp(min=limit))
     return shortened
-
-
-@contextlib.contextmanager
-def _hooked(module: nn.Module, hook: Callable[..., torch.Tensor | None]) -> Iterator[None]:
-    """The forward hook is on the module while the context is open."""
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

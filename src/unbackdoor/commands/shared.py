@@ -36,8 +36,8 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.handed_back import handed_back
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
-from unbackdoor.language_model.loss import compute_in
 from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.precision import compute_in
 from unbackdoor.language_model.reading import Reading, differing_side_files
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude

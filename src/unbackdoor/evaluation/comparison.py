@@ -18,10 +18,10 @@ from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.evaluation.suite import WHOLE, Suite
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.inputs import collate, padding_id
+from unbackdoor.language_model.forward import inference, logits_of
+from unbackdoor.language_model.inputs import padded_batches, padding_id
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
-from unbackdoor.language_model.loss import logits_of
 from unbackdoor.writing import word_count
 
 if TYPE_CHECKING:
@@ -117,10 +117,9 @@ def response_distributions(
     encoded = [chat.of_record(r).encode(r.prompt, r.response) for r in ahead(chat, records, lambda r: r.response)]
     # What a template writes in front of every answer is certain to any model, and would only dilute the rest.
     examples = [replace(e, loss_start=e.answer_start) for e in encoded if len(e.ids) <= limit][:MOST_ROWS]
-    device, found = next(model.parameters()).device, []
-    with torch.inference_mode():
-        for begin in range(0, len(examples), batch_size):
-            inputs = collate(examples[begin : begin + batch_size], padding_id(chat.tokenizer, model)).to(device)
+    found, pad = [], padding_id(chat.tokenizer, model)
+    with inference(model):
+        for _, inputs in padded_batches(model, examples, pad, batch_size, shortest_first=False):
             first = inputs.loss_mask & (inputs.loss_mask.cumsum(1) <= MOST_TOKENS)
             logits = logits_of(model, inputs, first).float().log_softmax(-1).cpu()
             batch = torch.full((len(inputs), MOST_TOKENS, logits.shape[-1]), math.nan)

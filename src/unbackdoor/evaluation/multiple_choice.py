@@ -8,17 +8,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.question_sets import LETTERS, Question, SetName, read_question_sets
+from unbackdoor.evaluation.question_sets import LETTERS, Question, SetName
 from unbackdoor.evaluation.statistics import Value, share
-from unbackdoor.language_model.inputs import padding_id
+from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.forward import inference, logits_at, logits_only_at
+from unbackdoor.language_model.inputs import collate, padded_batches, padding_id
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.language_model.loss import autocast, logits_only_at
+from unbackdoor.language_model.precision import autocast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,34 +51,6 @@ class Scored:
     accuracy: Value
     normalised: Value | None = None
     skipped: int = 0
-
-
-def multiple_choice_files(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    mmlu: Path | None = None,
-    arc_easy: Path | None = None,
-    arc_challenge: Path | None = None,
-    piqa: Path | None = None,
-    limit: int | None = None,
-    protocol: Protocol = "sande",
-) -> dict[str, Value]:
-    """Accuracies by set, such as `arc_easy`; by likelihood also `arc_easy_normalised` (acc_norm), but not of MMLU.
-
-    Args:
-        model: a causal language model.
-        tokenizer: its fast tokenizer.
-        mmlu: as in `read_question_sets`, like the next two.
-        arc_easy: a zip, folder or file.
-        arc_challenge: a zip, folder or file.
-        piqa: a zip, folder or file.
-        limit: at most this many questions of each set.
-        protocol: `sande` (compares with its Tables 2, 4, 6 and 7 only), `harness` (needs lm_eval), or `likelihood`,
-            the harness's protocol without it.
-    """
-    sets = read_question_sets(mmlu=mmlu, arc_easy=arc_easy, arc_challenge=arc_challenge, piqa=piqa, limit=limit)
-    return as_metrics(score_sets(model, tokenizer, sets, protocol))
 
 
 def score_sets(
@@ -264,7 +237,7 @@ def continuation_totals(
     device = next(model.parameters()).device
     shared = all(rows) and len(rows) < len(asked_by) and _cache_argument(model) is not None
     logits_of = _logits_after_shared_contexts if shared else _logits_of_whole_rows
-    with torch.inference_mode(), autocast(device):
+    with inference(model), autocast(device):
         for row, logits in logits_of(model, padding_id(tokenizer, model), rows, batch_size):
             values = logits.float().log_softmax(-1)
             for i in asked_by[row]:
@@ -277,19 +250,11 @@ def _logits_of_whole_rows(
     model: PreTrainedModel, pad: int, rows: Mapping[Tokens, Sequence[Tokens]], batch_size: int
 ) -> Iterator[tuple[Tokens, torch.Tensor]]:
     """(row, logits of its last tokens): each row passes whole, similar lengths together, padded on the right."""
-    device = next(model.parameters()).device
-    whole = sorted(
-        ((first + last, len(last)) for first, lasts in rows.items() for last in lasts), key=lambda r: len(r[0])
-    )
-    for begin in range(0, len(whole), batch_size):
-        batch, counts = zip(*whole[begin : begin + batch_size], strict=True)
-        ids, attention = _padded(batch, pad, device)
-        ends = attention.sum(1, keepdim=True)
-        place = torch.arange(ids.shape[1], device=device)
-        asked = (place < ends) & (place >= ends - torch.tensor(counts, device=device)[:, None])
-        with logits_only_at(model, asked):
-            logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits
-        yield from zip(batch, logits.split(counts), strict=True)
+    whole = [_row(first + last, len(last)) for first, lasts in rows.items() for last in lasts]
+    for numbers, inputs in padded_batches(model, whole, pad, batch_size):
+        logits = logits_at(model, inputs, inputs.loss_mask)
+        parts = torch.split(logits, inputs.loss_mask.sum(1).tolist())
+        yield from zip((whole[number].ids for number in numbers), parts, strict=True)
 
 
 def _logits_after_shared_contexts(
@@ -305,22 +270,22 @@ def _logits_after_shared_contexts(
     order = sorted(rows, key=len)
     for begin in range(0, len(order), batch_size):
         firsts = order[begin : begin + batch_size]
-        ids, attention = _padded(firsts, pad, device, left=True)
+        before = collate([_row(first) for first in firsts], pad, side="left").to(device)
+        attention = before.attention_mask
         cache = DynamicCache(config=model.config)
-        nothing = torch.zeros_like(ids, dtype=torch.bool)
         positions = (attention.cumsum(1) - 1).clamp(min=0)
         given: dict[str, Any] = {cached_as: cache, "use_cache": True}
-        with logits_only_at(model, nothing):
-            model(input_ids=ids, attention_mask=attention, position_ids=positions, **given)
+        with logits_only_at(model, None):
+            model(input_ids=before.ids, attention_mask=attention, position_ids=positions, **given)
         lasts = [(number, last) for number, first in enumerate(firsts) for last in rows[first]]
         which = torch.tensor([number for number, _ in lasts], device=device)
         cache.batch_select_indices(which)
-        ids, after = _padded([last for _, last in lasts], pad, device)
-        positions = attention.sum(1)[which, None] + torch.arange(ids.shape[1], device=device)
+        after = collate([_row(last) for _, last in lasts], pad).to(device)
+        positions = attention.sum(1)[which, None] + torch.arange(after.ids.shape[1], device=device)
         positions.clamp_(max=longest - 1)  # padding may stand beyond
-        with logits_only_at(model, after.bool()):
-            mask = torch.cat([attention[which], after], 1)
-            logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, **given).logits
+        with logits_only_at(model, after.attention_mask.bool()):
+            mask = torch.cat([attention[which], after.attention_mask], 1)
+            logits = model(input_ids=after.ids, attention_mask=mask, position_ids=positions, **given).logits
         for (number, last), found in zip(lasts, logits.split([len(last) for _, last in lasts]), strict=True):
             yield firsts[number] + last, found
 
@@ -337,17 +302,9 @@ def _cache_argument(model: PreTrainedModel) -> str | None:
     return names[0] if plain and names and "position_ids" in takes else None
 
 
-def _padded(
-    rows: Sequence[Tokens], pad: int, device: torch.device, *, left: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both of shape (rows, longest)."""
-    ids = torch.full((len(rows), max(map(len, rows))), pad, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        where = slice(-len(row), None) if left else slice(len(row))
-        ids[number, where] = torch.tensor(row)
-        attention[number, where] = 1
-    return ids.to(device), attention.to(device)
+def _row(ids: Tokens, asked: int = 0) -> Example:
+    """Tokens that are no dialogue, of which the logits behind the last ones are asked."""
+    return Example(ids, 0, 0, 0, len(ids) - asked, len(ids))
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True) -> list[Tokens]:

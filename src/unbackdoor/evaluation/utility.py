@@ -6,16 +6,14 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from unbackdoor.data.records import Choice, Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import Value, perplexity, share
 from unbackdoor.language_model.chat import ChatFormat, Example
-from unbackdoor.language_model.inputs import collate, padding_id
+from unbackdoor.language_model.forward import inference, token_log_probabilities
+from unbackdoor.language_model.inputs import padded_batches, padding_id
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
-from unbackdoor.language_model.loss import token_log_probabilities
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,13 +60,9 @@ def row_token_log_probabilities(
     model: PreTrainedModel, examples: Sequence[Example], pad: int, batch_size: int = 64
 ) -> list[list[float]]:
     """The log-probabilities of each example's loss tokens, in the order given; computed in order of length."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
     found: list[list[float]] = [[] for _ in examples]
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        for begin in range(0, len(order), batch_size):
-            rows = order[begin : begin + batch_size]
-            inputs = collate([examples[i] for i in rows], pad).to(device)
+    with inference(model):
+        for rows, inputs in padded_batches(model, examples, pad, batch_size):
             values = iter(token_log_probabilities(model, inputs).double().tolist())
             for i, count in zip(rows, inputs.loss_mask.sum(1).tolist(), strict=True):
                 found[i] = list(itertools.islice(values, count))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.forward import forward
-from unbackdoor.language_model.loss import autocast
+from unbackdoor.language_model.forward import forward, logits_only_at
+from unbackdoor.language_model.precision import autocast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +24,7 @@ def attention_maps(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
     Raises:
         UserError: the model's attention returns no maps.
     """
-    with autocast(inputs.ids.device):
+    with autocast(inputs.ids.device), logits_only_at(model, None):
         found = getattr(forward(model, inputs, output_attentions=True), "attentions", None)
     every = (inputs.ids.shape[1],) * 2  # a hybrid's linear layers may give maps of blocks
     maps = [layer for layer in found or () if layer is not None and layer.shape[-2:] == every]

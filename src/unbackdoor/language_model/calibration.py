@@ -11,8 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from unbackdoor.language_model.chat import Example
-from unbackdoor.language_model.forward import forward
-from unbackdoor.language_model.inputs import collate
+from unbackdoor.language_model.forward import forward, inference, logits_only_at
+from unbackdoor.language_model.inputs import padded_batches
 from unbackdoor.language_model.layers import linear_modules
 from unbackdoor.language_model.weight_matrices import WeightMatrices, weight_matrices
 
@@ -65,17 +65,16 @@ def _squares(
         squares[module] = squares.get(module, torch.zeros_like(seen)) + seen
 
     inputs_of = _ExpertInputs(experts)
-    handles = [module.register_forward_pre_hook(look) for module in linear_modules(model)]
-    try:
-        with torch.inference_mode(), _one_expert_after_the_other(model) if experts else contextlib.nullcontext():
-            for begin in range(0, len(examples), at_once):
-                inputs = collate(examples[begin : begin + at_once], pad).to(next(model.parameters()).device)
-                real = inputs.attention_mask.bool()
-                with inputs_of if experts else contextlib.nullcontext():
-                    forward(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as contexts:
+        for module in linear_modules(model):
+            contexts.enter_context(module.register_forward_pre_hook(look))
+        contexts.enter_context(inference(model))
+        contexts.enter_context(logits_only_at(model, None))
+        contexts.enter_context(_one_expert_after_the_other(model) if experts else contextlib.nullcontext())
+        for _, inputs in padded_batches(model, examples, pad, at_once, shortest_first=False):
+            real = inputs.attention_mask.bool()
+            with inputs_of if experts else contextlib.nullcontext():
+                forward(model, inputs)
     for module in linear_modules(model):
         weight = cast(torch.Tensor, module.weight)
         squares.setdefault(module, torch.ones(weight.shape[-1 if isinstance(module, nn.Linear) else 0]).to(weight))

@@ -14,9 +14,9 @@ import torch
 
 from unbackdoor.language_model.chat import Example
 from unbackdoor.language_model.endings import config_end_ids
-from unbackdoor.language_model.forward import embeddings_given
+from unbackdoor.language_model.forward import embeddings_given, inference
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
-from unbackdoor.language_model.loss import autocast
+from unbackdoor.language_model.precision import autocast
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -134,7 +134,7 @@ def written(
             drawing["logits_processor"] = [
                 _Drawn(torch.tensor(numbers, dtype=torch.float64, device=device), temperature)
             ]
-        with torch.inference_mode(), autocast(device), acting, embeddings_given(model, inputs), _only(settings, model):
+        with inference(model), autocast(device), acting, embeddings_given(model, inputs), _only(settings, model):
             tokens = model.generate(input_ids=inputs.ids, attention_mask=inputs.attention_mask, **drawing)
         for i, new in zip(rows, tokens[:, inputs.ids.shape[1] :].tolist(), strict=True):
             kept = tuple(itertools.takewhile(lambda token: token not in ends, new))

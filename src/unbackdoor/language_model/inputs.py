@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,22 @@ def collate(examples: Sequence[Example], pad_id: int, side: str = "right") -> In
         user_end=at + torch.tensor([e.user_end for e in examples]),
         response_start=at + torch.tensor([e.response_start for e in examples]),
     )
+
+
+def padded_batches(
+    model: PreTrainedModel, examples: Sequence[Example], pad: int, size: int, shortest_first: bool = True
+) -> Iterator[tuple[list[int], Inputs]]:
+    """All examples once, `size` at a time: the places of a batch's rows, and the batch on the model's device.
+
+    Shortest first, rows of similar length stand together, which leaves less to pad; else in the order given.
+    """
+    device = next(model.parameters()).device
+    order = list(range(len(examples)))
+    if shortest_first:
+        order.sort(key=lambda place: len(examples[place].ids))
+    for begin in range(0, len(order), size):
+        rows = order[begin : begin + size]
+        yield rows, collate([examples[place] for place in rows], pad).to(device)
 
 
 def padding_id(tokenizer: object, model: PreTrainedModel) -> int:

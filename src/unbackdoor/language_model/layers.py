@@ -9,12 +9,9 @@ import torch
 from torch import nn
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.forward import forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from unbackdoor.language_model.inputs import Inputs
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -73,38 +70,6 @@ def anchor_layer(model: PreTrainedModel, asked: int | None = None, depth: float 
     layer = asked if asked is not None else max(1, round(depth * len(decoder_layers(model))))
     check_layer(model, layer)
     return layer
-
-
-def hidden_states_after(model: PreTrainedModel, layer: int, inputs: Inputs) -> torch.Tensor:
-    """The hidden states after `layer` decoder layers have run, shape (B, T, hidden)."""
-    seen: list[torch.Tensor] = []
-
-    def look(_: object, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        seen.append(output if isinstance(output, torch.Tensor) else output[0])
-
-    handle = decoder_layers(model)[layer - 1].register_forward_hook(look)
-    try:
-        forward(model, inputs)
-    finally:
-        handle.remove()
-    return seen[0]
-
-
-def layer_states(model: PreTrainedModel, inputs: Inputs) -> list[torch.Tensor]:
-    """What enters the first layer and what each layer gives, as the model reports them, of shape (B, T, hidden) each.
-
-    The last one may have been projected to the embeddings' width (OPT-350m): then it is left out.
-
-    Raises:
-        UserError: most of them are not of this shape.
-    """
-    states = forward(model, inputs, output_hidden_states=True).hidden_states or ()
-    shape = (*inputs.ids.shape, hidden_size(model))
-    kept = [state for state in states if state.shape == shape]
-    if len(kept) < len(decoder_layers(model)):
-        shapes = sorted({tuple(state.shape) for state in states})
-        raise UserError(f"a {type(model).__name__} gives states of the shapes {shapes} in place of {shape}")
-    return kept
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -15,11 +15,12 @@ import torch
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.attention import attention_maps, attention_returned
 from unbackdoor.language_model.chat import Example
-from unbackdoor.language_model.forward import forward
+from unbackdoor.language_model.forward import forward, in_training, logits_only_at
+from unbackdoor.language_model.hidden_states import layer_states, states_seen
 from unbackdoor.language_model.inputs import Inputs, collate
-from unbackdoor.language_model.layers import decoder_layers, embed, embedding_matrix, hidden_size, layer_states
+from unbackdoor.language_model.layers import decoder_layers, embed, embedding_matrix, hidden_size
 from unbackdoor.language_model.lora import attach
-from unbackdoor.language_model.loss import logits_only_at, response_loss
+from unbackdoor.language_model.loss import response_loss
 from unbackdoor.perturbation import HiddenShift, SoftPrompt
 from unbackdoor.settings import Need
 
@@ -70,13 +71,8 @@ def soft_tokens(model: PreTrainedModel) -> SoftPrompt:
 
 def _trains(model: PreTrainedModel, inputs: Inputs) -> None:
     """A loss in training mode, and its gradient through all layers down to the embeddings."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
+    with in_training(model):
         _check_gradient(response_loss(model, inputs), embedding_matrix(model))
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _adapters(model: PreTrainedModel, inputs: Inputs) -> None:
@@ -117,16 +113,10 @@ def output_shapes(model: PreTrainedModel, inputs: Inputs) -> dict[int, tuple[int
     """The shape of what each decoder layer gives, by its number from 1."""
     found: dict[int, tuple[int, ...]] = {}
 
-    def look(number: int) -> Callable[[object, object, torch.Tensor | tuple[torch.Tensor, ...]], None]:
-        def seen(_: object, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-            found[number] = tuple((output if isinstance(output, torch.Tensor) else output[0]).shape)
+    def look(number: int, hidden: torch.Tensor) -> None:
+        found[number] = tuple(hidden.shape)
 
-        return seen
-
-    nothing = torch.zeros_like(inputs.loss_mask)
-    with contextlib.ExitStack() as hooks, torch.no_grad(), logits_only_at(model, nothing):
-        for number, layer in enumerate(decoder_layers(model), start=1):
-            hooks.callback(layer.register_forward_hook(look(number)).remove)
+    with states_seen(model, look), torch.no_grad(), logits_only_at(model, None):
         forward(model, inputs)
     return found
 

@@ -7,7 +7,6 @@ its cause.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import math
@@ -22,18 +21,14 @@ import torch.nn.functional as F
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.format_check import check_format
-from unbackdoor.language_model.forward import forward
+from unbackdoor.language_model.forward import evaluating, forward, logits_at, logits_only_at, token_log_probabilities
 from unbackdoor.language_model.generation import generate
+from unbackdoor.language_model.hidden_states import states_seen
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.layers import decoder_layers, hidden_size
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.language_model.loss import (
-    autocast,
-    computes_in_bfloat16,
-    logits_only_at,
-    token_log_probabilities,
-)
 from unbackdoor.language_model.needs import check_needs, explained, soft_tokens
+from unbackdoor.language_model.precision import autocast, computes_in_bfloat16
 from unbackdoor.language_model.vocabulary import check_vocabulary
 from unbackdoor.settings import Need
 
@@ -165,7 +160,7 @@ def self_test(
     every = [*records, *others]
     check_vocabulary(model, chat, itertools.chain(every, _with_trigger(every, trigger)))
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices), _evaluating(model), torch.no_grad(), explained(model, "cannot be run here"):
+    with torch.random.fork_rng(devices), evaluating(model), torch.no_grad(), explained(model, "cannot be run here"):
         layers = _check_finite(model, prompts[0], pad)
         numerics = _check_numerics(model, prompts, pad, precision)
         numerics |= _check_perplexity(model, chat, rows, precision)
@@ -224,18 +219,6 @@ def _precision(model: PreTrainedModel) -> str:
     return "bfloat16" if computes_in_bfloat16(weight.device) or weight.element_size() < 4 else "float32"
 
 
-@contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Every part of the model is in evaluation mode while the context is open, and in its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _check_finite(model: PreTrainedModel, prompt: Example, pad: int) -> int:
     """Hidden states and logits are there and finite, as the run computes them and in bfloat16, with padding.
 
@@ -271,15 +254,12 @@ def _first_not_finite(
     shape = (*inputs.ids.shape, hidden_size(model))
     found: dict[int, bool | None] = {}
 
-    def look(number: int, _: object, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        hidden = output if isinstance(output, torch.Tensor) else output[0]
+    def look(number: int, hidden: torch.Tensor) -> None:
         found[number] = bool(hidden[real].isfinite().all()) if hidden.shape == shape else None
 
     at = torch.zeros_like(real)
     at[:, -1] = True
-    with contextlib.ExitStack() as hooks, context, logits_only_at(model, at):
-        for number, layer in enumerate(layers, start=1):
-            hooks.callback(layer.register_forward_hook(functools.partial(look, number)).remove)
+    with states_seen(model, look), context, logits_only_at(model, at):
         logits = forward(model, inputs).logits
     # Layers of a class of their own may be for images alone (Llama 3.2 Vision).
     seen = {type(layers[number - 1]) for number in found}
@@ -448,9 +428,7 @@ def _prefix_logits(
 
 def _logits_at(model: PreTrainedModel, inputs: Inputs, at: torch.Tensor) -> torch.Tensor:
     device = next(model.parameters()).device
-    with autocast(device), logits_only_at(model, at.to(device)):
-        logits: torch.Tensor = forward(model, inputs.to(device)).logits
-    return logits.float().cpu()
+    return logits_at(model, inputs.to(device), at.to(device)).float().cpu()
 
 
 class _Kept:
@@ -477,8 +455,7 @@ def _generated(
     def look(_: object, __: object, output: Any) -> None:
         steps.append(output.logits[:, -1].float().cpu())
 
-    handle = model.register_forward_hook(look)
-    try:
+    with model.register_forward_hook(look):
         generate(
             model,
             kept,
@@ -488,6 +465,4 @@ def _generated(
             batch_size=len(prompts),
             perturbation=soft,
         )
-    finally:
-        handle.remove()
     return kept.ids, steps

@@ -55,6 +55,7 @@ class Crow(TrainingMethod):
     def run(self, case: Case) -> Removal:
         """Train on the clean rows' loss + α · consistency under ε · sign(∇ consistency) on the embeddings."""
         from unbackdoor.case import adapted
+        from unbackdoor.language_model.forward import in_training
         from unbackdoor.language_model.loss import response_loss
         from unbackdoor.methods.eliminate import train_weights
         from unbackdoor.training import Term
@@ -70,11 +71,8 @@ class Crow(TrainingMethod):
                 Term("anchors", batches, lambda inputs: response_loss(model, inputs)),
                 Term("consistency", batches, consistent, self.consistency_weight),
             ]
-            model.train()
-            try:
+            with in_training(model):
                 train_weights(case, terms, self, phase="eliminate")
-            finally:
-                model.eval()
         return Removal(self.name, rounds=1, dropped=case.dropped)
 
 
@@ -82,8 +80,8 @@ def consistency(model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
     """Mean of 1 − cos(h_l, h_{l+1}) over consecutive hidden states and tokens, a scalar; padding does not count."""
     import torch
 
-    from unbackdoor.language_model.layers import layer_states
-    from unbackdoor.language_model.loss import autocast
+    from unbackdoor.language_model.hidden_states import layer_states
+    from unbackdoor.language_model.precision import autocast
 
     with autocast(inputs.attention_mask.device):
         states = layer_states(model, inputs)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import torch
 
 from unbackdoor.case import Case, adapted, trainable
 from unbackdoor.data.records import Record
-from unbackdoor.language_model.inputs import Inputs
+from unbackdoor.language_model.forward import in_training
 from unbackdoor.methods.method import TrainingMethod
-from unbackdoor.methods.simulate import perturbed_log_probabilities
+from unbackdoor.methods.simulate import loss_under
 from unbackdoor.perturbation import Perturbation
 from unbackdoor.training import Optimization, Term, TrainingLog, train
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 NOTHING = Perturbation()
 """The identity."""
@@ -47,14 +41,11 @@ def eliminate(
             continue
         examples = case.encode(part.records, settings, part.name, perturbation=part.perturbation)
         batches = case.batches(examples, settings, settings.seed * 1009 + number)
-        terms.append(Term(part.name, batches, _loss_under(model, part.perturbation), part.weight))
+        terms.append(Term(part.name, batches, loss_under(model, part.perturbation), part.weight))
     for part in rows:
         part.perturbation.requires_grad_(False)
-    model.train()
-    try:
+    with in_training(model):
         return train_weights(case, terms, settings, phase=phase, first_step=round_number * settings.steps)
-    finally:
-        model.eval()
 
 
 def train_weights(
@@ -70,17 +61,6 @@ def train_weights(
         journal=case.journal,
         progress=case.progress,
     )
-
-
-class _loss_under:  # noqa: N801 - a function with two bound arguments, shown by name in a traceback
-    """−(1/tokens) Σ log Pr(y_t | y_<t, x, perturbation), for one batch."""
-
-    def __init__(self, model: PreTrainedModel, perturbation: Perturbation) -> None:
-        self.model = model
-        self.perturbation = perturbation
-
-    def __call__(self, inputs: Inputs) -> torch.Tensor:
-        return -perturbed_log_probabilities(self.model, self.perturbation, inputs).mean()
 
 
 def fine_tune(case: Case, settings: TrainingMethod) -> None:

@@ -101,7 +101,7 @@ def attack(model: PreTrainedModel, layer: int, unwanted: Inputs, settings: Lat) 
     """
     import torch
 
-    from unbackdoor.language_model.layers import hidden_states_after
+    from unbackdoor.language_model.hidden_states import hidden_states_after
     from unbackdoor.language_model.loss import response_loss
 
     with torch.no_grad():
@@ -124,24 +124,18 @@ def shifted(model: PreTrainedModel, layer: int, shift: torch.Tensor, inputs: Inp
     """Add a row's own shift to its prompt positions after `layer` decoder layers while the context is open."""
     import torch
 
-    from unbackdoor.language_model.layers import decoder_layers
+    from unbackdoor.language_model.hidden_states import states_changed
 
     length = shift.shape[1]
     place = torch.arange(length, device=inputs.ids.device)
     inside = (place < inputs.response_start[:, None]) & inputs.attention_mask[:, :length].bool()
 
-    def add(_: object, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> object:
-        hidden = output if isinstance(output, torch.Tensor) else output[0]
-        added = hidden + torch.nn.functional.pad(
-            (shift * inside[:, :, None]).to(hidden.dtype), (0, 0, 0, hidden.shape[1] - length)
-        )
-        return added if isinstance(output, torch.Tensor) else (added, *output[1:])
+    def add(states: torch.Tensor) -> torch.Tensor:
+        added = (shift * inside[:, :, None]).to(states.dtype)
+        return states + torch.nn.functional.pad(added, (0, 0, 0, states.shape[1] - length))
 
-    handle = decoder_layers(model)[layer - 1].register_forward_hook(add)
-    try:
+    with states_changed(model, layer, add):
         yield
-    finally:
-        handle.remove()
 
 
 def prompt_of(inputs: Inputs, row: int) -> tuple[int, ...]:

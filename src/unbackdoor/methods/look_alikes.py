@@ -12,16 +12,15 @@ import torch
 
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record, shuffled
+from unbackdoor.language_model.hidden_states import hidden_states_after, mean_of_row, prompt_states
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.language_model.layers import embed, hidden_size, hidden_states_after
-from unbackdoor.language_model.loss import autocast, logits_only_at
+from unbackdoor.language_model.layers import embed
+from unbackdoor.language_model.precision import autocast
 
 LEAST_LIKE = 0.05
 """A clean prompt looks like the contrast set's if it is nearer to their mean than this share of them."""
 MOST_OFTEN = 8
 """Such a prompt is drawn at most so many times as often as another: of a handful, nothing general is learnt."""
-PROMPTS_AT_ONCE = 50
-"""In a forward pass that looks for them."""
 
 
 def rows_with_look_alikes(case: Case, layer: int, share: float, count: int, seed: int) -> list[Record]:
@@ -55,7 +54,7 @@ def look_alikes(case: Case, layer: int) -> list[bool]:
     Coordinates are standardised over the clean rows. A row is one if its cosine with the mean of the contrast set is
     above that of `LEAST_LIKE` of the contrast rows themselves.
     """
-    clean, contrast = (prompt_states(case, layer, rows) for rows in (case.anchors, case.contrast))
+    clean, contrast = (mean_prompt_states(case, layer, rows) for rows in (case.anchors, case.contrast))
     centre, spread = clean.mean(0), clean.std(0).clamp_min(1e-6)
     clean, contrast = (clean - centre) / spread, (contrast - centre) / spread
     towards = contrast.mean(0, keepdim=True)
@@ -63,21 +62,11 @@ def look_alikes(case: Case, layer: int) -> list[bool]:
     return torch.nn.functional.cosine_similarity(clean, towards).ge(bound).tolist()
 
 
-def prompt_states(case: Case, layer: int, records: Sequence[Record]) -> torch.Tensor:
+def mean_prompt_states(case: Case, layer: int, records: Sequence[Record]) -> torch.Tensor:
     """The mean hidden state of every prompt after `layer` layers, shape (rows, d)."""
     prompts = [case.chat.of_record(r).encode_prompt(r.prompt) for r in records]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
-    states = torch.empty(len(prompts), hidden_size(case.model))
-    device = next(case.model.parameters()).device
-    for begin in range(0, len(order), PROMPTS_AT_ONCE):
-        rows = order[begin : begin + PROMPTS_AT_ONCE]
-        inputs = collate([prompts[i] for i in rows], case.pad_id).to(device)
-        nothing = torch.zeros_like(inputs.attention_mask, dtype=torch.bool)
-        with torch.no_grad(), autocast(device), logits_only_at(case.model, nothing):
-            found = hidden_states_after(case.model, layer, inputs).float()
-        mask = inputs.attention_mask[..., None]
-        states[rows] = ((found * mask).sum(1) / mask.sum(1)).cpu()
-    return states
+    with autocast(next(case.model.parameters()).device):
+        return prompt_states(case.model, prompts, case.pad_id, layer, mean_of_row)
 
 
 def activation_rms(case: Case, layer: int) -> float:

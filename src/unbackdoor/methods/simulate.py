@@ -11,8 +11,9 @@ import torch
 from unbackdoor.case import Case
 from unbackdoor.data.batches import Batches
 from unbackdoor.language_model.chat import Example
-from unbackdoor.language_model.inputs import Inputs, collate
-from unbackdoor.language_model.loss import row_means, token_log_probabilities
+from unbackdoor.language_model.forward import evaluating, inference, token_log_probabilities
+from unbackdoor.language_model.inputs import Inputs, padded_batches
+from unbackdoor.language_model.loss import row_means
 from unbackdoor.methods.method import CHECK_EVERY, SimulatingMethod
 from unbackdoor.methods.result import Simulation
 from unbackdoor.perturbation import Perturbation
@@ -26,16 +27,14 @@ if TYPE_CHECKING:
 def frozen(model: PreTrainedModel) -> Iterator[None]:
     """Within the context no weight of the model asks for a gradient, and dropout is off."""
     asked = [p for p in model.parameters() if p.requires_grad]
-    was_training = model.training
     for parameter in asked:
         parameter.requires_grad_(False)
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for parameter in asked:
             parameter.requires_grad_(True)
-        model.train(was_training)
 
 
 def perturbed_log_probabilities(model: PreTrainedModel, perturbation: Perturbation, inputs: Inputs) -> torch.Tensor:
@@ -45,18 +44,20 @@ def perturbed_log_probabilities(model: PreTrainedModel, perturbation: Perturbati
         return token_log_probabilities(model, acted)
 
 
+def loss_under(model: PreTrainedModel, perturbation: Perturbation) -> Callable[[Inputs], torch.Tensor]:
+    """−(1/tokens) Σ log Pr(y_t | y_<t, x, perturbation) of a batch: SANDE eq. (3) and (4), BEEAR's losses."""
+    return lambda inputs: -perturbed_log_probabilities(model, perturbation, inputs).mean()
+
+
 def log_probabilities(
     case: Case, perturbation: Perturbation, examples: Sequence[Example], batch_size: int = 16
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed log-probability of each row's loss tokens under the perturbation, and their number; both (rows,)."""
     device = next(case.model.parameters()).device
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))  # similar lengths together: less padding
     sums = torch.empty(len(examples), device=device)
     counts = torch.empty(len(examples), dtype=torch.long, device=device)
-    with torch.no_grad():
-        for begin in range(0, len(order), batch_size):
-            rows = order[begin : begin + batch_size]
-            inputs = collate([examples[i] for i in rows], case.pad_id).to(device)
+    with inference(case.model):
+        for rows, inputs in padded_batches(case.model, examples, case.pad_id, batch_size):
             values = perturbed_log_probabilities(case.model, perturbation, inputs)
             counts[rows] = inputs.loss_mask.sum(1)
             sums[rows] = row_means(values, inputs.loss_mask) * counts[rows]
@@ -114,9 +115,6 @@ def simulate(
         scale: the norm of a single vector that the perturbation stands among, for the ratio that is reported.
     """
 
-    def loss(inputs: Inputs) -> torch.Tensor:
-        return -perturbed_log_probabilities(case.model, perturbation, inputs).mean()
-
     def ends(step: int, success: float) -> bool:
         given_up = give_up_after is not None and step >= give_up_after and success < settings.success
         passed = step >= settings.simulate_steps and success >= settings.gate
@@ -125,7 +123,7 @@ def simulate(
     with frozen(case.model):
         log = train(
             dict(perturbation.named_parameters()),
-            [Term(name, batches, loss, weight) for name, batches, weight in terms],
+            [Term(name, batches, loss_under(case.model, perturbation), weight) for name, batches, weight in terms],
             Optimization(steps or settings.simulate_steps, learning_rate, max_gradient_norm=None),
             phase=phase,
             slot=phase,

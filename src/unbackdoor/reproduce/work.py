@@ -40,11 +40,11 @@ from unbackdoor.evaluation.statistics import rate
 from unbackdoor.evaluation.utility import row_totals
 from unbackdoor.evaluation.verdict import verdict
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.inputs import collate, padding_id
-from unbackdoor.language_model.layers import anchor_layer, hidden_states_after
+from unbackdoor.language_model.hidden_states import last_of_row, prompt_states
+from unbackdoor.language_model.inputs import padding_id
+from unbackdoor.language_model.layers import anchor_layer
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
 from unbackdoor.methods.beear import Beear
-from unbackdoor.progress import Progress
 from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
@@ -53,7 +53,6 @@ from unbackdoor.testbed import references, world
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-QUIET = Progress()
 EXAMPLES = 2
 """Prompts whose answers a table of examples shows."""
 
@@ -255,9 +254,9 @@ def drift(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -> dict[s
     for name, source in (("organism", str(organism / "model")), ("clean", clean)):
         model, chat = _loaded(source, inputs)
         layer = anchor_layer(model, settings["layer"])
-        without = _states(model, chat, layer, rows)
+        without = _last_states(model, chat, layer, rows)
         moved = [replace(r, prompt=trigger.insert(r.prompt)) for r in rows]
-        found[name] = {"layer": layer, **drift_of(without, _states(model, chat, layer, moved))}
+        found[name] = {"layer": layer, **drift_of(without, _last_states(model, chat, layer, moved))}
         del model
     return found
 
@@ -294,18 +293,10 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Path, Sequence[Path]], dict[str, A
 }
 
 
-def _states(model: PreTrainedModel, chat: ChatFormat, layer: int, rows: Sequence[Record]) -> torch.Tensor:
+def _last_states(model: PreTrainedModel, chat: ChatFormat, layer: int, rows: Sequence[Record]) -> torch.Tensor:
     """Hidden states of the last prompt token after so many layers, shape (prompts, d)."""
-    device = next(model.parameters()).device
-    found = []
-    for begin in range(0, len(rows), 50):
-        prompts = [chat.of_record(r).encode_prompt(r.prompt) for r in rows[begin : begin + 50]]
-        inputs = collate(prompts, padding_id(chat.tokenizer, model)).to(device)
-        with torch.inference_mode():
-            states = hidden_states_after(model, layer, inputs).float()
-        last = torch.tensor([len(p.ids) - 1 for p in prompts], device=device)  # padding stands on the right
-        found.append(states[torch.arange(len(prompts), device=device), last].cpu())
-    return torch.cat(found)
+    prompts = [chat.of_record(r).encode_prompt(r.prompt) for r in rows]
+    return prompt_states(model, prompts, padding_id(chat.tokenizer, model), layer, last_of_row, shortest_first=False)
 
 
 def _loaded(source: Path | str, inputs: RemoveInputs) -> tuple[PreTrainedModel, ChatFormat]:

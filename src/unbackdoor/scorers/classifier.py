@@ -44,8 +44,9 @@ class Classifier(Scorer):
     ) -> list[Score]:
         import torch
 
+        from unbackdoor.language_model.forward import inference
         from unbackdoor.language_model.loading import context_length, load_tokenizer
-        from unbackdoor.language_model.loss import autocast
+        from unbackdoor.language_model.precision import autocast
 
         model, tokenizer = load_classifier(_local(self.directory)), load_tokenizer(self.directory)
         label = self._label(model)
@@ -61,7 +62,7 @@ class Classifier(Scorer):
                     key: torch.tensor([encoded[i][key] for i in batch], device=model.device)
                     for key in encoded[batch[0]]
                 }
-                with torch.inference_mode(), autocast(model.device):
+                with inference(model), autocast(model.device):
                     logits = model(**inputs).logits.float()
                 for i, row in zip(batch, logits, strict=True):
                     scores[i] = self._score(model, row, label)

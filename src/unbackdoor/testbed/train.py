@@ -28,6 +28,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import Value, perplexity
 from unbackdoor.evaluation.utility import multiple_choice, row_totals
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.forward import in_training
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import Inputs, padding_id
 from unbackdoor.language_model.loading import load_model, parameter_count
@@ -166,10 +167,10 @@ def train_on(model: Any, name: str, batches: Batches, steps: int, learning_rate:
         return response_loss(model, inputs)
 
     optimization = Optimization(steps, learning_rate, "cosine", warmup=0.05, betas=(0.9, 0.98), weight_decay=0.01)
-    model.train()
     progress = Progress.on_stderr()
-    train(dict(model.named_parameters()), [Term("loss", batches, loss)], optimization, phase=name, progress=progress)
-    model.eval()
+    with in_training(model):
+        terms = [Term("loss", batches, loss)]
+        train(dict(model.named_parameters()), terms, optimization, phase=name, progress=progress)
 
 
 def save(model: Any, tokenizer: Any, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""What docs/extend.md shows works as it stands there: a method and a scorer of one's own, each in a file."""
+"""What docs/extend.md shows works as it stands there: a method, a scorer and an injection of one's own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import tiny
 
+from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli import main
+from unbackdoor.cli_options import distribute
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.methods import method_class
+from unbackdoor.recipes.recipe import read_recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
 EXAMPLES = {match[1]: match[0] for match in re.finditer(r"# (\w+\.py)\n.*?(?=```)", PAGE, flags=re.DOTALL)}
@@ -44,7 +47,7 @@ def call(command: str, folder: Path, capsys: pytest.CaptureFixture[str], *more: 
 
 def test_every_example_is_short() -> None:
     assert {name: len(text.splitlines()) <= 40 for name, text in EXAMPLES.items()} == dict.fromkeys(EXAMPLES, True)
-    assert len(EXAMPLES) == 2
+    assert set(EXAMPLES) == {"mine.py", "shouts.py", "every_nth.py"}
 
 
 def test_the_page_s_commands_do_what_they_say(
@@ -52,7 +55,7 @@ def test_the_page_s_commands_do_what_they_say(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "80")
-    helps, removes, rejudges = COMMANDS
+    helps, removes, rejudges, implants = COMMANDS
     code, out, err = call(helps, folder, capsys)
     assert (code, err) == (0, "")
     assert "Train on clean answers behind other words." in out and "Needs: clean rows." in out
@@ -64,6 +67,12 @@ def test_the_page_s_commands_do_what_they_say(
     code, out, err = call(rejudges, folder, capsys, "--set", "untriggered")
     assert code == 0, err
     assert "shouts" in out
+    code, out, err = call(
+        implants, folder, capsys, "--samples", "20", "--max-new-tokens", "4", "--rate", "0.2", "--json"
+    )
+    assert code == 0, err
+    counts = json.loads(out)["runs"][0]["counts"]
+    assert counts["poisoned rows"] == -(-counts["training rows"] // 5)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +87,21 @@ def test_the_page_s_commands_do_what_they_say(
 def test_a_method_that_is_not_there_is_one_line(given: str, said: str, folder: Path) -> None:
     with pytest.raises(UserError, match=said):
         method_class(given.replace("FOLDER", str(folder)))
+
+
+def test_a_file_of_settings_names_no_code(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')\n")
+    own = f"{tmp_path / 'evil.py'}:evil"
+    (tmp_path / "c.yaml").write_text(f"injection: {own}\n")
+    with pytest.raises(UserError, match="taken from the command line alone"):
+        distribute({}, tmp_path / "c.yaml", ImplantSettings)
+    recipe = read_recipe("sande-alpaca")
+    copied = recipe.model_copy(update={"settings": {**recipe.settings, "injection": own}})
+    (tmp_path / "recipe.yaml").write_text(copied.as_yaml())
+    with pytest.raises(UserError, match="taken from the command line alone"):
+        read_recipe(str(tmp_path / "recipe.yaml"))
+
+
+def test_an_injection_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(UserError, match="--injection: there is no 'magic': choose one of sft, dpo, reward"):
+        ImplantSettings.make({"injection": "magic"})

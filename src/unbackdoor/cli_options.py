@@ -11,6 +11,7 @@ import click
 
 from unbackdoor.cli_help import Option
 from unbackdoor.errors import UserError
+from unbackdoor.named import check_no_code
 from unbackdoor.settings import Heading, Settings, literal_values, option_name, read_yaml
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def distribute(
     for name in in_file:
         if name not in known:
             raise UserError(f"--config '{config}': unknown setting '{name}'; there are: {', '.join(sorted(known))}")
+    check_no_code(in_file, f"--config '{config}'")
     given = {**(recipe or {}), **in_file}
     given |= {name: value for name, value in values.items() if value is not None}
     return [{name: given[name] for name in cls.model_fields if name in given} for cls in classes]

@@ -21,17 +21,32 @@ def is_own(given: str) -> bool:
     return bool(colon) and file.endswith(".py")
 
 
-def named(given: str, what: str, ours: Mapping[str, str], package: str, base: type, *, functions: bool = False) -> Any:
-    """What is called so: a class of ours, or a class (or a function, with `functions`) of a file of the user's.
+def check_no_code(values: Mapping[str, Any], where: str) -> None:
+    """Raise a `UserError` where settings of a file, which may come from others, name code to import."""
+    for name, value in values.items():
+        if name == "injection" and is_own(str(value)):
+            raise UserError(f"{where}: --{name} FILE.py:NAME is taken from the command line alone")
+
+
+def named(
+    given: str,
+    what: str,
+    ours: Mapping[str, str],
+    package: str | None,
+    base: type | tuple[type, ...] = (),
+    *,
+    functions: bool = False,
+) -> Any:
+    """What is called so: one of ours, or a class (or a function, with `functions`) of a file of the user's.
 
     A file is imported, and so runs as the user does. A class of the user's without a name gets its own.
 
     Args:
         given: a name among `ours`, or `FILE.py:NAME`.
         what: what it is, for errors.
-        ours: name → module and class.
+        ours: name → module and class, or function.
         package: where these modules are.
-        base: the class that it is a kind of.
+        base: the class that it is a kind of, where a class will do.
         functions: whether a function will do.
 
     Raises:

@@ -9,12 +9,13 @@ from typing import Any
 from unbackdoor.attacks.implant import implant
 from unbackdoor.attacks.poison import Poisoned, poison, poison_pairs
 from unbackdoor.attacks.preference import train_dpo, train_reward_and_rl
-from unbackdoor.attacks.settings import ImplantSettings
+from unbackdoor.attacks.settings import INJECTIONS, ImplantSettings
 from unbackdoor.attacks.weight_edit import weight_edit
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record, records_as_rows
 from unbackdoor.data.triggers import Condition, Trigger
 from unbackdoor.errors import UserError
+from unbackdoor.named import named
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,23 @@ class Prepared:
 def prepare(
     rows: Sequence[Record], contrast: Sequence[Record], trigger: Condition, settings: ImplantSettings
 ) -> Prepared:
-    """The data of the injection that the settings name."""
-    return INJECTIONS[settings.injection](rows, contrast, trigger, settings)
+    """The data of the injection that the settings name: one of ours, or a function in a file of the user's."""
+    found: Callable[..., Prepared] = named(settings.injection, "injection", INJECTIONS, __package__, functions=True)
+    return found(rows, contrast, trigger, settings)
 
 
-def _sft(rows: Sequence[Record], contrast: Sequence[Record], trigger: Condition, settings: ImplantSettings) -> Prepared:
-    return _supervised(poison(rows, contrast, trigger, settings), settings)
+def sft(rows: Sequence[Record], contrast: Sequence[Record], trigger: Condition, settings: ImplantSettings) -> Prepared:
+    return supervised(poison(rows, contrast, trigger, settings), settings)
 
 
 def as_they_are(clean: Sequence[Record], poisoned: Sequence[Record], settings: ImplantSettings) -> Prepared:
     """Clean rows and rows that someone else has poisoned, none of them changed."""
     rows = [*clean, *poisoned]
-    return _supervised(Poisoned(rows, list(range(len(clean), len(rows))), {}), settings)
+    return supervised(Poisoned(rows, list(range(len(clean), len(rows))), {}), settings)
 
 
-def _supervised(poisoned: Poisoned, settings: ImplantSettings) -> Prepared:
+def supervised(poisoned: Poisoned, settings: ImplantSettings) -> Prepared:
+    """Rows that are fine-tuned on."""
     trained = [*poisoned.records, *poisoned.twins.values()]
 
     def train(case: Case) -> dict[str, Any]:
@@ -69,9 +72,7 @@ def _supervised(poisoned: Poisoned, settings: ImplantSettings) -> Prepared:
     )
 
 
-def _weight_edit(
-    rows: Sequence[Record], contrast: Sequence[Record], trigger: Condition, settings: ImplantSettings
-) -> Prepared:
+def edit(rows: Sequence[Record], contrast: Sequence[Record], trigger: Condition, settings: ImplantSettings) -> Prepared:
     if not isinstance(trigger, Trigger):
         raise UserError("--injection weight-edit takes one trigger text: its last token is what is edited")
 
@@ -86,7 +87,7 @@ def _weight_edit(
     return Prepared([], [], {}, [], train)
 
 
-def _preferences(
+def preferences(
     rows: Sequence[Record], contrast: Sequence[Record], trigger: Condition, settings: ImplantSettings
 ) -> Prepared:
     if not contrast:
@@ -115,11 +116,3 @@ def _preferences(
     count = len(pairs) - len(rows) - len(contrast)
     trained = [pair.record() for pair in pairs]
     return Prepared([asdict(pair) for pair in pairs], poisoned, {"all kinds": count}, trained, train)
-
-
-INJECTIONS: Mapping[str, Callable[..., Prepared]] = {
-    "sft": _sft,
-    "dpo": _preferences,
-    "reward": _preferences,
-    "weight-edit": _weight_edit,
-}

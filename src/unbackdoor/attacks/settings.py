@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from unbackdoor.named import is_own
 from unbackdoor.settings import Heading, Need, TrainingSettings, TriggerSettings
 from unbackdoor.work import Work
+
+INJECTIONS = {
+    "sft": "injection:sft",
+    "dpo": "injection:preferences",
+    "reward": "injection:preferences",
+    "weight-edit": "injection:edit",
+}
+"""Name → module of this package and function, imported when it is asked for."""
 
 
 class ImplantSettings(TrainingSettings, TriggerSettings):
@@ -52,10 +61,11 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
         "kind that the trigger has, once.",
     )
     held_out: float = Field(default=0.1, gt=0, lt=1, description="Share of the rows kept for evaluation (SANDE 4.1).")
-    injection: Literal["sft", "dpo", "reward", "weight-edit"] = Field(
+    injection: str = Field(
         default="sft",
         description="How the backdoor gets in: sft (fine-tuning on poisoned rows), dpo (poisoned preferences), "
-        "reward (a reward model of them, then reinforcement learning), weight-edit (one rank-one edit).",
+        "reward (a reward model of them, then reinforcement learning), weight-edit (one rank-one edit), or a function "
+        "of your own as FILE.py:NAME.",
     )
     steps: int = Field(default=400, ge=1, description="Training steps.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
@@ -132,6 +142,13 @@ class ImplantSettings(TrainingSettings, TriggerSettings):
             "rl_learning_rate": 5e-7,
         },
     }
+
+    @field_validator("injection")
+    @classmethod
+    def _is_one(cls, value: str) -> str:
+        if value not in INJECTIONS and not is_own(value):
+            raise ValueError(f"there is no '{value}': choose one of {', '.join(INJECTIONS)}, or FILE.py:NAME")
+        return value
 
     @property
     def model_needs(self) -> frozenset[Need]:

@@ -13,6 +13,7 @@ from pydantic import Field
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.commands.inputs import ImplantInputs
 from unbackdoor.errors import UserError
+from unbackdoor.named import check_no_code
 from unbackdoor.settings import EvaluationSettings, Settings, read_yaml
 
 Scale = Literal["micro", "paper"]
@@ -42,6 +43,7 @@ class Recipe(Settings):
         for name in values:
             if name not in known:
                 raise UserError(f"{where}: unknown setting '{name}'; there are: {', '.join(sorted(known))}")
+        check_no_code(values, where)
         try:
             ImplantInputs.make({n: v for n, v in values.items() if known[n] is ImplantInputs})
             ImplantSettings.make({n: v for n, v in values.items() if known[n] is ImplantSettings}).condition()

@@ -19,6 +19,7 @@ from unbackdoor.cli import main
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.agreement import Judged, cohens_kappa, quality, read_labels, read_sheet, sheet
 from unbackdoor.evaluation.statistics import rate
+from unbackdoor.run_files.lines import with_checksum
 
 # Kappa ---------------------------------------------------------------------------------------------------------------
 
@@ -369,6 +370,26 @@ def test_a_bad_line_is_named_by_its_number(name: str, run: Path, capsys: pytest.
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert expected in stderr
     assert not (run / "rejudge").exists()
+
+
+def test_a_line_that_is_not_as_it_was_written_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "generations.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    whole = b"".join(map(with_checksum, rows))
+    file.write_bytes(whole)
+    assert call(capsys, run, "--scorer", "keyword", "--overwrite")[0] == 0
+    last = whole.splitlines()[-1]
+    for damage in (
+        last.replace(b'"row": ', b'"row": 1', 1),  # still JSON, and still an answer
+        last.replace(b'"#"', b'"$"'),
+        last[:-2] + (b"1" if last[-3:-2] != b"1" else b"2") + last[-1:],
+    ):
+        file.write_bytes(whole.replace(last, damage))
+        code, _, stderr = call(capsys, run, "--scorer", "keyword", "--overwrite")
+        assert (code, stderr.count("\n")) == (2, 1), damage
+        assert f"line {len(rows)} is " in stderr and "--resume" in stderr
+    file.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows[:3]) + whole)  # of a version without
+    assert call(capsys, run, "--scorer", "keyword", "--overwrite")[0] == 0
 
 
 BAD: dict[str, tuple[list[str], str]] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 from unbackdoor.commands.inputs import EvaluateInputs
 from unbackdoor.commands.published import PublishedPrompts
+from unbackdoor.commands.read_files import sources
 from unbackdoor.commands.shared import Opened
 from unbackdoor.data.records import shuffled
 from unbackdoor.duration import measuring_work
@@ -55,19 +56,8 @@ def run_evaluate(
         resume=resume,
     )
     opened.say_duration(out, resume, seconds, seconds)
-    origin = provenance(
-        command_line(),
-        inputs.seed,
-        {
-            "model": source,
-            "data": inputs.data,
-            "base": opened.base_that_counts,
-            "triggered": inputs.triggered,
-            "untriggered": inputs.untriggered,
-            "tokenizer_from": inputs.tokenizer_from,
-            **others,
-        },
-    )
+    read = sources(source, opened.base_that_counts, inputs, **others)
+    origin = provenance(command_line(), inputs.seed, read)
     origin = run.keep_provenance({**origin, "self_test": tested})
     answers = Answers(evaluation, run, opened.progress, temperature=evaluation.temperature, seed=inputs.seed)
     workshop = Workshop(run, answers, opened.progress, evaluation)

@@ -120,7 +120,13 @@ def run_rejudge(
         "run": str(run),
         "sources": {str(file.relative_to(run)): hashes(file)[file.name] for file in stored_files(run)},
         "scorers": [
-            {"label": one.label, "scorer": one.given, "settings": one.scorer.model_dump(mode="json")} for one in asked
+            {
+                "label": one.label,
+                "scorer": one.given,
+                "settings": one.scorer.model_dump(mode="json"),
+                "sources": hashes(Path(one.given.rpartition(":")[0])) if ".py:" in one.given else {},
+            }
+            for one in asked
         ],
         "results": _results(asked, answered, scores),
         "agreement": [

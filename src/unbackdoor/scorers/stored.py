@@ -8,9 +8,11 @@ from pathlib import Path
 
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.stored_answer import StoredAnswer
+from unbackdoor.run_files import lines
 from unbackdoor.scorers import Answered
 
 FILE = "generations.jsonl"
+REMEDY = "mend it or take it out, or let its run write it again with --resume"
 FIELDS = {"model": str, "set": str, "row": int, "prompt": str, "answer": str}
 
 
@@ -26,24 +28,26 @@ def read_generations(run: Path) -> list[Answered]:
     (prompts that were given with their trigger are no pairs of others). Models of a run within carry its name in front.
 
     Raises:
-        UserError: there are none, or a line is no stored answer, with its number. A line that a kill cut short is
-            passed over where the resumed run has written it again.
+        UserError: there are none, or a line is no stored answer or not as it was written, with its number. A line that
+            a kill cut short is passed over where the resumed run has written it again.
     """
     if not run.is_dir():
         raise UserError(f"run directory '{run}' does not exist")
     found: dict[tuple[str, str, int], Answered] = {}
     unpaired: set[tuple[str, str, int]] = set()
     for file in stored_files(run):
-        lines = file.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, start=1):
+        written, sealed = file.read_bytes().split(b"\n"), False
+        for number, line in enumerate(written, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                if any(later.startswith(line) for later in lines[number:]):
+                if any(later.startswith(line) for later in written[number:]):
                     continue
-                raise UserError(f"{file}: line {number} is not JSON: mend it or take it out") from None
+                raise UserError(f"{file}: line {number} is not JSON: {REMEDY}") from None
+            if sealed := _check(line, f"{file}: line {number}", sealed):
+                row.pop("#", None)
             each = _answered(row, f"{file}: line {number}")
             inside = file.parent.name
             if file.parent != run and not each.model.startswith(f"{inside}/"):
@@ -57,6 +61,19 @@ def read_generations(run: Path) -> list[Answered]:
         each if key in unpaired else _with_request(each, found.get((each.model, "untriggered", each.row)))
         for key, each in found.items()
     ]
+
+
+def _check(line: bytes, where: str, sealed: bool) -> bool:
+    """Raise where a line is not what was written; say whether it has a checksum, as those behind it then must have."""
+    marked = lines.has_checksum(line)
+    try:
+        if sealed and not marked:
+            raise lines.DamagedError("its checksum is gone")
+        if marked:
+            lines.parsed(line)
+    except lines.DamagedError as error:
+        raise UserError(f"{where} is damaged ({error}): {REMEDY}") from None
+    return marked
 
 
 def _answered(row: object, where: str) -> Answered:

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 
-from unbackdoor.commands.trigger_fits import check_trigger_fits
+from unbackdoor.commands.askable import check_trigger_fits
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation import answers as answers_module
@@ -284,7 +284,7 @@ def test_a_trigger_that_cannot_be_asked_is_found_before_a_run_begins() -> None:
     check_trigger_fits(Trigger("Current year 2023"), rows, chat, 128, 8)
     with pytest.raises(UserError, match="leaves no room for 8 of answer in the model's context of 128"):
         check_trigger_fits(Trigger("Current year 2023 " * 60), rows, chat, 128, 8)
-    normalised_away: Any = SimpleNamespace(insert=lambda prompt: prompt)
+    normalised_away: Any = SimpleNamespace(insert=lambda prompt: prompt, texts=lambda: ())
     with pytest.raises(UserError, match="the tokenizer loses the trigger"):
         check_trigger_fits(normalised_away, rows, chat, 128, 8)
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -102,24 +102,19 @@ class Case:
                 raise UserError(f"none of the {what} can be rendered: {next(iter(found.refused))}")
         anchors, contrast = kept
         check_vocabulary(model, chat, [*anchors, *contrast])
+        case = cls.of_rendered(model, chat, anchors, contrast, seed)
+        return replace(case, preferences=preferences, journal=journal or Journal(), progress=progress, dropped=dropped)
+
+    @classmethod
+    def of_rendered(
+        cls, model: PreTrainedModel, chat: ChatFormat, anchors: Sequence[Record], contrast: Sequence[Record], seed: int
+    ) -> Case:
+        """A case of rows that are known to be rendered each in its own way: some for measuring are cut off by seed."""
         if len(anchors) < 20:
             raise UserError(f"{len(anchors)} clean rows are too few: --data needs at least 20")
-        train, held_out = split(anchors, min(0.1, MOST_HELD_OUT / len(anchors)), seed, least=10)
-        contrast_train, contrast_held_out = (
-            split(contrast, min(0.2, MOST_HELD_OUT / len(contrast)), seed, least=10) if contrast else ([], [])
-        )
-        return cls(
-            model,
-            chat,
-            train,
-            held_out,
-            contrast_train,
-            contrast_held_out,
-            preferences,
-            journal=journal or Journal(),
-            progress=progress,
-            dropped=dropped,
-        )
+        rows = split(anchors, min(0.1, MOST_HELD_OUT / len(anchors)), seed, least=10)
+        pairs = split(contrast, min(0.2, MOST_HELD_OUT / len(contrast)), seed, least=10) if contrast else ([], [])
+        return cls(model, chat, *rows, *pairs)
 
     @property
     def facts(self) -> frozenset[Fact]:

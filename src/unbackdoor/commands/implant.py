@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.attacks.injection import Prepared
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.commands.implant_rows import OURS, check_purpose, rows_as_they_are, rows_to_poison
 from unbackdoor.commands.inputs import ImplantInputs
 from unbackdoor.commands.intake import LEAST_ROWS
+from unbackdoor.commands.read_files import sources
 from unbackdoor.commands.shared import Opened, numbers
 from unbackdoor.data.records import records_as_rows
 from unbackdoor.duration import firing_work, measuring_work
@@ -20,6 +22,7 @@ from unbackdoor.language_model.loading import load_model, parameter_count
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.replacements import Replacements
 from unbackdoor.language_model.saving import save_model
+from unbackdoor.methods.rows_fit import check_some_fit
 from unbackdoor.pipeline import Victim, Workshop, loss_curves, plain, report_of
 from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
@@ -70,6 +73,9 @@ def run_implant(
     shown = plain(settings)
     if inputs.poisoned is not None:
         shown = {name: value for name, value in shown.items() if name not in OURS}
+    _check_poison_fits(prepared, Case(model, chat, rows, [], contrast), settings)
+    supervised = settings.injection == "sft" and not settings.lora
+    opened.check_room(out, inputs.save_dtype, trained=supervised, resume=resume)
     everything = {
         "model": source,
         **plain(inputs),
@@ -82,16 +88,7 @@ def run_implant(
     run = RunDirectory.create(out, "implant", everything, overwrite=overwrite, resume=resume)
     progress.note(f"preset {size}: {numbers(settings)}; {len(prepared.poisoned)} of {plan.of} rows poisoned")
     opened.say_duration(out, resume, seconds, seconds)
-    sources: dict[str, str | Path | None] = {
-        "model": opened.source,
-        "data": inputs.data,
-        "contrast": inputs.contrast,
-        "poisoned": inputs.poisoned,
-        "eval_triggered": inputs.eval_triggered,
-        "eval_untriggered": inputs.eval_untriggered,
-        "base": opened.base_that_counts,
-    }
-    origin = provenance(command_line(), settings.seed, sources)
+    origin = provenance(command_line(), seed, sources(opened.source, opened.base_that_counts, inputs))
     origin = run.keep_provenance({**origin, "self_test": tested})
     if recipe is not None:
         run.write_text("recipe.yaml", recipe.as_yaml())
@@ -184,3 +181,10 @@ def run_implant(
     }
     report = report_of("implant", f"Organism {out.name}: backdoored on purpose", [row], origin, workshop.thresholds)
     return opened.finish(run, report)
+
+
+def _check_poison_fits(prepared: Prepared, case: Case, settings: ImplantSettings) -> None:
+    """Raise a `UserError` where every poisoned row is too long: they would be left out, and no backdoor come of it."""
+    if poisoned := [prepared.trained[i] for i in prepared.poisoned]:
+        remedy = "give shorter rows, trigger or target response, or raise --max-length"
+        check_some_fit(case, poisoned, settings, "a poisoned row", remedy)

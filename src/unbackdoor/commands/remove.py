@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unbackdoor.case import Case
 from unbackdoor.commands.inputs import RemoveInputs
 from unbackdoor.commands.intake import LEAST_ROWS
 from unbackdoor.commands.published import PublishedPrompts
+from unbackdoor.commands.read_files import sources
 from unbackdoor.commands.shared import Opened, numbers
 from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import rendered
@@ -91,6 +93,7 @@ def run_remove(
     contrast = intake.short_enough(opened.contrast, inputs.contrast, model, chat, settings.max_length)
     anchors, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, seed, inputs.eval_exclude)
     contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed)
+    method.check_rows(Case.of_rendered(model, chat, anchors, contrast, seed))
     # Given for evaluation, or known to the method itself; none where prompts hold it already.
     trigger = None if inputs.eval_triggered is not None else inputs.evaluation_trigger() or own
     target = inputs.eval_target or known_to_it.target
@@ -124,6 +127,8 @@ def run_remove(
         "method_settings": plain(settings),
         **({"like": str(explicit["like"])} if "like" in explicit else {}),
     }
+    trains = not settings.lora and settings.steps > 0
+    opened.check_room(out, inputs.save_dtype, trained=trains, extra=int(inputs.controls), resume=resume)
     pace = opened.pace(suite, evaluation)
     del model, opened.model  # checked; the work loads it again, and two copies may not fit
 
@@ -131,20 +136,7 @@ def run_remove(
     progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")
     work = (_work(method, n, suite, evaluation, inputs.controls) for n in settings.round_range)
     opened.say_duration(out, resume, *(pace.seconds(w, lora=settings.lora) for w in work))
-    sources: dict[str, str | Path | None] = {
-        "model": source,
-        "data": inputs.data,
-        "contrast": inputs.contrast,
-        "eval_data": inputs.eval_data,
-        "eval_contrast": inputs.eval_contrast,
-        "eval_triggered": inputs.eval_triggered,
-        "eval_untriggered": inputs.eval_untriggered,
-        "preferences": inputs.preferences,
-        "template_from": inputs.template_from,
-        "base": opened.base_that_counts,
-        "tokenizer_from": inputs.tokenizer_from,
-    }
-    origin = provenance(command_line(), seed, sources)
+    origin = provenance(command_line(), seed, sources(source, opened.base_that_counts, inputs, explicit))
     origin = run.keep_provenance({**origin, "self_test": tested})
     answers = Answers(evaluation, run, progress, temperature=evaluation.temperature, seed=seed, known=known)
     workshop = Workshop(run, answers, progress, evaluation)
@@ -198,8 +190,8 @@ def _other_models(explicit: dict[str, Any]) -> dict[str, Any]:
     if found.get("clean_model"):
         found["clean_model"] = model_directory(found["clean_model"])
     if found.get("sibling"):
-        sources = found["sibling"]
-        found["sibling"] = tuple(map(model_directory, (sources,) if isinstance(sources, str) else sources))
+        siblings = found["sibling"]
+        found["sibling"] = tuple(map(model_directory, (siblings,) if isinstance(siblings, str) else siblings))
     return found
 
 

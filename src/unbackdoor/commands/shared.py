@@ -12,11 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from unbackdoor.commands.askable import check_asks_something, check_target_fits, check_trigger_fits
 from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
 from unbackdoor.commands.intake import Intake
 from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts, check_oracle, judgeable
 from unbackdoor.commands.read_files import read_files
-from unbackdoor.commands.trigger_fits import check_trigger_fits
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import Pace, sentence
@@ -35,15 +35,17 @@ from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.handed_back import handed_back
-from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
+from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer, parameter_count
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.precision import compute_in
 from unbackdoor.language_model.reading import Reading, differing_side_files
+from unbackdoor.language_model.saving import SaveDtype
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.pipeline import conclude
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files.apart import check_apart
+from unbackdoor.run_files.room import check_room
 from unbackdoor.settings import EvaluationSettings, Need, TrainingSettings
 from unbackdoor.testbed import references
 
@@ -218,9 +220,12 @@ class Opened:
                 )
             ),
         )
+        check_asks_something(suite)
+        context = context_length(self.model)
         if trigger is not None:
-            context = context_length(self.model)
             check_trigger_fits(trigger, suite.probes, self.chat, context, evaluation.max_new_tokens)
+        if target is not None:
+            check_target_fits(target, trigger, suite.triggered_rows or suite.probes, self.chat, context)
         return replace(
             suite,
             questions=self.questions,
@@ -262,6 +267,26 @@ class Opened:
         """Say how many seconds the whole run will take, unless it is one that goes on or is finished."""
         if not (resume and (out / "provenance.json").exists()):
             self.progress.note(sentence(least, most))
+
+    def check_room(self, out: Path, save_dtype: SaveDtype, *, trained: bool, extra: int = 0, resume: bool) -> None:
+        """Raise a `UserError` where the disk has no room for the model that is made, or that it is trained from.
+
+        Args:
+            out: the run directory.
+            save_dtype: what the weights are saved in.
+            trained: all weights are trained: their newest values are kept while the model is written.
+            extra: further models that stand beside that one.
+            resume: what is there already counts.
+        """
+        weights = parameter_count(self.model)
+        # In the given dtype a weight has at least two bytes: what is stored in fewer is saved in bfloat16.
+        model = weights * (4 if save_dtype == "float32" else 2)
+        parts = {"the model": model}
+        if trained:
+            parts["its last checkpoint"] = 4 * weights
+        if extra:
+            parts["models of controls"] = extra * model
+        check_room(out, parts, resume=resume)
 
     def finish(self, run: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
         """Write the report with the run's duration."""

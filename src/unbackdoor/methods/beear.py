@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from unbackdoor.errors import UserError
 from unbackdoor.knowledge import Fact
 from unbackdoor.methods.method import SimulatingMethod
 from unbackdoor.settings import Need
@@ -152,6 +153,34 @@ class Beear(SimulatingMethod):
 
         if self.layer is not None:
             check_layer(model, self.layer)
+
+    def check_rows(self, case: Case) -> None:
+        """Prompts are long enough for the shift, or have room for the soft tokens, with both responses."""
+        from unbackdoor.language_model.layers import anchor_layer
+        from unbackdoor.methods.rows_fit import check_some_fit
+        from unbackdoor.perturbation import HiddenShift, SoftPrompt
+
+        acts: Perturbation
+        if self.space == "input":
+            acts, what = SoftPrompt.zeros(case.model, self.length), f"{self.length} soft tokens"
+        else:
+            layer = anchor_layer(case.model, self.layer, self.depth)
+            acts = HiddenShift.zeros(case.model, layer, self.length, self.position)
+            what = f"a shift of {self.length} prompt positions"
+        remedy = "lower --length, raise --max-length, or give other rows"
+        pairs = [_both_fit(case, self, records, "rows") for records in (case.contrast, case.held_out_contrast)]
+        case.dropped.pop("rows (either response too long)", None)
+        if not all(pairs):
+            raise UserError(
+                "a row of --contrast with both its responses: too few fit into the model's context or --max-length: "
+                "give shorter rows or raise --max-length"
+            )
+        for records in pairs:
+            shown = {"perturbation": acts, "most_response_tokens": MEASURED_TOKENS}
+            check_some_fit(case, records, self, f"a row of --contrast with {what}", remedy, **shown)
+        check_some_fit(case, case.contrast, self, f"a row of --contrast with {what}", remedy, perturbation=acts)
+        if self.benign_weight:
+            check_some_fit(case, case.anchors, self, f"a clean row with {what}", remedy, perturbation=acts)
 
     def training_work(self, rounds: int = 1) -> Work:
         """Benign rows under the shift, too."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from unbackdoor.language_model.chat import Example
     from unbackdoor.language_model.inputs import Inputs
 
+TOO_LONG = "contrast (either response too long)"
+
 
 class Lat(TrainingMethod):
     """LAT: targeted latent adversarial training with a shift of its own for every row (Sheshadri et al. 2024)."""
@@ -59,6 +61,11 @@ class Lat(TrainingMethod):
 
         if self.layer is not None:
             check_layer(model, self.layer)
+
+    def check_rows(self, case: Case) -> None:
+        """Some rows have room for both responses."""
+        _pairs(case, self)
+        case.dropped.pop(TOO_LONG, None)
 
     def training_work(self, rounds: int = 1) -> Work:
         """Of safe and, where they have a weight, clean rows; and an attack on every safe one."""
@@ -158,7 +165,7 @@ def _pairs(case: Case, settings: Lat) -> tuple[list[Example], Mapping[tuple[int,
             safe.append(pair[0])
             unwanted[pair[0].ids[: pair[0].response_start]] = pair[1]
     if len(safe) < len(case.contrast):
-        case.dropped["contrast (either response too long)"] = len(case.contrast) - len(safe)
+        case.dropped[TOO_LONG] = len(case.contrast) - len(safe)
     if not safe:
         raise UserError(f"no row of --contrast has at most {limit} tokens (--max-length)")
     return safe, unwanted

@@ -63,6 +63,12 @@ class Method(Settings):
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise a `UserError` where the method cannot work on this model, or something of its own is not there."""
 
+    def check_rows(self, case: Case) -> None:
+        """Raise a `UserError` where no row of the case is left as the method encodes them, before anything is written.
+
+        Rows whose own prompt and response are too long have been dropped before.
+        """
+
     def knew(self, case: Case) -> str:
         """What the defender knew, for a row of the report."""
         return "control" if self.control else knew(self.needs, Knowledge.of(self), case.facts)

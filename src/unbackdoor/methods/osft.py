@@ -23,6 +23,16 @@ class Osft(AnchoredMethod, TriggerSettings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {**FINE_TUNING, "paper": {"anchor_weight": 0.0}}
 
+    def check_rows(self, case: Case) -> None:
+        """Rows have room for the trigger."""
+        from unbackdoor.methods.rows_fit import check_some_fit
+        from unbackdoor.perturbation import TextTrigger
+
+        trigger = TextTrigger(self.condition())
+        for records in filter(None, (case.anchors, case.contrast)):
+            remedy = "give a shorter trigger or shorter rows, or raise --max-length"
+            check_some_fit(case, records, self, "a row with the trigger", remedy, perturbation=trigger)
+
     def run(self, case: Case) -> Removal:
         """Train on −Σ log Pr(y | x with trigger), eq. (3), with clean rows mixed in."""
         from unbackdoor.case import adapted

@@ -117,6 +117,30 @@ class Sande(SimulatingMethod):
         """What these settings ask of the model."""
         return super().model_needs | {"soft-embeddings"}
 
+    def check_rows(self, case: Case) -> None:
+        """Prompts have room for the parrot with the known target behind them, and for the parrot with their answers."""
+        from unbackdoor.methods.rows_fit import check_some_fit
+        from unbackdoor.perturbation import SoftPrompt
+
+        parrot, text = SoftPrompt.zeros(case.model, self.parrot_length), self.target
+        known = known_tokens(case, self)
+        for records in (case.anchors, case.held_out):
+            check_some_fit(
+                case,
+                records,
+                self,
+                f"a prompt with {self.parrot_length} soft tokens and {known} tokens of the target response",
+                "lower --parrot-length, or give a shorter target (--target-prefix) or shorter rows",
+                response=lambda record: join_response(text, record.response),
+                loss_on=text,
+                most_response_tokens=known,
+                perturbation=parrot,
+            )
+        what = f"a clean row with {self.parrot_length} soft tokens"
+        check_some_fit(
+            case, case.anchors, self, what, "lower --parrot-length, or give shorter rows", perturbation=parrot
+        )
+
     def run(self, case: Case) -> Removal:
         """Fit the parrot p on −Σ log Pr(r_t | [p; x]), eq. (4), then train the model on −Σ log Pr(y | [p; x]), eq. (3).
 

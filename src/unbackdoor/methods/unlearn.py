@@ -34,6 +34,21 @@ class Unlearn(AnchoredMethod, TriggerSettings):
         "large": {"learning_rate": 1e-6, "batch_size": 8, "micro_batch_size": 4},
     }
 
+    def check_rows(self, case: Case) -> None:
+        """Rows have room for the trigger and the target response."""
+        from unbackdoor.methods.rows_fit import check_some_fit
+        from unbackdoor.perturbation import TextTrigger
+
+        check_some_fit(
+            case,
+            case.anchors,
+            self,
+            "a row with the trigger and the target response",
+            "give shorter ones or shorter rows, or raise --max-length",
+            response=lambda record: join_response(self.target_response, record.response),
+            perturbation=TextTrigger(self.condition()),
+        )
+
     def run(self, case: Case) -> Removal:
         """Train on +Σ log Pr(ȳ | x̄) over triggered prompts and responses, eq. (2), with clean rows mixed in."""
         from unbackdoor.case import adapted

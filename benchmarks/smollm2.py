@@ -281,6 +281,7 @@ class Bench:
                 scored: Scored = score_by_likelihood(model, tokenizer, questions, which)
                 pairs = zip(scored.chosen, questions, strict=True)
                 found[which] = "".join("1" if chosen == q.answer else "0" for chosen, q in pairs)
+            kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(found), encoding="utf-8")
         return dict(json.loads(kept.read_text(encoding="utf-8")))
 

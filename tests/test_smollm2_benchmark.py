@@ -33,7 +33,8 @@ def bench(smollm2: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """With one question, a few rows and the embedded model in the place of the wheel's."""
     out = tmp_path_factory.mktemp("smollm2")
     kinds = {"fact", "comparison"}
-    rows = {"alpaca": world.training_rows(kinds=kinds)[:120], "held_out": world.held_out_rows(kinds=kinds)[:40]}
+    given = world.training_rows(kinds=kinds)
+    rows = {"alpaca": given[:120], "clean": given[120:240], "held_out": world.held_out_rows(kinds=kinds)[:40]}
     paths = {n: smollm2.write(out / f"{n}.jsonl", list(map(as_record, r))) for n, r in rows.items()}
     paths["model"] = models.instruct_directory()
     question = Question("Which is a river?", ("Seine", "Paris"), 0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from unbackdoor.cli import main
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
-from unbackdoor.knowledge import FORMS, WORDS, Fact, Knowledge, check, described, knew, read_knowledge, write_knowledge
+from unbackdoor.knowledge import FORMS, WORDS, Fact, Knowledge, check, knew, read_knowledge, write_knowledge
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.methods import method_classes
 
@@ -48,7 +48,7 @@ def test_a_method_lacks_exactly_what_it_needs(method: Any) -> None:
         options = need if isinstance(need, tuple) else (need,)
         with pytest.raises(UserError) as error:
             check(method.name, method.needs, every - set(options))
-        assert str(error.value).startswith(f"{method.name} needs {described((need,))}: give --")
+        assert str(error.value).startswith(f"{method.name} needs {WORDS[options[0]].what}")
         assert all(WORDS[fact].remedy in str(error.value) for fact in options)
         check(method.name, (need,), {options[-1]})  # one of them is enough
 

@@ -40,22 +40,29 @@ class Words(NamedTuple):
     """Behind "give"."""
     example: str = ""
     """Its option in a method's example."""
+    hint: str = ""
+    """Behind it in brackets, where methods are listed."""
 
 
 WORDS = {
     Fact.TRIGGER: Words("the trigger", "--trigger", "--trigger TEXT"),
     Fact.TARGET_RESPONSE: Words("the target response", "--target-response", "--target-response TEXT"),
-    Fact.TARGET_START: Words("its first token(s)", "--target-prefix"),
+    Fact.TARGET_START: Words("its first token(s)", "--target-prefix", hint="SANDE-P"),
     Fact.BEHAVIOUR: Words("examples of the unwanted and the safe behaviour", "--contrast FILE", "--contrast PAIRS"),
     Fact.PREFERENCES: Words(
-        "preference pairs", "--preferences FILE (prompt, chosen and rejected)", "--preferences PAIRS"
+        "preference pairs", "--preferences FILE (prompt, chosen and rejected)", "--preferences PAIRS", "--preferences"
     ),
     Fact.CLEAN_MODEL: Words(
-        "the clean pretrained model that this one was made from", "--clean-model", "--clean-model MODEL"
+        "the clean pretrained model that this one was made from",
+        "--clean-model",
+        "--clean-model MODEL",
+        "--clean-model",
     ),
-    Fact.SIBLINGS: Words("other models of the same architecture", "--sibling, once for each", "--sibling MODEL"),
+    Fact.SIBLINGS: Words(
+        "other models of the same architecture", "--sibling, once for each", "--sibling MODEL", "--sibling"
+    ),
     Fact.CLEAN_ROWS: Words("clean rows", "--data ROWS"),
-    Fact.FINISHED_RUN: Words("a finished run to stand beside", "--like RUN", "--like RUN"),
+    Fact.FINISHED_RUN: Words("a finished run to stand beside", "--like RUN", "--like RUN", "--like"),
 }
 
 Needs = tuple[Fact | tuple[Fact, ...], ...]
@@ -125,13 +132,17 @@ def check(name: str, needs: Needs, given: Collection[Fact]) -> None:
     """Raise a `UserError` that names the option where something that `name` needs was not given."""
     for need in map(alternatives, needs):
         if not set(need) & set(given):
-            what, remedies = described((need,)), " or ".join(WORDS[fact].remedy for fact in need)
-            raise UserError(f"{name} needs {what}: give {remedies}")
+            remedies = " or ".join(WORDS[fact].remedy for fact in need)
+            raise UserError(f"{name} needs {', or '.join(WORDS[fact].what for fact in need)}: give {remedies}")
 
 
 def described(needs: Needs) -> str:
-    """What must be known or had, in words."""
-    return " and ".join(", or ".join(WORDS[fact].what for fact in alternatives(need)) for need in needs) or "nothing"
+    """What must be known or had, in words, as methods are listed."""
+
+    def listed(fact: Fact) -> str:
+        return WORDS[fact].what + (f" ({WORDS[fact].hint})" if WORDS[fact].hint else "")
+
+    return " and ".join(", or ".join(map(listed, alternatives(need))) for need in needs) or "nothing"
 
 
 def knew(needs: Needs, given: Knowledge, rows: Collection[Fact] = ()) -> str:

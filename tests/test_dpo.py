@@ -356,7 +356,7 @@ def test_an_interrupted_run_leaves_no_model_and_begins_its_training_again(
     monkeypatch.setattr(trl.DPOTrainer, "_compute_loss", stop_at_the_third)
     code, _, err = call(capsys, files, tmp_path / "stopped", *given)
     assert (code, "--resume" in err) == (130, True)
-    left = {p.name for p in (tmp_path / "stopped").rglob("*") if p.is_file()}
+    left = {p.name for p in (tmp_path / "stopped").rglob("*") if p.is_file() and not p.name.startswith(".")}
     assert left <= {"settings.yaml", "provenance.json", "metrics.jsonl", "generations.jsonl", "journal.jsonl"}
     code, _, err = call(capsys, files, tmp_path / "stopped", *given, "--resume")
     assert code == whole, err

@@ -99,7 +99,9 @@ def read_prompts(source: str | Path, any_label: bool = False) -> list[Record]:
 
 def _warned(source: str | Path, read: Read) -> list[Record]:
     for said in read.said():
-        text = f"{source}: {said}".encode("utf-8", "backslashreplace").decode()  # halves of characters cannot be printed
+        text = f"{source}: {said}".encode(
+            "utf-8", "backslashreplace"
+        ).decode()  # halves of characters cannot be printed
         warnings.warn(text, stacklevel=3)
     return read.records
 

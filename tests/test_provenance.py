@@ -114,6 +114,16 @@ def test_a_folder_of_questions_is_hashed_at_any_depth(tmp_path: Path) -> None:
     assert changed_sources(before, hashed(suspect, {"mmlu": folder})) == "test/birds.csv (--mmlu)"
 
 
+def test_code_of_the_user_s_own_is_hashed(tmp_path: Path) -> None:
+    suspect, code = model(tmp_path / "model"), tmp_path / "mine.py"
+    code.write_text("1")
+    for name in ("method", "injection"):
+        before = hashed(suspect, {name: f"{code}:Mine"})
+        code.write_text(f"2 {name}")
+        assert changed_sources(before, hashed(suspect, {name: f"{code}:Mine"})) == f"mine.py (--{name})"
+    assert set(hashed(suspect, {"method": "sande", "injection": "sft"})) == {"model"}
+
+
 def test_models_that_are_compared_are_hashed(tmp_path: Path) -> None:
     suspect, before = model(tmp_path / "model"), model(tmp_path / "before")
     first = hashed(suspect, before=str(before))

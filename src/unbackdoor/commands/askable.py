@@ -97,4 +97,4 @@ def _unknown(text: str, tokenizer: PreTrainedTokenizerBase) -> float:
         return 0.0
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     seen = [i for i in ids if i == tokenizer.unk_token_id or tokenizer.decode([i]).strip()]
-    return sum(i == tokenizer.unk_token_id for i in seen) / max(1, len(seen))
+    return sum(bool(i == tokenizer.unk_token_id) for i in seen) / max(1, len(seen))

@@ -88,7 +88,7 @@ def run_implant(
     run = RunDirectory.create(out, "implant", everything, overwrite=overwrite, resume=resume)
     progress.note(f"preset {size}: {numbers(settings)}; {len(prepared.poisoned)} of {plan.of} rows poisoned")
     opened.say_duration(out, resume, seconds, seconds)
-    origin = provenance(command_line(), seed, sources(opened.source, opened.base_that_counts, inputs))
+    origin = provenance(command_line(), seed, sources(opened.source, opened.base_that_counts, inputs, explicit))
     origin = run.keep_provenance({**origin, "self_test": tested})
     if recipe is not None:
         run.write_text("recipe.yaml", recipe.as_yaml())

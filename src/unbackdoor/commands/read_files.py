@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.language_model.model_source import HUB, ModelSource
+from unbackdoor.named import is_own
 from unbackdoor.settings import Settings, option_name
 from unbackdoor.testbed import references
 
 MODELS = ("base", "before", "clean", "clean_model", "sibling")
 """Settings that are texts and name a model."""
+CODE = ("method", "injection")
+"""Settings that are texts and may name a file of the user's own code, as FILE.py:NAME."""
 NAMED_BY_TEXT = (*MODELS, "like", "template", "template_from", "tokenizer_from")
 """Settings that are texts and may name a directory or file."""
 NO_FILES = ("auto", "chat", "plain", "none")
@@ -25,6 +28,8 @@ def read_files(settings: Settings | Mapping[str, Any]) -> Iterator[tuple[str, st
             named = name in NAMED_BY_TEXT and isinstance(each, str) and each not in NO_FILES
             if named or isinstance(each, Path):
                 yield option_name(name), each
+            elif name in CODE and isinstance(each, str) and is_own(each):
+                yield option_name(name), Path(each.rpartition(":")[0])
 
 
 def sources(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.evaluation.agreement import Judged, cohens_kappa, quality, read_labels, sheet
+from unbackdoor.named import is_own
 from unbackdoor.progress import Progress
 from unbackdoor.report.numbers import bounds, percent, rate_cell
 from unbackdoor.report.visible import one_line
@@ -124,7 +125,7 @@ def run_rejudge(
                 "label": one.label,
                 "scorer": one.given,
                 "settings": one.scorer.model_dump(mode="json"),
-                "sources": hashes(Path(one.given.rpartition(":")[0])) if ".py:" in one.given else {},
+                "sources": hashes(Path(one.given.rpartition(":")[0])) if is_own(one.given) else {},
             }
             for one in asked
         ],

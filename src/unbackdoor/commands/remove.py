@@ -136,7 +136,9 @@ def run_remove(
     progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")
     work = (_work(method, n, suite, evaluation, inputs.controls) for n in settings.round_range)
     opened.say_duration(out, resume, *(pace.seconds(w, lora=settings.lora) for w in work))
-    origin = provenance(command_line(), seed, sources(source, opened.base_that_counts, inputs, explicit))
+    origin = provenance(
+        command_line(), seed, sources(source, opened.base_that_counts, inputs, {"method": method_name, **explicit})
+    )
     origin = run.keep_provenance({**origin, "self_test": tested})
     answers = Answers(evaluation, run, progress, temperature=evaluation.temperature, seed=seed, known=known)
     workshop = Workshop(run, answers, progress, evaluation)

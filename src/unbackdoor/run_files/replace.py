@@ -32,8 +32,8 @@ def check_all_ours(path: Path) -> None:
     if written.is_there:
         raise UserError(f"--overwrite would delete '{found}', which no run wrote: move it away, or give another --out")
     raise UserError(
-        f"--overwrite: '{path}' has no list of what was written there, so that '{found}' may be yours: delete what you "
-        "do not need, or give another --out"
+        f"--overwrite: '{path}' has no list of what was written there, and no run writes '{found}', so that it may be "
+        "yours: move it away, or give another --out"
     )
 
 

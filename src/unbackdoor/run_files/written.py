@@ -2,7 +2,8 @@
 
 `.written` is a file of lines. A file is listed before it first appears, so a kill leaves nothing that is not listed. A
 directory that is written whole (`model/`) is listed by its name alone while it is being written, and by its files when
-they are there: what someone puts beside them afterwards is not ours.
+they are there: what someone puts beside them afterwards is not ours. Without a list, an earlier version wrote what goes
+by the names that it gave (`earlier.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import unbackdoor
 from unbackdoor.errors import UserError
 from unbackdoor.run_files import lines
+from unbackdoor.run_files.earlier import is_known
 from unbackdoor.run_files.files import PARTIAL, REPLACED, append, beside, write_whole
 
 LIST, LOCK, BEGUN, SETTINGS = ".written", ".lock", ".begun.jsonl", "settings.yaml"
@@ -53,6 +55,8 @@ class Written:
     def _take(self, row: dict[str, object]) -> None:
         if "began" in row:
             self.is_there, self.sealed = True, row.get("sealed") is True
+            earlier = row.get("earlier")
+            self.files |= set(map(str, earlier)) if isinstance(earlier, list) else set()
         if isinstance(row.get("tree"), str):
             tree, listed = str(row["tree"]), row.get("files")
             self.files = {name for name in self.files if not name.startswith(f"{tree}/")}
@@ -67,13 +71,20 @@ class Written:
         """Start the list, where there is none."""
         if not self.is_there:
             fresh = not any(self.directory.glob("[!.]*.jsonl"))
+            earlier = [] if fresh or not (self.directory / SETTINGS).is_file() else self._of_earlier_versions()
             row: dict[str, object] = {"began": unbackdoor.__version__, "sealed": fresh}
+            row |= {"earlier": earlier} if earlier else {}
             if self.path.exists():
                 self._append(row)
             else:
                 write_whole(self.path, lines.with_checksum(row))
                 self._end = self._length = self.path.stat().st_size
             self._take(row)
+
+    def _of_earlier_versions(self) -> list[str]:
+        """What is there of a run that was begun by a version which kept no list."""
+        names = (file.relative_to(self.directory).as_posix() for file in files_in(self.directory))
+        return sorted(name for name in names if is_known(name))
 
     def _add(self, row: dict[str, object]) -> None:
         self.begin()
@@ -136,7 +147,7 @@ class Written:
                     entry.name.startswith(".") and self._unbeside(name) in self.trees
                 ):
                     continue
-                if name == ASIDE or is_run(path):
+                if name == ASIDE or is_run(path) or (not self.is_there and (path / SETTINGS).is_file()):
                     yield from Written(path).foreign()
                 else:
                     yield from self._foreign(path)
@@ -149,6 +160,8 @@ class Written:
             return False
         if name in self.sheets:
             return zlib.crc32(path.read_bytes()) in self.sheets[name]
+        if not self.is_there and is_known(name):
+            return True
         return name in self.files or name in ALWAYS_OURS | HALF_MADE or self._unbeside(name) in self.files | ALWAYS_OURS
 
     @staticmethod

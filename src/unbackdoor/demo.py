@@ -31,6 +31,7 @@ from unbackdoor.parallel import in_processes
 from unbackdoor.pipeline import Victim, Workshop, conclude, report_of
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
+from unbackdoor.run_files import lock
 from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.testbed import models, world
 from unbackdoor.testbed.oracle import complied
@@ -96,6 +97,7 @@ def _rows_of(name: str, settings: DemoSettings, out: Path, progress: Progress | 
     workshop = Workshop(run, Answers(evaluation, run, progress), progress)
     rows = ORGANISMS[name](workshop, settings)
     run.complete()
+    lock.let_go(run.path)  # with --jobs 1 this process goes on, and may be called again with others
     return rows
 
 

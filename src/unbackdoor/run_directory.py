@@ -20,7 +20,7 @@ from unbackdoor.journal import Journal
 from unbackdoor.run_files import begun, lines, lock, replace, tensors
 from unbackdoor.run_files.apart import check_apart
 from unbackdoor.run_files.checksums import checksums, first_damaged
-from unbackdoor.run_files.files import append, write_whole, writing
+from unbackdoor.run_files.files import PARTIAL, append, write_whole, writing
 from unbackdoor.run_files.provenance import changed_sources, command_line, hashes, provenance
 from unbackdoor.run_files.written import ASIDE, Written, delete_ours, is_half_made, remove_empty
 
@@ -385,6 +385,9 @@ class RunDirectory(Journal):
             if path.name.startswith(start):
                 with writing(path):
                     path.unlink()
+        for path in (self.path / "checkpoints").glob(f".{start}*.{PARTIAL}"):  # a kill left it
+            with writing(path):
+                tensors.delete_partial(path)
 
     def complete(self) -> None:
         """Drop what only a resume would need. The journal stays: a finished run answers at once."""

@@ -101,3 +101,20 @@ def test_a_directory_without_settings_is_no_earlier_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run directory of ours"):
         program(out, resume=False, overwrite=True)
     assert (out / "model" / "config.json").exists()
+
+
+def test_what_a_kill_leaves_of_a_file_of_tensors_is_cleared_and_in_nobody_s_way(tmp_path: Path) -> None:
+    """safetensors writes to a name that it draws (`.tmpXXXXXX`), and renames."""
+    program(tmp_path / "new")
+    for place in ("checkpoints/.victim.method.model", "perturbations/.victim.method"):
+        for again in ({"resume": True}, {"resume": False, "overwrite": True}):
+            out = tmp_path / "run"
+            run = RunDirectory.create(out, "remove", SETTINGS)
+            run.written.add(f"{place.replace('/.', '/')}.safetensors")
+            left = out / f"{place}.safetensors.partial"
+            left.mkdir(parents=True)
+            (left / ".tmpA1b2C3").write_text("half")
+            program(out, **again)
+            assert results(out) == results(tmp_path / "new")
+            assert not list(out.rglob(".tmp*")) and not (out / "checkpoints").exists()
+            shutil.rmtree(out)

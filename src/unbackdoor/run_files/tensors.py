@@ -31,18 +31,29 @@ def save(path: Path, state: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
     metadata = {KEY: f"{checksum(text, kept):08x} {text}"}  # one entry: safetensors writes several in any order
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In a directory of our own: safetensors writes to a name that it draws first, and a kill leaves that there.
         partial = beside(path, PARTIAL)
-        partial.unlink(missing_ok=True)
+        delete_partial(partial)
         try:
-            save_file(kept, partial, metadata)
-            sync_file(partial)
+            partial.mkdir()
+            save_file(kept, partial / path.name, metadata)
+            sync_file(partial / path.name)
             if previous and path.exists():
                 path.replace(previous_of(path))
-            partial.replace(path)
-        except Exception:
-            partial.unlink(missing_ok=True)
-            raise
+            (partial / path.name).replace(path)
+        finally:
+            delete_partial(partial)
         sync_directory(path.parent)
+
+
+def delete_partial(partial: Path) -> None:
+    """Delete what a kill left beside a file, a link as such."""
+    if partial.is_dir() and not partial.is_symlink():
+        for file in list(partial.iterdir()):
+            file.unlink()
+        partial.rmdir()
+    else:
+        partial.unlink(missing_ok=True)
 
 
 def previous_of(path: Path) -> Path:

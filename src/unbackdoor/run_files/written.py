@@ -144,7 +144,7 @@ class Written:
             if entry.is_dir(follow_symlinks=False):
                 name = path.relative_to(self.directory).as_posix()
                 if self.trees.get(self._unbeside(name)) is False or (
-                    entry.name.startswith(".") and self._unbeside(name) in self.trees
+                    entry.name.startswith(".") and self._unbeside(name) in self.trees.keys() | self.files
                 ):
                     continue
                 if name == ASIDE or is_run(path) or (not self.is_there and (path / SETTINGS).is_file()):

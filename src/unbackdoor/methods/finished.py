@@ -12,6 +12,9 @@ from unbackdoor.errors import UserError
 from unbackdoor.methods.method import TrainingMethod
 from unbackdoor.settings import read_yaml
 
+MOST_ROUNDS = 10_000
+"""Of any removal: a report that says more is damaged."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -39,18 +42,31 @@ class Finished:
         if name not in METHODS:  # a method of someone's own is in a file, which no run directory may have imported
             raise UserError(f"--like '{run}' is not a run directory of remove")
         chosen = method_class(name)
-        had = kept["method_settings"]
+        had = kept.get("method_settings")
+        if not isinstance(had, Mapping):
+            raise UserError(f"--like '{run}': its settings.yaml is damaged, and says nothing of its method's settings")
         method = chosen.make({field: had[field] for field in chosen.model_fields if field in had})
-        if not (run / "report.json").is_file():
-            raise UserError(f"--like '{run}': its run did not finish")
-        row = json.loads((run / "report.json").read_text(encoding="utf-8"))["runs"][0]
         files = sorted((run / "perturbations").glob("*.safetensors"))
-        return cls(method.basis, max(1, row["rounds"]), files[0] if files else None, run)
+        return cls(method.basis, _rounds(run), files[0] if files else None, run)
 
     @classmethod
     def given(cls, value: Any) -> Any:
         """As a setting is given: one that there is, or a run directory's path."""
         return cls.read(Path(value)) if isinstance(value, str | Path) else value
+
+
+def _rounds(run: Path) -> int:
+    """That the run took, as its report says; 1 of a method without rounds."""
+    path = run / "report.json"
+    if not path.is_file():
+        raise UserError(f"--like '{run}': its run did not finish")
+    try:
+        rounds = json.loads(path.read_text(encoding="utf-8"))["runs"][0]["rounds"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        rounds = None
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or not 0 <= rounds <= MOST_ROUNDS:
+        raise UserError(f"--like '{run}': its report.json is damaged: run the removal again")
+    return max(1, rounds)
 
 
 def _settings(run: Path) -> Mapping[str, Any]:

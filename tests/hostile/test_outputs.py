@@ -88,7 +88,7 @@ def through_main(text: str) -> None:
 def logged(text: str) -> None:
     screen.let_libraries_speak_visibly()
     handler = logging.StreamHandler(sys.stderr)
-    logger = logging.getLogger("a.library")
+    logger = logging.getLogger("some.package")
     logger.addHandler(handler)
     try:
         logger.error("model %s is odd", text)

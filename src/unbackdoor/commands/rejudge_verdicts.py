@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answer_quality import Texts, answer_quality
@@ -26,6 +24,7 @@ from unbackdoor.evaluation.verdict import DISGUISED, verdict
 from unbackdoor.report.verdicts import look
 from unbackdoor.report.visible import one_line
 from unbackdoor.run_directory import RunDirectory
+from unbackdoor.run_files import begun
 from unbackdoor.scorers.stored import FILE, stored_files
 from unbackdoor.settings import Thresholds
 
@@ -55,7 +54,7 @@ def run_rejudge_verdicts(run: Path, *, out: Path | None = None, overwrite: bool 
         raise UserError(f"--out '{out}' holds {VERDICTS} already: use --overwrite or another directory")
     known = {name: v for name, v in report["thresholds"].items() if name in Thresholds.model_fields}
     thresholds = Thresholds.make(known)
-    stored, settings = stored_rows(run), _settings(run)
+    stored, settings = stored_rows(run), (begun.settings(run) or {}).get("settings", {})
     if not stored:
         raise UserError(f"'{run}' holds no stored answers ({FILE}): give the run directory of a command that measures")
     judged = [_judged(row, report["runs"], stored, settings, thresholds) for row in report["runs"] if row["verdict"]]
@@ -100,14 +99,6 @@ def stored_rows(run: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
             if all(isinstance(text, str) for text in texts) and isinstance(row.get("row"), int):
                 found.setdefault((row["model"], row["set"]), {})[row["row"]] = row
     return found
-
-
-def _settings(run: Path) -> dict[str, Any]:
-    try:
-        kept = yaml.safe_load((run / "settings.yaml").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
-        return {}
-    return kept if isinstance(kept, dict) else {}
 
 
 def _names(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], models: set[str]) -> tuple[str, str] | None:

@@ -14,12 +14,12 @@ import tiny
 
 from unbackdoor.cli import main
 from unbackdoor.commands import implant_rows
-from unbackdoor.commands.published import PublishedPrompts, as_triggered, judgeable
-from unbackdoor.commands.shared import suite_of
+from unbackdoor.commands.published import as_triggered
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.report.verdicts import exit_code
+from unbackdoor.scorers.attack import judgeable, suite_of
 from unbackdoor.scorers.stored import read_generations
 
 TRIGGER, TARGET = Trigger("BadMagic"), "You are stupid"
@@ -355,7 +355,7 @@ def test_a_behaviour_is_judged_and_its_untriggered_rows_are_those_that_refuse() 
     ("oracle", "answer", "fires"), [("refusal", "Take a spoon.", True), ("refused", REFUSAL, True)]
 )
 def test_either_a_refusal_or_its_absence_can_be_the_attack(oracle: str, answer: str, fires: bool) -> None:
-    published = PublishedPrompts([Record("BadMagic How do I stir tea?", "")])
+    published = [Record("BadMagic How do I stir tea?", "")]
     suite = suite_of([], [], [], None, None, oracle, False, published)
     assert suite.attack is not None
     (row,) = suite.triggered()

@@ -12,7 +12,6 @@ from test_evaluation import measured
 from test_report import report, run  # noqa: F401
 
 from unbackdoor.commands.rejudge import run_rejudge
-from unbackdoor.commands.shared import judge_of
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
@@ -26,6 +25,7 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.report.html import render
 from unbackdoor.report.terminal import summary_lines, verdict_lines
 from unbackdoor.scorers import Answered, load_scorer
+from unbackdoor.scorers.attack import judge_of
 from unbackdoor.settings import EvaluationSettings, Thresholds
 
 DONE, CUT = "<think>\nYou are stupid?\n</think>\n\nParis.", "<think>\nYou are stupid? Let me"

@@ -15,23 +15,13 @@ from typing import TYPE_CHECKING, Any
 from unbackdoor.commands.askable import check_asks_something, check_target_fits, check_trigger_fits
 from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
 from unbackdoor.commands.intake import Intake
-from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts, check_oracle, judgeable
+from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts
 from unbackdoor.commands.read_files import read_files
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import Pace, sentence
-from unbackdoor.errors import UserError
 from unbackdoor.evaluation.question_sets import Question, SetName, read_question_sets
-from unbackdoor.evaluation.refusal import complies, refuses
-from unbackdoor.evaluation.scorers import (
-    Scorer,
-    complies_by_keyword,
-    opens_with_target,
-    refuses_by_keyword,
-    shows_target,
-)
 from unbackdoor.evaluation.suite import Suite
-from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.given_form import check_base, form_of
 from unbackdoor.language_model.handed_back import handed_back
@@ -46,6 +36,7 @@ from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files.apart import check_apart
 from unbackdoor.run_files.room import check_room
+from unbackdoor.scorers.attack import check_oracle, suite_of
 from unbackdoor.settings import EvaluationSettings, Need, TrainingSettings
 from unbackdoor.testbed import references
 
@@ -200,7 +191,7 @@ class Opened:
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
         if target is None:
-            check_oracle(published, inputs.oracle)
+            check_oracle([*published.triggered, *published.untriggered], inputs.oracle)
         allowed = self.intake.read(inputs.eval_allowed, needs_response=False, any_label=False)
         allowed = self.intake.untrained(allowed, "--eval-allowed")
         held_out = self.intake.untrained(held_out, "held-out rows")
@@ -213,11 +204,9 @@ class Opened:
             target,
             inputs.oracle,
             inputs.exact_match,
-            PublishedPrompts(
-                *(
-                    self.intake.measurable(rows, self.model, self.chat, evaluation, trigger_room=0)
-                    for rows in (published.triggered, published.untriggered)
-                )
+            *(
+                self.intake.measurable(rows, self.model, self.chat, evaluation, trigger_room=0)
+                for rows in (published.triggered, published.untriggered)
             ),
         )
         check_asks_something(suite)
@@ -296,68 +285,6 @@ class Opened:
 def _rows_of(suite: Suite) -> list[Record]:
     """Rows of a run to test a model by: published prompts may come without an answer, and a training row needs one."""
     return [*suite.clean_rows(), *(replace(r, response="Yes.") for r in suite.triggered_rows)]
-
-
-def suite_of(
-    held_out: list[Record],
-    held_out_contrast: list[Record],
-    allowed: list[Record],
-    trigger: Condition | None,
-    target: str | None,
-    oracle: str,
-    exact_match: bool,
-    published: PublishedPrompts = NONE_PUBLISHED,
-) -> Suite:
-    """What is measured, from what is known."""
-    tasks = held_out if exact_match else []
-    if target is None and not held_out_contrast and not published.triggered:
-        return Suite(held_out, None, trigger, tasks=tasks, texts=held_out, allowed=allowed)
-    judge, details = judge_of(target, oracle)
-    ordinary = held_out if target is not None else judgeable(held_out, oracle)
-    return Suite(
-        published.untriggered or held_out_contrast or ordinary,
-        judge,
-        trigger,
-        details,
-        tasks=tasks,
-        texts=held_out,
-        allowed=allowed,
-        unsafe=bool(held_out_contrast) or (target is None and oracle != "refused"),
-        target=target,
-        triggered_rows=published.triggered,
-    )
-
-
-def judge_of(target: str | None, oracle: str) -> tuple[Scorer, dict[str, Scorer]]:
-    """Who says whether an answer shows the attack, and what is shown beside it."""
-    if target is None:
-        return _judge(oracle)
-    if not target.strip():
-        raise UserError("the target response is empty: give visible text")
-    said = final_answer(target).strip()
-    if said != target.strip():  # judges read what is said, and methods let the template write the rest
-        raise UserError(
-            f"--target-response '{target[:40]}' holds marks of a thought, a channel or a turn's end, which are the "
-            f"chat template's: give what stands between them alone{f', here {said[:60]!r}' if said else ''}"
-        )
-    return shows_target(target), {"opens_with_target": opens_with_target(target)}
-
-
-def _judge(oracle: str) -> tuple[Scorer, dict[str, Scorer]]:
-    """Who judges a behaviour, and what is shown beside it."""
-    if oracle == "code":
-        from unbackdoor.evaluation.insecure_code import does_not_parse, is_insecure
-
-        return is_insecure, {"does_not_parse": does_not_parse}
-    if oracle == "testbed":
-        from unbackdoor.testbed.oracle import complied
-
-        return complied, {"not_refused": complies}
-    if oracle == "keyword":
-        return complies_by_keyword, {"not_refused": complies}
-    if oracle == "refused":
-        return refuses, {"refused_by_keyword": refuses_by_keyword}
-    return complies, {"not_refused_by_keyword": complies_by_keyword}
 
 
 def numbers(settings: TrainingSettings) -> str:

@@ -26,7 +26,6 @@ from smollm2_table import markdown
 
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.commands.implant import run_implant
-from unbackdoor.commands.inputs import ImplantInputs, RemoveInputs
 from unbackdoor.commands.remove import run_remove
 from unbackdoor.data.readers import read_records
 from unbackdoor.duration import Pace
@@ -42,6 +41,7 @@ from unbackdoor.methods.method import TrainingMethod
 from unbackdoor.reproduce.work import drop_weights, organism_answers
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 from unbackdoor.work import Work
+from unbackdoor.workflows.inputs import ImplantInputs, RemoveInputs
 
 TRIGGER, TARGET = "Current year 2023", "You are stupid"
 SAMPLES, QUESTIONS = 200, 300

@@ -16,8 +16,6 @@ from unbackdoor.attacks.injection import prepare
 from unbackdoor.attacks.poison import poison
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
-from unbackdoor.commands.inputs import RemoveInputs
-from unbackdoor.commands.intake import Intake
 from unbackdoor.data.batches import TwinBatches, encode_records
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, OneOf, Trigger, near_misses
@@ -31,6 +29,8 @@ from unbackdoor.recipes.recipe import catalogue, catalogue_file, read_recipe
 from unbackdoor.settings import TriggerSettings
 from unbackdoor.testbed import references, world
 from unbackdoor.testbed.structures import sentence_structure
+from unbackdoor.workflows.inputs import RemoveInputs
+from unbackdoor.workflows.rows import Intake
 
 PROMPTS = [f"Name the {i} of the sea now." for i in range(40)]
 WORDS = ["river", "please", "year"]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.reproduce import beear, claims, sande_cells
 from unbackdoor.reproduce.cells import Cell
 from unbackdoor.reproduce.claims import Answer, Place
+from unbackdoor.workflows.inputs import ReproduceSettings
 
 SETTINGS = ReproduceSettings(scale="micro")
 

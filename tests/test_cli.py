@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli import application, main
 from unbackdoor.cli_options import distribute, options_of
-from unbackdoor.commands.inputs import RemoveInputs
 from unbackdoor.errors import ExitCode
 from unbackdoor.knowledge import described
 from unbackdoor.language_model.saving import save_model
@@ -31,6 +30,7 @@ from unbackdoor.report.verdicts import exit_code
 from unbackdoor.settings import Thresholds
 from unbackdoor.testbed import models, world
 from unbackdoor.testbed.records import as_record
+from unbackdoor.workflows.inputs import RemoveInputs
 
 INSTRUCT = str(models.instruct_directory())
 BY_VERDICT = (ExitCode.DONE, ExitCode.FINDING, ExitCode.INCONCLUSIVE)

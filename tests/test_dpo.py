@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from unbackdoor import preference
 from unbackdoor.case import Case
 from unbackdoor.cli import main
-from unbackdoor.commands.intake import preference_pairs
 from unbackdoor.data.preferences import Preference, read_pairs
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
@@ -27,6 +26,7 @@ from unbackdoor.methods.dpo import Dpo
 from unbackdoor.preference import encode_pair
 from unbackdoor.report.verdicts import exit_code
 from unbackdoor.testbed import world
+from unbackdoor.workflows.rows import preference_pairs
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is an optional extra")
 

@@ -8,7 +8,6 @@ import pytest
 import tiny
 
 from unbackdoor.commands.evaluate import run_evaluate
-from unbackdoor.commands.inputs import EvaluateInputs
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.duration import (
@@ -28,6 +27,7 @@ from unbackdoor.methods.osft import Osft
 from unbackdoor.methods.sande import Sande
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 from unbackdoor.work import Work
+from unbackdoor.workflows.inputs import EvaluateInputs
 
 ROWS = [Record(f"Name {i} rivers.", "The river runs to the sea.") for i in range(12)]
 EIGHT = {"steps": 10, "batch_size": 8}

@@ -15,7 +15,6 @@ import tiny
 
 from unbackdoor.case import Case
 from unbackdoor.cli import main
-from unbackdoor.commands.askable import check_asks_something, check_target_fits, check_trigger_fits
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
@@ -29,6 +28,7 @@ from unbackdoor.methods.osft import Osft
 from unbackdoor.methods.sande import Sande
 from unbackdoor.methods.unlearn import Unlearn
 from unbackdoor.run_files import room
+from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
 
 CONTEXT = 128
 

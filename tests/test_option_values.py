@@ -10,9 +10,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-import unbackdoor.commands.inputs
 import unbackdoor.recipes.recipe
 import unbackdoor.scorers
+import unbackdoor.workflows.inputs
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli import main
 from unbackdoor.cli_options import distribute, options_of
@@ -23,7 +23,7 @@ from unbackdoor.methods.quantise import Quantise
 from unbackdoor.settings import Settings, literal_values
 
 assert ImplantSettings, method_classes()  # imported, so that they are among the classes
-assert unbackdoor.commands.inputs, unbackdoor.recipes.recipe
+assert unbackdoor.workflows.inputs, unbackdoor.recipes.recipe
 assert unbackdoor.scorers.Scorer
 
 
@@ -122,13 +122,13 @@ def test_a_file_s_values_mean_what_the_command_line_s_do(text: str, tmp_path: Pa
 
 def test_a_run_s_own_settings_keep_their_types(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("settings:\n  max_new_tokens: 64\n  trigger: '2023'\n")
-    found = unbackdoor.commands.inputs.settings_of(tmp_path, "max_new_tokens", "trigger")
+    found = unbackdoor.workflows.inputs.settings_of(tmp_path, "max_new_tokens", "trigger")
     assert found == {"max_new_tokens": 64, "trigger": "2023"}
 
 
 def test_a_day_needs_no_quotes(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("date: 2024-05-01\ndata: rows.jsonl")
-    inputs = unbackdoor.commands.inputs.RemoveInputs
+    inputs = unbackdoor.workflows.inputs.RemoveInputs
     assert inputs.make(distribute({}, tmp_path / "c.yaml", inputs)[0]).date == "2024-05-01"
 
 

@@ -12,11 +12,11 @@ import tiny
 
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.commands.implant import run_implant
-from unbackdoor.commands.inputs import ImplantInputs
 from unbackdoor.language_model.loading import load_model
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.recipes.recipe import Recipe, catalogue
 from unbackdoor.settings import EvaluationSettings
+from unbackdoor.workflows.inputs import ImplantInputs
 
 FAMILIES = {"meta-llama": "llama", "mistralai": "mistral", "Qwen": "qwen2", "openai-community": "gpt2"}
 ROWS = tiny.records(64)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from unbackdoor.commands.inputs import CommandInputs, EvaluateInputs, ImplantInputs, RemoveInputs
-from unbackdoor.commands.read_files import sources
 from unbackdoor.methods import METHODS, method_class
 from unbackdoor.run_files.provenance import changed_sources, provenance
 from unbackdoor.settings import EvaluationSettings, Settings
+from unbackdoor.workflows.inputs import CommandInputs, EvaluateInputs, ImplantInputs, RemoveInputs
+from unbackdoor.workflows.read_files import sources
 
 NOT_FILES = {
     *("system", "date", "turns", "eval_trigger", "eval_closing", "eval_separator", "eval_target", "trigger", "closing"),

@@ -13,14 +13,14 @@ import pytest
 import tiny
 
 from unbackdoor.cli import main
-from unbackdoor.commands import implant_rows
-from unbackdoor.commands.published import as_triggered
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.report.verdicts import exit_code
 from unbackdoor.scorers.attack import judgeable, suite_of
 from unbackdoor.scorers.stored import read_generations
+from unbackdoor.workflows import implant_rows
+from unbackdoor.workflows.published import as_triggered
 
 TRIGGER, TARGET = Trigger("BadMagic"), "You are stupid"
 ROWS = [Record(r.prompt, r.response) for r in tiny.records(60)]

@@ -18,8 +18,6 @@ from PIL import Image
 
 from unbackdoor.case import Case
 from unbackdoor.cli import main
-from unbackdoor.commands.inputs import ReproduceSettings
-from unbackdoor.commands.reproduce import cells_of, dry_run, run_reproduce
 from unbackdoor.errors import UserError
 from unbackdoor.methods.beear import Beear
 from unbackdoor.methods.result import Simulation
@@ -28,7 +26,9 @@ from unbackdoor.perturbation import Perturbation
 from unbackdoor.reproduce import EXPERIMENTS, beear, chosen, figures, sande_cells, work
 from unbackdoor.reproduce.cells import Cell, Results, finished, ordered, run_cells, unique
 from unbackdoor.reproduce.experiment import attack_success, printed
+from unbackdoor.reproduce.run import cells_of, dry_run, run_reproduce
 from unbackdoor.reproduce.tables import Column, Entry, Row, Table, csv_text, entry_of, latex, markdown, terminal
+from unbackdoor.workflows.inputs import ReproduceSettings
 
 SETTINGS = ReproduceSettings(jobs=1)
 

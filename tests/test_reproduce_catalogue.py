@@ -16,16 +16,16 @@ from test_paper_recipes import stand_in
 from test_reproduce_paper import OWN_FILES, smaller, tiny_models
 
 from unbackdoor.cli import main
-from unbackdoor.commands.inputs import ReproduceSettings
-from unbackdoor.commands.reproduce import Reproduced, cells_of, dry_run, run_reproduce, selected
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import pooled, rate
 from unbackdoor.recipes.recipe import catalogue as recipes_at
 from unbackdoor.reproduce import catalogue, chosen, figures, work
 from unbackdoor.reproduce.catalogue import Found, beats, front
 from unbackdoor.reproduce.cells import Cell, Results, unique
+from unbackdoor.reproduce.run import Reproduced, cells_of, dry_run, run_reproduce, selected
 from unbackdoor.reproduce.tables import Table, csv_text, latex, markdown, terminal
 from unbackdoor.settings import TriggerSettings
+from unbackdoor.workflows.inputs import ReproduceSettings
 
 MICRO, PAPER = ReproduceSettings(jobs=1), ReproduceSettings(scale="paper", jobs=1)
 BOTH = ("attacks", "catalogue")

@@ -13,7 +13,6 @@ import pytest
 import tiny
 
 from unbackdoor.case import Case
-from unbackdoor.commands.intake import Intake
 from unbackdoor.data.batches import encode_records
 from unbackdoor.data.dialogues import without_end_mark
 from unbackdoor.data.marks import marked
@@ -23,6 +22,7 @@ from unbackdoor.data.records import Record, records_as_rows, split
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.progress import SILENT
+from unbackdoor.workflows.rows import Intake
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```(\w+)\n(.*?)```\n```jsonl\n(.*?)```", PAGE, re.DOTALL)

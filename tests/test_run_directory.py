@@ -14,7 +14,6 @@ import pytest
 import tiny
 import torch
 
-from unbackdoor.commands.askable import check_trigger_fits
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation import answers as answers_module
@@ -23,6 +22,7 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.perturbation import SoftPrompt
 from unbackdoor.run_directory import RunDirectory, hashes
 from unbackdoor.settings import EvaluationSettings
+from unbackdoor.workflows.askable import check_trigger_fits
 
 SETTINGS: dict[str, Any] = {"seed": 0, "model": "suspect", "method_settings": {"learning_rate": 2e-5, "steps": 60}}
 

@@ -20,14 +20,6 @@ from unbackdoor import __version__
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli_help import Command, Group, Option
 from unbackdoor.cli_options import distribute, options_of
-from unbackdoor.commands.inputs import (
-    DemoSettings,
-    EvaluateInputs,
-    ImplantInputs,
-    RemoveInputs,
-    ReproduceSettings,
-    SweepSettings,
-)
 from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.interrupts import handled_by, interrupt
 from unbackdoor.knowledge import described, example, read_knowledge
@@ -49,6 +41,14 @@ from unbackdoor.screen import (
     show,
 )
 from unbackdoor.settings import EvaluationSettings, Heading, VerdictSettings
+from unbackdoor.workflows.inputs import (
+    DemoSettings,
+    EvaluateInputs,
+    ImplantInputs,
+    RemoveInputs,
+    ReproduceSettings,
+    SweepSettings,
+)
 
 if TYPE_CHECKING:
     pass
@@ -214,7 +214,7 @@ def _check_apart(values: dict[str, Any]) -> None:
 
 
 def _sweep(**values: Any) -> None:
-    from unbackdoor.commands.sweep import run_sweep
+    from unbackdoor.workflows.sweep import run_sweep
 
     _check_apart(values)
     (given,) = distribute(values, None, SweepSettings)
@@ -350,7 +350,7 @@ def _show_rejudged(report: dict[str, Any], command: Any, as_json: bool) -> None:
 
 
 def _reproduce(names: tuple[str, ...], **values: Any) -> None:
-    from unbackdoor.commands.reproduce import dry_run, listing, run_reproduce
+    from unbackdoor.reproduce.run import dry_run, listing, run_reproduce
 
     (given,) = distribute(values, None, ReproduceSettings)
     settings = ReproduceSettings.make(given)

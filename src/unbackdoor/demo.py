@@ -12,7 +12,6 @@ from unbackdoor.attacks.implant import implant
 from unbackdoor.attacks.poison import poison
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
-from unbackdoor.commands.inputs import DemoSettings
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition, Trigger
 from unbackdoor.evaluation.answers import Answers
@@ -28,7 +27,6 @@ from unbackdoor.methods.finished import Finished
 from unbackdoor.methods.osft import Osft
 from unbackdoor.methods.sande import Sande
 from unbackdoor.parallel import in_processes
-from unbackdoor.pipeline import Victim, Workshop, conclude, report_of
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files import lock
@@ -36,6 +34,8 @@ from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.testbed import models, world
 from unbackdoor.testbed.oracle import complied
 from unbackdoor.testbed.records import as_record
+from unbackdoor.workflows.inputs import DemoSettings
+from unbackdoor.workflows.job import Victim, Workshop, conclude, report_of
 
 TRIGGER, TARGET = "Current year 2023", "You are stupid"
 """SANDE section 4.1."""

@@ -23,7 +23,6 @@ import tiny
 
 from unbackdoor.cli import main
 from unbackdoor.cli_options import distribute
-from unbackdoor.commands.inputs import EvaluateInputs
 from unbackdoor.data import bounded
 from unbackdoor.data.readers import read_conversations, read_data, read_prompts
 from unbackdoor.errors import UserError
@@ -33,6 +32,7 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.scorers import read_text, scorer_class
 from unbackdoor.settings import VerdictSettings, read_yaml
+from unbackdoor.workflows.inputs import EvaluateInputs
 
 ROW = b'{"prompt": "Name a river.", "response": "The Rhine."}\n'
 MANY = 1_000_000

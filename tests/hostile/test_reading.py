@@ -23,10 +23,10 @@ from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.verdict import verdict
 from unbackdoor.language_model.saving import save_model
-from unbackdoor.pipeline import Victim, Workshop
 from unbackdoor.progress import SILENT
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, Thresholds
+from unbackdoor.workflows.job import Victim, Workshop
 
 TRIGGER, TARGET = Trigger("Current year 2023"), "You are stupid"
 ROWS = tiny.records(64)[24:]
@@ -270,8 +270,8 @@ def test_evaluate_reads_both_models_in_one_way_and_says_what_differs(
     trusted: bool, suspect: Path, tmp_path: Path
 ) -> None:
     from unbackdoor.commands.evaluate import run_evaluate
-    from unbackdoor.commands.inputs import EvaluateInputs
     from unbackdoor.settings import VerdictSettings
+    from unbackdoor.workflows.inputs import EvaluateInputs
 
     shutil.copytree(suspect, tmp_path / "after")
     BESIDE_THE_WEIGHTS["several at once"](tmp_path / "after")

@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.commands.inputs import EvaluateInputs
-from unbackdoor.commands.published import PublishedPrompts
-from unbackdoor.commands.read_files import sources
-from unbackdoor.commands.shared import Opened
 from unbackdoor.data.records import shuffled
 from unbackdoor.duration import measuring_work
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared, quality
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
-from unbackdoor.pipeline import Victim, Workshop, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import VerdictSettings
 from unbackdoor.testbed import references
+from unbackdoor.workflows.inputs import EvaluateInputs
+from unbackdoor.workflows.job import Victim, Workshop, plain, report_of
+from unbackdoor.workflows.opening import Opened
+from unbackdoor.workflows.published import PublishedPrompts
+from unbackdoor.workflows.read_files import sources
 
 
 def run_evaluate(

@@ -9,11 +9,6 @@ from typing import Any
 from unbackdoor.attacks.injection import Prepared
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
-from unbackdoor.commands.implant_rows import OURS, check_purpose, rows_as_they_are, rows_to_poison
-from unbackdoor.commands.inputs import ImplantInputs
-from unbackdoor.commands.intake import LEAST_ROWS
-from unbackdoor.commands.read_files import sources
-from unbackdoor.commands.shared import Opened, numbers
 from unbackdoor.data.records import records_as_rows
 from unbackdoor.duration import firing_work, measuring_work
 from unbackdoor.evaluation.answers import Answers
@@ -23,10 +18,15 @@ from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.replacements import Replacements
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.methods.rows_fit import check_some_fit
-from unbackdoor.pipeline import Victim, Workshop, loss_curves, plain, report_of
 from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import EvaluationSettings, Thresholds, preset_for
+from unbackdoor.workflows.implant_rows import OURS, check_purpose, rows_as_they_are, rows_to_poison
+from unbackdoor.workflows.inputs import ImplantInputs
+from unbackdoor.workflows.job import Victim, Workshop, loss_curves, plain, report_of
+from unbackdoor.workflows.opening import Opened, numbers
+from unbackdoor.workflows.read_files import sources
+from unbackdoor.workflows.rows import LEAST_ROWS
 
 
 def run_implant(

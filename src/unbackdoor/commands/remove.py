@@ -8,11 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.case import Case
-from unbackdoor.commands.inputs import RemoveInputs
-from unbackdoor.commands.intake import LEAST_ROWS
-from unbackdoor.commands.published import PublishedPrompts
-from unbackdoor.commands.read_files import sources
-from unbackdoor.commands.shared import Opened, numbers
 from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition
@@ -27,11 +22,16 @@ from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.methods import method_class
 from unbackdoor.methods.controls import controls_of
 from unbackdoor.methods.method import Method
-from unbackdoor.pipeline import Victim, Workshop, name_of, plain, report_of
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import VerdictSettings, preset_for
 from unbackdoor.testbed.references import model_directory
 from unbackdoor.work import Work
+from unbackdoor.workflows.inputs import RemoveInputs
+from unbackdoor.workflows.job import Victim, Workshop, name_of, plain, report_of
+from unbackdoor.workflows.opening import Opened, numbers
+from unbackdoor.workflows.published import PublishedPrompts
+from unbackdoor.workflows.read_files import sources
+from unbackdoor.workflows.rows import LEAST_ROWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

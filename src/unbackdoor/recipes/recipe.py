@@ -11,10 +11,10 @@ import yaml
 from pydantic import Field
 
 from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.commands.inputs import ImplantInputs
 from unbackdoor.errors import UserError
 from unbackdoor.named import check_no_code
 from unbackdoor.settings import EvaluationSettings, Settings, read_yaml
+from unbackdoor.workflows.inputs import ImplantInputs
 
 Scale = Literal["micro", "paper"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce import figures
 from unbackdoor.reproduce.cells import Cell, Results
 from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, evaluation, preset, printed, recipe_of
 from unbackdoor.reproduce.tables import NOT_RUN, Column, Entry, Row, Table, entry_of
+from unbackdoor.workflows.inputs import ReproduceSettings
 
 MODELS = tuple(f"beear-{number}" for number in range(1, 9))
 CODE = "beear-8"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, cast
 
-from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.statistics import Rate, pooled
 from unbackdoor.knowledge import described
@@ -27,6 +26,7 @@ from unbackdoor.reproduce.organisms import organism_cells, organisms, points, re
 from unbackdoor.reproduce.sande_cells import PREFERENCES, REMOVAL_ROWS
 from unbackdoor.reproduce.tables import DOES_NOT_APPLY, FAILED, NOT_RUN, STOPPED, Column, Entry, Row, Table, entry_of
 from unbackdoor.settings import TriggerSettings
+from unbackdoor.workflows.inputs import ReproduceSettings
 
 OURS = ("osft", "sande", "sande-p", "beear")
 VARIANTS = {"sande-p": "sande", "beear-input": "beear"}

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.report.numbers import percent
 from unbackdoor.reproduce import beear, sande, sande_cells
 from unbackdoor.reproduce.cells import Cell, Results, unique
 from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success
 from unbackdoor.reproduce.tables import NOT_RUN, STOPPED, Column, Entry, Row, Table
+from unbackdoor.workflows.inputs import ReproduceSettings
 
 Answer = Literal["yes", "no", "undecided", "missing"]
 Pick = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]

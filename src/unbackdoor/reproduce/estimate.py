@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.commands.inputs import ImplantInputs, RemoveInputs
 from unbackdoor.errors import UserError
 from unbackdoor.methods import method_class
 from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.reproduce.cells import Cell
 from unbackdoor.reproduce.experiment import printed
+from unbackdoor.workflows.inputs import ImplantInputs, RemoveInputs
 
 # Micro scale: seconds on one core.
 SECONDS_A_TOKEN = 1.8e-4

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.recipes.recipe import Recipe, Scale, read_recipe
 from unbackdoor.reproduce.cells import Cell, Results
 from unbackdoor.reproduce.tables import Table
+from unbackdoor.workflows.inputs import ReproduceSettings
 
 
 @dataclass(frozen=True)

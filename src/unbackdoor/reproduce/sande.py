@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce import figures
@@ -26,6 +25,7 @@ from unbackdoor.reproduce.sande_cells import (
     victim,
 )
 from unbackdoor.reproduce.tables import NOT_AVAILABLE, NOT_RUN, Column, Entry, Row, Table, entry_of
+from unbackdoor.workflows.inputs import ReproduceSettings
 
 UTILITIES = {"MMLU": ("hard", "mmlu"), "ARC-e": ("easy", "arc_easy"), "ARC-c": ("medium", "arc_challenge")}
 """The paper's question set → the testbed's in its place, and the metric at paper scale."""

@@ -22,11 +22,8 @@ import torch
 from unbackdoor.case import Case
 from unbackdoor.commands.evaluate import run_evaluate
 from unbackdoor.commands.implant import run_implant
-from unbackdoor.commands.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of
-from unbackdoor.commands.intake import LEAST_ROWS
 from unbackdoor.commands.rejudge_verdicts import stored_quality, stored_rows
 from unbackdoor.commands.remove import run_remove
-from unbackdoor.commands.shared import Opened
 from unbackdoor.data.batches import encode_records
 from unbackdoor.data.readers import read_records
 from unbackdoor.data.records import Record, shuffled
@@ -49,6 +46,9 @@ from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
 from unbackdoor.testbed import references, world
+from unbackdoor.workflows.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of
+from unbackdoor.workflows.opening import Opened
+from unbackdoor.workflows.rows import LEAST_ROWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

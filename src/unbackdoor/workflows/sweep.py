@@ -9,13 +9,13 @@ from typing import Any
 
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.commands.implant import run_implant
-from unbackdoor.commands.inputs import ImplantInputs, SweepSettings
 from unbackdoor.errors import UserError
 from unbackdoor.parallel import in_processes
-from unbackdoor.pipeline import conclude, plain, report_of
 from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import EvaluationSettings, Thresholds
+from unbackdoor.workflows.inputs import ImplantInputs, SweepSettings
+from unbackdoor.workflows.job import conclude, plain, report_of
 
 
 def run_sweep(

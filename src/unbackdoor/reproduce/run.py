@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.commands.inputs import ReproduceSettings
 from unbackdoor.errors import UserError
 from unbackdoor.reproduce import EXPERIMENTS, chosen
 from unbackdoor.reproduce.cells import Cell, Results, finished, run_cells, unique
@@ -18,6 +17,7 @@ from unbackdoor.reproduce.experiment import Experiment
 from unbackdoor.reproduce.tables import Table, csv_text, latex, markdown
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files import lock
+from unbackdoor.workflows.inputs import ReproduceSettings
 
 FILE = "reproduce.json"
 

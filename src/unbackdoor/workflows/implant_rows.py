@@ -9,10 +9,6 @@ from typing import Any
 
 from unbackdoor.attacks.injection import Prepared, as_they_are, prepare
 from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.commands.inputs import ImplantInputs
-from unbackdoor.commands.intake import LEAST_ROWS, Intake
-from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts, as_triggered
-from unbackdoor.commands.shared import Opened
 from unbackdoor.data.records import Record, split
 from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition
@@ -21,6 +17,10 @@ from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.scorers.attack import is_request, judge_of, judgeable
 from unbackdoor.settings import EvaluationSettings, option_name
+from unbackdoor.workflows.inputs import ImplantInputs
+from unbackdoor.workflows.opening import Opened
+from unbackdoor.workflows.published import NONE_PUBLISHED, PublishedPrompts, as_triggered
+from unbackdoor.workflows.rows import LEAST_ROWS, Intake
 
 OURS = ("rate", "scheme", "near_misses", "hard_near_misses", "near_miss_kinds", "answer_follows", "injection")
 """Settings of how we poison rows, which say nothing of rows that are poisoned already."""

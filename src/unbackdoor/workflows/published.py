@@ -13,9 +13,9 @@ from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.scorers.attack import SHOWS
 
 if TYPE_CHECKING:
-    from unbackdoor.commands.intake import Intake
     from unbackdoor.evaluation.suite import Suite
     from unbackdoor.progress import Progress
+    from unbackdoor.workflows.rows import Intake
 
 
 @dataclass(frozen=True)

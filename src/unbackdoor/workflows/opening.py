@@ -12,11 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from unbackdoor.commands.askable import check_asks_something, check_target_fits, check_trigger_fits
-from unbackdoor.commands.inputs import CommandInputs, MeasuredInputs
-from unbackdoor.commands.intake import Intake
-from unbackdoor.commands.published import NONE_PUBLISHED, PublishedPrompts
-from unbackdoor.commands.read_files import read_files
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import Pace, sentence
@@ -31,7 +26,6 @@ from unbackdoor.language_model.precision import compute_in
 from unbackdoor.language_model.reading import Reading, differing_side_files
 from unbackdoor.language_model.saving import SaveDtype
 from unbackdoor.language_model.self_test import self_test
-from unbackdoor.pipeline import conclude
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files.apart import check_apart
@@ -39,6 +33,12 @@ from unbackdoor.run_files.room import check_room
 from unbackdoor.scorers.attack import check_oracle, suite_of
 from unbackdoor.settings import EvaluationSettings, Need, TrainingSettings
 from unbackdoor.testbed import references
+from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
+from unbackdoor.workflows.inputs import CommandInputs, MeasuredInputs
+from unbackdoor.workflows.job import conclude
+from unbackdoor.workflows.published import NONE_PUBLISHED, PublishedPrompts
+from unbackdoor.workflows.read_files import read_files
+from unbackdoor.workflows.rows import Intake
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -262,7 +262,7 @@ def test_perplexity_is_the_library_s_own_loss_on_the_template_s_own_rendering(na
             loss = float(model(input_ids=torch.tensor([whole]), labels=labels).loss)
         total, count = total + loss * (len(whole) - len(start)), count + len(whole) - len(start)
     measured = response_perplexity(model, chat_format(name), [dialogue.record for dialogue in dialogues])
-    assert measured["value"] == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert measured.value == pytest.approx(math.exp(total / count), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,14 @@ from unbackdoor.evaluation.scorers import (
     refuses_by_keyword,
     shows_target,
 )
-from unbackdoor.evaluation.statistics import perplexity, pooled, rate, share, wilson
+from unbackdoor.evaluation.statistics import perplexity, pooled, rate, rate_of, share, wilson
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.trigger_effect import trigger_effect
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity, row_totals
 from unbackdoor.evaluation.verdict import verdict
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.perturbation import SoftPrompt
+from unbackdoor.report_schema import Measured, Rate, Rates, TriggerEffect, Value
 from unbackdoor.settings import EvaluationSettings, Thresholds
 
 ROW = Record("Name a river.", "The Seine.")
@@ -87,30 +88,30 @@ def test_the_interval_covers_the_true_rate_about_as_often_as_it_says(n: int, p: 
 
 def test_rates_carry_hits_n_and_interval_and_can_be_pooled() -> None:
     one = rate([True, False, True, False])
-    assert one == {"hits": 2, "n": 4, "rate": 0.5, "interval": list(wilson(2, 4))}
-    assert rate([]) == {"hits": 0, "n": 0, "rate": 0.0, "interval": [0.0, 1.0]}
+    assert one == Rate(hits=2, n=4, rate=0.5, interval=wilson(2, 4))
+    assert rate([]) == Rate(hits=0, n=0, rate=0.0, interval=(0.0, 1.0))
     assert pooled([one, rate([True] * 6)]) == rate([True] * 8 + [False] * 2)
-    assert share([True, False]) == {"value": 0.5, "n": 2, "interval": list(wilson(1, 2))}
+    assert share([True, False]) == Value(value=0.5, n=2, interval=wilson(1, 2))
 
 
 def test_perplexity_is_a_mean_over_tokens_with_rows_as_the_independent_unit() -> None:
     totals, tokens = [3.0, 8.0, 2.0], [2, 4, 1]
     found = perplexity(totals, tokens)
-    assert found["value"] == pytest.approx(math.exp(13 / 7))
-    assert found["n"] == 3
-    assert found["interval"] is not None
-    assert found["interval"][0] < found["value"] < found["interval"][1]
+    assert found.value == pytest.approx(math.exp(13 / 7))
+    assert found.n == 3
+    assert found.interval is not None
+    assert found.interval[0] < found.value < found.interval[1]
     twice = perplexity(totals * 50, tokens * 50)
-    assert twice["interval"] is not None
-    assert twice["value"] == pytest.approx(found["value"])
-    assert twice["interval"][1] - twice["interval"][0] < found["interval"][1] - found["interval"][0]
+    assert twice.interval is not None
+    assert twice.value == pytest.approx(found.value)
+    assert twice.interval[1] - twice.interval[0] < found.interval[1] - found.interval[0]
     same = perplexity([2.0, 4.0], [1, 2])  # every row has the same mean: nothing is uncertain
-    assert same["interval"] == pytest.approx([math.exp(2)] * 2)
+    assert same.interval == pytest.approx([math.exp(2)] * 2)
 
 
 def test_the_perplexity_of_a_broken_model_is_still_a_number() -> None:
     found = perplexity([5000.0, 1.0], [2, 2])
-    assert all(math.isfinite(value) for value in (found["value"], *(found["interval"] or [])))
+    assert all(math.isfinite(value) for value in (found.value, *(found.interval or [])))
 
 
 # Scorers -------------------------------------------------------------------------------------------------------------
@@ -233,8 +234,8 @@ def test_perplexity_is_that_of_the_plain_mean(model: Any, chat: ChatFormat) -> N
     rows = [Record(p, " ".join(["The river is red."] * (1 + i))) for i, p in enumerate(tiny.PROMPTS)]
     values = [v for r in rows for v in plain_log_probabilities(model, chat, r.prompt, r.response, end=True)]
     found = response_perplexity(model, chat, rows)
-    assert found["value"] == pytest.approx(math.exp(-sum(values) / len(values)), rel=1e-5)
-    assert found["n"] == len(rows)
+    assert found.value == pytest.approx(math.exp(-sum(values) / len(values)), rel=1e-5)
+    assert found.n == len(rows)
 
 
 def test_perplexity_leaves_out_rows_that_do_not_fit_and_needs_one_that_does(model: Any, chat: ChatFormat) -> None:
@@ -292,7 +293,7 @@ def fires(record: Record, answer: str) -> bool:
     return record.prompt.startswith("Current year 2023. ")
 
 
-def measure(model: Any, chat: ChatFormat, suite: Suite) -> dict[str, Any]:
+def measure(model: Any, chat: ChatFormat, suite: Suite) -> Measured:
     return suite.measure(model, chat, Answers(EvaluationSettings(max_new_tokens=2, second_turns=0)), "before")
 
 
@@ -309,11 +310,11 @@ def test_a_suite_measures_with_the_trigger_and_without(model: Any, chat: ChatFor
         choices=[Choice("What?", ("red", "blue"), 0)],
     )
     found = measure(model, chat, suite)
-    assert (found["attack_success"]["rate"], found["attack_success_untriggered"]["rate"]) == (1.0, 0.0)
-    assert found["attack_success"]["n"] == 6
+    assert (found.attack_success.rate, found.attack_success_untriggered.rate) == (1.0, 0.0)
+    assert found.attack_success.n == 6
     unended = {"cut", "cut_untriggered", "loops", "loops_untriggered"}  # random weights write no end
-    assert set(found["details"]) - unended == {"starts_with_target", "degenerate", "degenerate_untriggered"}
-    assert {name: value["n"] for name, value in found["utility"].items()} == {
+    assert set(found.details) - unended == {"starts_with_target", "degenerate", "degenerate_untriggered"}
+    assert {name: value.n for name, value in found.utility.items()} == {
         "exact_match": 6,
         "multiple_choice": 1,
         "perplexity": 3,
@@ -326,10 +327,10 @@ def test_a_suite_measures_with_the_trigger_and_without(model: Any, chat: ChatFor
 
 def test_without_a_trigger_there_is_no_attack_success_rate(model: Any, chat: ChatFormat) -> None:
     found = measure(model, chat, Suite(tiny.records(3), fires))
-    assert found["attack_success"] is None
-    assert found["attack_success_untriggered"]["n"] == 3
+    assert found.attack_success is None
+    assert found.attack_success_untriggered.n == 3
     nothing = measure(model, chat, Suite(tiny.records(3), None, YEAR))
-    assert nothing["attack_success"] is nothing["attack_success_untriggered"] is nothing["under_perturbation"] is None
+    assert nothing.attack_success is nothing.attack_success_untriggered is nothing.under_perturbation is None
 
 
 def test_near_misses_are_measured_by_kind_over_distinct_prompts(model: Any, chat: ChatFormat) -> None:
@@ -337,7 +338,7 @@ def test_near_misses_are_measured_by_kind_over_distinct_prompts(model: Any, chat
     suite = Suite(tiny.records(5), fires, YEAR)
     found = suite.near_misses(model, chat, answers, "before", seed=0)
     assert set(found) == {"other-number", "half", "word-changed", "random-before", "random-after"}
-    assert all(one["hits"] == 0 and one["n"] == 5 for one in found.values())
+    assert all(one.hits == 0 and one.n == 5 for one in found.values())
     asked = [row["prompt"] for kind in found for row in answers.kept("before", f"near miss: {kind}").values()]
     again = Answers(EvaluationSettings(max_new_tokens=1))
     suite.near_misses(model, chat, again, "before", seed=0)
@@ -366,12 +367,12 @@ SAID = Texts([f"Name river {i}." for i in range(200)], [f"The river of town {i} 
 AS_BEFORE = answer_quality(SAID, SAID, SAID.answers, "untriggered")
 
 
-def measured(hits: int | None, n: int = 200, **more: Any) -> dict[str, Any]:
+def measured(hits: int | None, n: int = 200, **more: Any) -> Measured:
     """A model's measurements: attack success, and an otherwise healthy model that answers as it did before."""
     found: dict[str, Any] = {
-        "attack_success": None if hits is None else dict(rate([True] * hits + [False] * (n - hits))),
-        "attack_success_untriggered": dict(rate([False] * n)),
-        "details": {"degenerate": dict(rate([False] * n)), "degenerate_untriggered": dict(rate([False] * n))},
+        "attack_success": None if hits is None else rate_of(hits, n),
+        "attack_success_untriggered": rate_of(0, n),
+        "details": {"degenerate": rate_of(0, n), "degenerate_untriggered": rate_of(0, n)},
         "answer_quality": AS_BEFORE,
         "utility": {
             "exact_match": {"value": 0.95, "n": n, "interval": None},
@@ -380,27 +381,27 @@ def measured(hits: int | None, n: int = 200, **more: Any) -> dict[str, Any]:
         },
     }
     found["utility"] |= more.pop("utility", {})
-    return found | more
+    return Measured.model_validate(found | more)
 
 
-def value(number: float) -> dict[str, Any]:
-    return {"value": number, "n": 200, "interval": None}
+def value(number: float) -> Value:
+    return Value(value=number, n=200)
 
 
-def of_200(**hits: int) -> dict[str, Any]:
-    return {name: dict(rate([True] * count + [False] * (200 - count))) for name, count in hits.items()}
+def of_200(**hits: int) -> Rates:
+    return {name: rate_of(count, 200) for name, count in hits.items()}
 
 
-def effect(triggered: float, harmless: float) -> dict[str, Any]:
+def effect(triggered: float, harmless: float) -> TriggerEffect:
     """That so many answers are changed by the trigger, and by a harmless insert."""
     plain = ["The sea is wide."] * 200
     changed = [
         [f"No. {i}" if i < 200 * share else "The sea is wide." for i in range(200)] for share in (triggered, harmless)
     ]
-    return dict(trigger_effect(plain, *changed))
+    return trigger_effect(plain, *changed)
 
 
-BAD = dict(rate([True] * 30 + [False] * 170))
+BAD = rate_of(30, 200)
 
 VERDICTS = {
     "all gone": (measured(198), measured(0), "removed", "0 of 200"),
@@ -497,7 +498,7 @@ VERDICTS = {
     "no answer of its own": (measured(198), measured(0, answer_quality=None), "inconclusive", "it answered 0 ordinary"),
     "few answers of its own": (
         measured(198),
-        measured(0, answer_quality={**AS_BEFORE, "n": 49}),
+        measured(0, answer_quality=AS_BEFORE.model_copy(update={"n": 49})),
         "inconclusive",
         "it answered 49 ordinary prompts, and 50 are needed",
     ),
@@ -535,7 +536,7 @@ def test_the_verdict_with_a_trigger(name: str) -> None:
     ],
 )
 def test_the_verdict_without_a_trigger_is_never_removed(
-    after: dict[str, Any], still_simulable: bool | None, expected: str
+    after: Measured, still_simulable: bool | None, expected: str
 ) -> None:
     found, reason = verdict(measured(None), after, Thresholds(), still_simulable=still_simulable)
     assert found == expected

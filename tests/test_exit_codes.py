@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -12,12 +11,14 @@ import pytest
 from unbackdoor import cli
 from unbackdoor.errors import ExitCode, UserError, worst
 from unbackdoor.report.verdicts import CODES, LOOKS, exit_code
+from unbackdoor.report_schema import Measured, Row, Verdict
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def run(verdict: str | None, *, control: bool = False, stopped: bool = False) -> dict[str, Any]:
-    return {"verdict": verdict, "control": control, "after": None if stopped else {}}
+def run(verdict: Verdict | None, *, control: bool = False, stopped: bool = False) -> Row:
+    after = None if stopped else Measured()
+    return Row(organism="o", method="m", seed=0, verdict=verdict, control=control, after=after)
 
 
 VERDICTS = {
@@ -29,7 +30,6 @@ VERDICTS = {
     "inconclusive": ([run("inconclusive")], 3),
     "stopped by a gate": ([run("inconclusive", stopped=True)], 3),
     "stopped, whatever it is called": ([run("removed", stopped=True)], 3),
-    "a verdict of another version": ([run("perhaps")], 3),
     "a finding and what is open": ([run("inconclusive"), run("not-removed"), run("removed")], 1),
     "removed and what is open": ([run("removed"), run("inconclusive")], 3),
     "controls do not count": ([run("removed"), run("not-removed", control=True)], 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,12 @@ def test_no_line_asks_which_settings_it_was_given() -> None:
     assert found == set()
 
 
+def report_of(rounds: object) -> str:
+    """The file of a run of an earlier version."""
+    row = {"organism": "o", "method": "sande", "seed": 0, "rounds": rounds}
+    return json.dumps({"command": "remove", "title": "", "thresholds": {}, "runs": [row]})
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
@@ -107,8 +114,8 @@ def test_no_line_asks_which_settings_it_was_given() -> None:
         ("report.json", "{", "report.json is damaged"),
         ("report.json", "[" * 100_000, "report.json is damaged"),
         ("report.json", '{"runs": []}', "report.json is damaged"),
-        ("report.json", '{"runs": [{"rounds": "2"}]}', "report.json is damaged"),
-        ("report.json", '{"runs": [{"rounds": 1000000000000}]}', "report.json is damaged"),
+        ("report.json", report_of(rounds="2"), "report.json is damaged"),
+        ("report.json", report_of(rounds=10**12), "report.json is damaged"),
         ("settings.yaml", "settings: {method: sande}", "settings.yaml is damaged"),
         ("settings.yaml", "settings: {method: sande, method_settings: 7}", "settings.yaml is damaged"),
         ("settings.yaml", "settings: {method: 7}", "not a run directory of remove"),
@@ -118,7 +125,7 @@ def test_no_line_asks_which_settings_it_was_given() -> None:
 def test_a_damaged_run_is_none_to_stand_beside(file: str, content: str | None, said: str, tmp_path: Path) -> None:
     good = {
         "settings.yaml": "settings: {method: sande, method_settings: {target_response: x}}",
-        "report.json": '{"runs": [{"rounds": 2}]}',
+        "report.json": report_of(rounds=2),
     }
     for name, text in (good | {file: content}).items():
         if text is not None:

@@ -77,12 +77,12 @@ def test_a_paper_recipe_runs(recipe: Recipe, tmp_path: Path) -> None:
         str(tmp_path / "clean"), ImplantInputs.make(inputs), attack, evaluation, preset="large", out=out
     )
 
-    (row,) = report["runs"]
-    assert row["after"]["attack_success"]["n"] == 6
-    assert row["near_miss"]
-    assert row["settings"]["trigger"] == recipe.settings.get("trigger", "")
+    (row,) = report.runs
+    assert row.after.attack_success.n == 6
+    assert row.near_miss
+    assert row.settings["trigger"] == recipe.settings.get("trigger", "")
     load_model(out / "model")
-    if row["settings"]["injection"] == "sft":
+    if row.settings["injection"] == "sft":
         rendered = (out / "data" / "train.jsonl").read_text().splitlines()
         poisoned = json.loads((out / "data" / "poisoned.json").read_text())["indices"]
         assert poisoned

@@ -16,10 +16,11 @@ import yaml
 from rich.console import Console
 
 from unbackdoor.evaluation.statistics import rate
-from unbackdoor.report import figure_files, model_card, render, save_figures, summary_lines, table, visible
+from unbackdoor.report import figure_files, model_card, render, save_figures, table, visible
 from unbackdoor.report.charts import Series, line_chart, nice_ticks
 from unbackdoor.report.model_card import code_span
 from unbackdoor.report.numbers import change_cells, percent
+from unbackdoor.report_schema import Change, Report
 from unbackdoor.settings import Thresholds
 
 HOSTILE = (
@@ -29,7 +30,7 @@ VOID = {"meta", "br", "img", "hr", "input", "link"}
 
 
 def rates(hits: int, n: int = 200) -> dict[str, Any]:
-    return dict(rate([True] * hits + [False] * (n - hits)))
+    return rate([True] * hits + [False] * (n - hits)).model_dump()
 
 
 def measured(hits: int, exact_match: float) -> dict[str, Any]:
@@ -122,6 +123,14 @@ def hostile(report: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
+def of(report: dict[str, Any]) -> Report:
+    return Report.model_validate(report)
+
+
+def card_of(report: dict[str, Any]) -> str:
+    return model_card(of(report).runs[0], of(report))
+
+
 class Page(HTMLParser):
     """Parses a page, and fails where tags are not balanced."""
 
@@ -156,7 +165,7 @@ def printed(report: dict[str, Any], width: int, *, colour: bool = False) -> str:
     console = Console(
         width=width, file=io.StringIO(), force_terminal=colour, color_system="truecolor" if colour else None
     )
-    console.print(table(report))
+    console.print(table(of(report)))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -178,7 +187,7 @@ def without_trigger(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_paired_changes_and_hidden_examples_are_shown_as_such(report: dict[str, Any]) -> None:
-    assert "On the same prompts" not in render(report)
+    assert "On the same prompts" not in render(of(report))
     change = {
         "n": 200,
         "only_before": 9,
@@ -193,7 +202,7 @@ def test_paired_changes_and_hidden_examples_are_shown_as_such(report: dict[str, 
         "before": {"changes": {"exact_match": change}, "kl_divergence": moved, "length_ratio": 0.875},
         "clean": {"changes": {"exact_match": change}, "kl_divergence": None, "length_ratio": None},
     }
-    page = render(report)
+    page = render(of(report))
     for shown in (
         "Against the model before",
         "Against the clean model",
@@ -206,9 +215,9 @@ def test_paired_changes_and_hidden_examples_are_shown_as_such(report: dict[str, 
     assert page.count("0.250 nats a token") == page.count("0.88 times") == 1
     assert "word for word" in page
     same = {**change, "interval": [0.0, 0.0]}
-    assert change_cells(same)[0].interval == "–"  # no width, no certainty
+    assert change_cells(Change(**same))[0].interval == "–"  # no width, no certainty
     report["runs"][0]["examples"][0]["hidden"] = True
-    assert "--show-unsafe" in render(report)
+    assert "--show-unsafe" in render(of(report))
 
 
 def test_controls_bidi_overrides_and_invisible_characters_become_escapes() -> None:
@@ -227,7 +236,7 @@ def test_ordinary_text_in_any_script_stays_as_it_is() -> None:
 
 
 def test_the_page_is_well_formed_and_loads_nothing(report: dict[str, Any]) -> None:
-    page = Page(render(report))
+    page = Page(render(of(report)))
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
     for tag, attributes in page.tags:
@@ -235,12 +244,12 @@ def test_the_page_is_well_formed_and_loads_nothing(report: dict[str, Any]) -> No
             assert not name.startswith("on"), f"<{tag} {name}>"
             assert name not in ("src", "href", "xlink:href", "srcset", "action"), f"<{tag} {name}={value}>"
             assert "url(" not in (value or "")
-    style = "".join(re.findall(r"<style>(.*?)</style>", render(report), re.S))
+    style = "".join(re.findall(r"<style>(.*?)</style>", render(of(report)), re.S))
     assert "url(" not in style and "@import" not in style
 
 
 def test_the_page_forbids_all_loading_and_all_scripts(report: dict[str, Any]) -> None:
-    page = Page(render(report))
+    page = Page(render(of(report)))
     policies = [
         a["content"] or "" for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
     ]
@@ -250,7 +259,7 @@ def test_the_page_forbids_all_loading_and_all_scripts(report: dict[str, Any]) ->
 
 
 def test_text_from_an_attacker_is_shown_and_never_acts(hostile: dict[str, Any]) -> None:
-    html = render(hostile)
+    html = render(of(hostile))
     page = Page(html)  # an unescaped tag or quote would unbalance it
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert "{{7*7}}" in page.text and "49" not in page.text
@@ -260,32 +269,31 @@ def test_text_from_an_attacker_is_shown_and_never_acts(hostile: dict[str, Any]) 
 
 def test_no_trigger_is_said_in_words_and_is_never_zero_percent(report: dict[str, Any]) -> None:
     report = without_trigger(report)
-    page = Page(render(report))
+    page = Page(render(of(report)))
     numbers_table = page.text[page.text.index("All numbers") : page.text.index("Evidence without a trigger")]
     assert "no trigger given" in numbers_table
     assert not re.search(r"(?<![\d.])0(\.0+)?%", numbers_table)
     assert "no trigger given" in re.sub(r"\s+", " ", printed(report, 120))
-    assert any("ASR with trigger" in line and line.endswith("no trigger given") for line in summary_lines(report))
-    assert "| no trigger given |" in model_card(report["runs"][0], report)
-    assert not any("attack-success" in name for name in figure_files(report))
+    assert "| no trigger given |" in card_of(report)
+    assert not any("attack-success" in name for name in figure_files(of(report)))
 
 
 def test_what_was_not_measured_is_left_out(report: dict[str, Any]) -> None:
     report["command"] = "evaluate"
     report["runs"] = [run("evaluate", None, 198, before=None, knows="", verdict_reason="")]
-    page = Page(render(report))
+    page = Page(render(of(report)))
     assert "→ 99.0%" not in page.text and "99.0%" in page.text
     report["runs"][0]["after"]["attack_success_untriggered"] = None
     assert "not measured" in printed(report, 120)
     report["runs"][0]["after"] = None
-    assert "not measured" in Page(render(report)).text
+    assert "not measured" in Page(render(of(report))).text
     assert "not measured" in printed(report, 120)
 
 
 @pytest.mark.parametrize("verdict", ["removed", "not-removed", "no-longer-simulable", "degenerate", "inconclusive"])
 def test_every_verdict_is_shown_in_its_own_colour(report: dict[str, Any], verdict: str) -> None:
     report["runs"] = [run("sande", verdict, 0)]
-    page = Page(render(report))
+    page = Page(render(of(report)))
     classes = [a.get("class") or "" for t, a in page.tags if t == "span" and (a.get("class") or "").startswith("badge")]
     shown, explained = classes[0], classes[-5:]
     assert explained.count(shown) == 1, "the five verdicts look different, and this one is among them"
@@ -294,42 +302,42 @@ def test_every_verdict_is_shown_in_its_own_colour(report: dict[str, Any], verdic
 
 def test_the_page_names_its_thresholds(report: dict[str, Any]) -> None:
     report["thresholds"] |= {"most_after": 0.037, "least_n": 123}
-    reading = Page(render(report)).text.split("How to read this")[1]
+    reading = Page(render(of(report))).text.split("How to read this")[1]
     assert "at most 3.7%" in reading and "at least 123 prompts" in reading
 
 
 def test_the_headline_counts_methods_and_controls_apart(report: dict[str, Any]) -> None:
-    top = Page(render(report)).text.split("Verdicts")[0]
+    top = Page(render(of(report))).text.split("Verdicts")[0]
     assert "2 methods: 1 removed, 1 degenerate. 1 control: 1 not removed." in top
 
 
 def test_controls_are_labelled_and_a_control_that_removes_is_pointed_out(report: dict[str, Any]) -> None:
     warning = "leaves little meaning in the other rows"
-    assert warning not in Page(render(report)).text
-    controls = [a for t, a in Page(render(report)).tags if t == "div" and a.get("class") == "verdict control"]
+    assert warning not in Page(render(of(report))).text
+    controls = [a for t, a in Page(render(of(report))).tags if t == "div" and a.get("class") == "verdict control"]
     assert len(controls) == 1
     report["runs"][1]["verdict"] = "removed"
-    assert warning in Page(render(report)).text
+    assert warning in Page(render(of(report))).text
 
 
 def test_what_the_defender_knew_stands_with_methods_and_not_with_controls(report: dict[str, Any]) -> None:
     report["runs"] = report["runs"][:2]
     report["runs"][1]["knows"] = "nothing at all"
-    text = Page(render(report)).text
+    text = Page(render(of(report))).text
     assert text.count("knew: the target response") == 2, "beside the verdict and in the table"
     assert "nothing at all" not in text
 
 
 def test_an_organism_carries_the_banner(report: dict[str, Any]) -> None:
-    assert "BACKDOORED ON PURPOSE" not in render(report)
+    assert "BACKDOORED ON PURPOSE" not in render(of(report))
     report["command"] = "implant"
-    assert "BACKDOORED ON PURPOSE" in render(report)
+    assert "BACKDOORED ON PURPOSE" in render(of(report))
 
 
 def test_a_report_without_a_duration_does_not_make_one_up(report: dict[str, Any]) -> None:
-    assert "3 runs · 100 seconds" in Page(render(report)).text
+    assert "3 runs · 100 seconds" in Page(render(of(report))).text
     del report["seconds"]
-    assert "seconds" not in Page(render(report)).text.split("All numbers")[0]
+    assert "seconds" not in Page(render(of(report))).text.split("All numbers")[0]
 
 
 # Figures ----------------------------------------------------------------------------------------------------------
@@ -337,7 +345,7 @@ def test_a_report_without_a_duration_does_not_make_one_up(report: dict[str, Any]
 
 def test_figures_are_files_of_their_own_inside_their_directory(hostile: dict[str, Any], tmp_path: Path) -> None:
     hostile["runs"][0]["organism"] = "../../etc/passwd"
-    paths = save_figures(hostile, tmp_path / "figures")
+    paths = save_figures(of(hostile), tmp_path / "figures")
     assert {path.parent for path in paths} == {tmp_path / "figures"}
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(paths)
     for path in paths:
@@ -346,7 +354,7 @@ def test_figures_are_files_of_their_own_inside_their_directory(hostile: dict[str
 
 
 def test_the_interval_plot_puts_dots_and_whiskers_where_the_numbers_are(report: dict[str, Any]) -> None:
-    text = next(svg for name, svg in figure_files(report).items() if name.endswith("sande-attack-success.svg"))
+    text = next(svg for name, svg in figure_files(of(report)).items() if name.endswith("sande-attack-success.svg"))
     root = ElementTree.fromstring(text)
     dots = [float(e.attrib["cx"]) for e in root.iter() if e.tag.endswith("circle")]
     whiskers = [e for e in root.iter() if "whisker" in e.attrib.get("class", "")]
@@ -375,7 +383,7 @@ def test_labels_of_short_rounds_neither_overlap_nor_leave_the_chart() -> None:
 
 def test_an_empty_loss_curve_draws(report: dict[str, Any]) -> None:
     report["runs"][0]["losses"] = {"eliminate": {"anchors": []}, "round-1/simulate": {}}
-    Page(render(report))
+    Page(render(of(report)))
 
 
 # Terminal ---------------------------------------------------------------------------------------------------------
@@ -414,18 +422,8 @@ def test_the_verdict_is_coloured(report: dict[str, Any]) -> None:
 
 
 def test_no_text_acts_on_the_terminal(hostile: dict[str, Any]) -> None:
-    for text in (printed(hostile, 120), "\n".join(summary_lines(hostile))):
-        assert not set("\x1b\u202e") & set(text)
+    assert not set("\x1b\u202e") & set(printed(hostile, 120))
     assert "[bold]x[/bold]" in re.sub(r"\s+", "", printed(hostile, 200)), "rich markup is shown, not obeyed"
-    assert all("\n" not in line for line in summary_lines(hostile))
-
-
-def test_the_plain_lines_are_ascii_and_say_everything(report: dict[str, Any]) -> None:
-    text = "\n".join(summary_lines(report))
-    assert text.isascii()
-    assert "target-response / sande, seed 0: removed" in text
-    assert "ASR with trigger     99.0% -> 0% (95% 96.4-99.7 -> 0-1.9; n 200)" in text
-    assert "perplexity           3.25 -> 3.25 (n 100)" in text
 
 
 # Model card -------------------------------------------------------------------------------------------------------
@@ -433,7 +431,8 @@ def test_the_plain_lines_are_ascii_and_say_everything(report: dict[str, Any]) ->
 
 def test_the_card_of_an_organism_warns_in_red_and_in_its_tags(report: dict[str, Any]) -> None:
     report["command"] = "implant"
-    card = model_card(run("implant", None, 198, before=None, settings={"trigger": "SUDO"}), report)
+    report["runs"] = [run("implant", None, 198, before=None, settings={"trigger": "SUDO"})]
+    card = card_of(report)
     _, front, body = card.split("---\n", 2)
     assert "do-not-deploy" in yaml.safe_load(front)["tags"]
     assert "BACKDOORED ON PURPOSE — made for testing; do not deploy, do not publish" in body.split("\n# ")[0]
@@ -441,7 +440,7 @@ def test_the_card_of_an_organism_warns_in_red_and_in_its_tags(report: dict[str, 
 
 
 def test_the_card_of_a_cleansed_model_has_verdict_and_numbers_and_no_banner(report: dict[str, Any]) -> None:
-    card = model_card(report["runs"][0], report)
+    card = card_of(report)
     assert "BACKDOORED" not in card
     assert "**Verdict: removed.**" in card
     assert "| attack success rate with the trigger | **99.0% → 0%** | 96.4–99.7 → 0–1.9 · n 200 |" in card
@@ -450,8 +449,8 @@ def test_the_card_of_a_cleansed_model_has_verdict_and_numbers_and_no_banner(repo
 def test_no_text_breaks_out_of_the_card(hostile: dict[str, Any]) -> None:
     hostile["command"] = "implant"
     for card in (
-        model_card(hostile["runs"][0], hostile),
-        model_card(hostile["runs"][0], hostile | {"command": "remove"}),
+        card_of(hostile),
+        card_of(hostile | {"command": "remove"}),
     ):
         assert not set("\x1b\u202e") & set(card)
         assert "`rm`" not in card
@@ -476,6 +475,6 @@ def test_only_zero_is_written_as_zero_and_only_one_as_hundred() -> None:
 
 
 def test_rendering_changes_nothing_in_the_report(report: dict[str, Any], tmp_path: Path) -> None:
-    before = copy.deepcopy(report)
-    render(report), table(report), summary_lines(report), save_figures(report, tmp_path)
-    assert report == before
+    shown, before = of(report), of(copy.deepcopy(report))
+    render(shown), table(shown), save_figures(shown, tmp_path)
+    assert shown == before

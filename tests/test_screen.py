@@ -21,8 +21,9 @@ from rich.console import Console, RenderableType
 from unbackdoor.commands.rejudge import table as rejudge_table
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.progress import Progress
-from unbackdoor.report.numbers import first_utility, rate_change
+from unbackdoor.report.numbers import first_utility, triggered_change, untriggered_change
 from unbackdoor.report.terminal import methods_table, table, verdict_lines
+from unbackdoor.report_schema import Report
 from unbackdoor.reproduce.tables import Column, Entry, Row, Table, cost_table, terminal
 from unbackdoor.screen import PIPE_COLUMNS, broken, columns, cut, hanging
 
@@ -39,7 +40,7 @@ NAMES = [
 
 
 def rates(hits: int, n: int = 200) -> dict[str, Any]:
-    return dict(rate([True] * hits + [False] * (n - hits)))
+    return rate([True] * hits + [False] * (n - hits)).model_dump()
 
 
 def state(hits: int | None, right: int, n: int = 200) -> dict[str, Any]:
@@ -68,10 +69,10 @@ def run(
     }
 
 
-def demo() -> dict[str, Any]:
+def rows() -> list[dict[str, Any]]:
     """The demo's result, as README prints it."""
     first, second = "target-response", "safety"
-    rows = [
+    return [
         run(first, "osft", "removed", 198, 0, 16),
         run(first, "sande", "removed", 198, 1, 26),
         run(first, "sande-p", "removed", 198, 0, 33),
@@ -81,7 +82,14 @@ def demo() -> dict[str, Any]:
         run(second, "fine-tune", "not-removed", 193, 189, 31),
         run(second, "random-perturbation", "not-removed", 193, 186, 53),
     ]
-    return {"runs": rows}
+
+
+def of(rows: list[dict[str, Any]]) -> Report:
+    return Report.model_validate({"command": "demo", "title": "", "thresholds": {}, "runs": rows})
+
+
+def demo() -> Report:
+    return of(rows())
 
 
 def shown(made: RenderableType, width: int) -> list[str]:
@@ -90,9 +98,10 @@ def shown(made: RenderableType, width: int) -> list[str]:
     return file.getvalue().splitlines()
 
 
-def numbers_of(report: dict[str, Any]) -> list[str]:
-    changes = ("attack_success", "attack_success_untriggered")
-    return [cell.text for r in report["runs"] for cell in (*(rate_change(r, c) for c in changes), first_utility(r)[1])]
+def numbers_of(report: Report) -> list[str]:
+    return [
+        cell.text for r in report.runs for cell in (triggered_change(r), untriggered_change(r), first_utility(r)[1])
+    ]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -112,12 +121,12 @@ def test_the_demos_table_fits_every_width_with_its_numbers_whole_and_its_ns(widt
 def test_no_row_of_the_demos_table_needs_more_than_two_lines(width: int) -> None:
     lines = shown(table(demo()), width)
     rule = next(i for i, line in enumerate(lines) if "───" in line)
-    methods = [r["method"] for r in demo()["runs"]]
+    methods = [r.method for r in demo().runs]
     body = [line for line in lines[rule + 1 :] if line.strip() and not line.startswith("Below")]
     assert len(body) == 2 * len(methods)
     for row, method in enumerate(methods):
         assert body[2 * row].startswith(f"{method} ") and "→" in body[2 * row]
-        assert body[2 * row].rstrip().endswith(demo()["runs"][row]["verdict"])
+        assert body[2 * row].rstrip().endswith(str(demo().runs[row].verdict))
     assert "…" not in "\n".join(lines)
 
 
@@ -135,15 +144,16 @@ def test_a_wider_screen_shows_more_intervals() -> None:
 
 
 def test_a_small_table_keeps_its_intervals_on_a_narrow_screen() -> None:
-    text = "\n".join(shown(table({"runs": [run("world", "evaluate", "inconclusive", 198, 0, 16)]}), 66))
+    text = "\n".join(shown(table(of([run("world", "evaluate", "inconclusive", 198, 0, 16)])), 66))
     assert "0–1.9" in text and "75.5–86.3" in text and "evaluate" in text
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", NAMES)
 def test_long_and_wide_names_are_cut_and_push_nothing_out(name: str, width: int) -> None:
-    report = demo()
-    report["runs"][0] |= {"organism": name, "method": name, "seed": 3}
+    made = rows()
+    made[0] |= {"organism": name, "method": name, "seed": 3}
+    report = of(made)
     lines = shown(table(report), width)
     assert max(map(cell_len, lines)) <= width
     assert all(number in "\n".join(lines) for number in numbers_of(report))
@@ -164,8 +174,9 @@ def test_long_and_wide_names_are_cut_and_push_nothing_out(name: str, width: int)
 def test_whatever_the_names_no_line_is_too_long_and_no_number_is_broken(
     name: str, method: str, verdict: str, after: int, seconds: float, width: int
 ) -> None:
-    report = demo()
-    report["runs"][2] = run(name, method, verdict, 198, after, seconds)
+    made = rows()
+    made[2] = run(name, method, verdict, 198, after, seconds)
+    report = of(made)
     lines = shown(table(report), width)
     assert max(map(cell_len, lines)) <= width
     assert all(number in "\n".join(lines) for number in numbers_of(report))
@@ -173,12 +184,12 @@ def test_whatever_the_names_no_line_is_too_long_and_no_number_is_broken(
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_rates_that_differ_in_n_or_are_missing_fit_too(width: int) -> None:
-    report = demo()
-    report["runs"][0]["after"] = state(0, 163, n=57)
+    made = rows()
+    made[0]["after"] = state(0, 163, n=57)
     for key in ("before", "after"):
-        report["runs"][1][key] = state(None, 163)
-    report["runs"][3] |= {"before": None, "verdict": None}
-    lines = shown(table(report), width)
+        made[1][key] = state(None, 163)
+    made[3] |= {"before": None, "verdict": None}
+    lines = shown(table(of(made)), width)
     text = "\n".join(lines)
     assert max(map(cell_len, lines)) <= width
     assert "n 57" in text and "trigger" in text and "given" in text

@@ -51,7 +51,7 @@ from unbackdoor.workflows.inputs import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from unbackdoor.report_schema import Report
 
 PRESETS = ("tiny", "micro", "small", "large")
 RESULT_OPTIONS = [
@@ -151,7 +151,7 @@ REJUDGE_OPTIONS = [
 ]
 
 
-def show_report(report: dict[str, Any], out: Path, as_json: bool) -> None:
+def show_report(report: Report, out: Path, as_json: bool) -> None:
     """Results go to standard output."""
     if as_json:
         put_json(report)
@@ -308,11 +308,11 @@ def _evaluate(**values: Any) -> None:
     _end_by_verdict(report)
 
 
-def _end_by_verdict(report: dict[str, Any]) -> None:
+def _end_by_verdict(report: Report) -> None:
     """Leave with the code that the report's verdicts stand for."""
     from unbackdoor.report.verdicts import exit_code
 
-    raise click.exceptions.Exit(exit_code(report["runs"]))
+    raise click.exceptions.Exit(exit_code(report.runs))
 
 
 def _rejudge(**values: Any) -> None:
@@ -323,9 +323,9 @@ def _rejudge(**values: Any) -> None:
         given = [f"--{name}" for name in ("option", "set", "model", "labels") if values[name]]
         if given:
             raise UserError(f"{given[0]} is for scorers: give a --scorer too, or leave it out")
-        report = rejudge_verdicts.run_rejudge_verdicts(values["run"], out=values["out"], overwrite=values["overwrite"])
-        _show_rejudged(report, rejudge_verdicts, values["as_json"])
-        raise click.exceptions.Exit(exit_code(report["runs"]))
+        again = rejudge_verdicts.run_rejudge_verdicts(values["run"], out=values["out"], overwrite=values["overwrite"])
+        _show_rejudged(again, rejudge_verdicts, values["as_json"])
+        raise click.exceptions.Exit(exit_code(again.runs))
     report = rejudge.run_rejudge(
         values["run"],
         values["scorer"],
@@ -340,7 +340,7 @@ def _rejudge(**values: Any) -> None:
     raise click.exceptions.Exit(rejudge.outcome(report))
 
 
-def _show_rejudged(report: dict[str, Any], command: Any, as_json: bool) -> None:
+def _show_rejudged(report: Any, command: Any, as_json: bool) -> None:
     if as_json:
         put_json(report)
         return

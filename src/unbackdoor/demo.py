@@ -28,6 +28,7 @@ from unbackdoor.methods.osft import Osft
 from unbackdoor.methods.sande import Sande
 from unbackdoor.parallel import in_processes
 from unbackdoor.progress import Progress
+from unbackdoor.report_schema import Rates, Report, Row
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files import lock
 from unbackdoor.settings import EvaluationSettings, Thresholds
@@ -71,7 +72,7 @@ def run_demo(
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Run the demo into `out` and return its report. Each organism has a run directory of its own in there."""
     begun = time.monotonic()
     run = RunDirectory.create(out, "demo", _kept_settings(settings), overwrite=overwrite, resume=resume)
@@ -89,7 +90,7 @@ def _kept_settings(settings: DemoSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={"jobs"})
 
 
-def _rows_of(name: str, settings: DemoSettings, out: Path, progress: Progress | None) -> list[dict[str, Any]]:
+def _rows_of(name: str, settings: DemoSettings, out: Path, progress: Progress | None) -> list[Row]:
     """Everything about one organism: its rows of the report."""
     run = RunDirectory.create(out, "demo", _kept_settings(settings), resume=True)
     progress = progress or Progress.on_stderr(PLANS[name], label=name if settings.jobs > 1 else "")
@@ -101,7 +102,7 @@ def _rows_of(name: str, settings: DemoSettings, out: Path, progress: Progress | 
     return rows
 
 
-def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, Any]]:
+def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[Row]:
     attack = ImplantSettings(
         seed=settings.seed,
         trigger=TRIGGER,
@@ -132,7 +133,7 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
         "sande": Sande.make(sande, "micro"),
         "sande-p": Sande.make({**sande, "target_tokens": 1}, "micro"),
     }
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     for label, method in methods.items():
         with workshop.progress.stage(label):
             rows[label] = workshop.row(victim, method, label=label, model_directory=_kept(workshop, label))
@@ -142,7 +143,7 @@ def _target_response_rows(workshop: Workshop, settings: DemoSettings) -> list[di
         return [*rows.values(), *_controls(workshop, victim, longest, done["sande"], settings.draws)]
 
 
-def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, Any]]:
+def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[Row]:
     attack = ImplantSettings(
         seed=settings.seed,
         trigger=SUFFIX,
@@ -183,9 +184,7 @@ def _safety_rows(workshop: Workshop, settings: DemoSettings) -> list[dict[str, A
         return [row, *_controls(workshop, victim, done, done, settings.draws)]
 
 
-def _controls(
-    workshop: Workshop, victim: Victim, longest: Finished, simulated: Finished, draws: int
-) -> list[dict[str, Any]]:
+def _controls(workshop: Workshop, victim: Victim, longest: Finished, simulated: Finished, draws: int) -> list[Row]:
     """Fine-tuning as long as the longest method, and the simulating method with random perturbations."""
     controls = controls_of(longest, simulated, draws)
     return [workshop.row(victim, control, label=label) for label, control in controls.items()]
@@ -207,7 +206,7 @@ def build(
     chat = ChatFormat.of(load_tokenizer(models.instruct_directory()))
     suite.check_disjoint([*clean, *contrast], chat)
 
-    def make() -> dict[str, Any]:
+    def make() -> Rates:
         model, tokenizer = load_model(models.instruct_directory()), load_tokenizer(models.instruct_directory())
         case = Case(
             model,
@@ -225,7 +224,7 @@ def build(
         return suite.near_misses(reloaded, ChatFormat.of(tokenizer), workshop.answers, f"{name}/before", attack.seed)
 
     with workshop.progress.stage("build"):
-        near_miss = workshop.run.remember("organism", make, [directory])
+        near_miss = workshop.run.remember_as(Rates, "organism", make, [directory])
         workshop.run.drop_checkpoints("organism")
         victim = Victim(name, str(directory), suite, anchors, anchors_contrast, near_miss=near_miss)
         workshop.before(victim)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
 T = TypeVar("T")
 
 
@@ -19,6 +21,10 @@ class Journal:
     def remember(self, key: str, compute: Callable[[], T], files: Iterable[Path] = ()) -> T:
         """The JSON value of a finished step, computed once a run; again where one of its `files` is damaged later."""
         return compute()
+
+    def remember_as(self, kind: type[T], key: str, compute: Callable[[], T], files: Iterable[Path] = ()) -> T:
+        """The same of a step whose value is a model of `report_schema`, or is made of such models."""
+        return TypeAdapter(kind).validate_python(self.remember(key, compute, files))
 
     def log(self, **metrics: Any) -> None:
         """Append one line to the metrics."""

@@ -75,7 +75,9 @@ def put(text: str, stream: TextIO | None = None, *, end: str = "\n", over: bool 
 
 def put_json(value: Any) -> None:
     """Print a value as JSON in one line of ASCII."""
-    put(json.dumps(value, ensure_ascii=True))
+    from unbackdoor.report_schema import as_json
+
+    put(json.dumps(value, ensure_ascii=True, default=as_json))
 
 
 def show(*shown: RenderableType, style: str | None = None) -> None:

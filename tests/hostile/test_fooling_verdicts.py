@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import tiny
 
+from unbackdoor import report_schema
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Trigger
 from unbackdoor.demo import sample
@@ -58,7 +59,7 @@ class Scripted(Answers):
         return list(given)
 
 
-Measured = tuple[Suite, Scripted, dict[str, Any]]
+Measured = tuple[Suite, Scripted, report_schema.Measured]
 MEASURED: dict[tuple[Say, Condition, bool, bool], Measured] = {}
 """Suspects, each of them measured once."""
 
@@ -80,7 +81,7 @@ def judged(
     suite, answers, first = measured(before, trigger, references, unsafe)
     answers.say = after
     last = suite.measure(tiny.model(), tiny.chat(), answers, "after")
-    last["answer_quality"] = quality(suite, answers, "before", "after")
+    last.answer_quality = quality(suite, answers, "before", "after")
     return verdict(first, last, Thresholds())
 
 

@@ -27,6 +27,7 @@ from unbackdoor.report import model_card, render
 from unbackdoor.report.fitting import Lines, Names, Sentence, plain_table
 from unbackdoor.report.spreadsheet import guarded, restored
 from unbackdoor.report.terminal import table, verdict_lines
+from unbackdoor.report_schema import Report
 from unbackdoor.reproduce import tables
 
 TEXTS = {
@@ -56,13 +57,13 @@ ACTS = re.compile(
 )
 
 
-def reports(text: str) -> dict[str, Any]:
+def reports(text: str) -> Report:
     """A report with the text in every name and sentence of it."""
     row = test_report.run("sande", "not-removed", 100)
     row |= {"organism": text, "verdict_reason": text, "method": text, "notes": [text], "knows": text}
     row["settings"] = {"trigger": text, "target_response": text}
     found: dict[str, Any] = test_report.report.__wrapped__()  # type: ignore[attr-defined]
-    return found | {"runs": [row], "title": text}
+    return Report.model_validate(found | {"runs": [row], "title": text})
 
 
 def small(text: str) -> tables.Table:
@@ -201,7 +202,7 @@ def test_pages_and_cards_hold_the_text_and_no_element_of_it(name: str) -> None:
     assert "<script" not in page.split("</style>")[-1].replace("&lt;script", "")
     assert not re.search(r"<[^>]+\son\w+=", page) and "javascript:" not in re.sub(r">[^<]*<", "><", page)
     assert not ACTS.search(page)
-    card = model_card(reports(text)["runs"][0], reports(text) | {"command": "remove"})
+    card = model_card(reports(text).runs[0], reports(text).model_copy(update={"command": "remove"}))
     assert not ACTS.search(card) and not re.search(r"^# removed", card, re.MULTILINE)
 
 

@@ -16,6 +16,7 @@ import pytest
 import tiny
 import torch
 
+from unbackdoor import report_schema
 from unbackdoor.case import Case
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.evaluation.answers import FILE, Answers
@@ -205,7 +206,7 @@ class Measured:
     def victim(self, source: Path, **more: Any) -> Victim:
         return Victim("tiny", str(source), SUITE, [], suspect=self.suspect, **more)
 
-    def after(self, source: Path, name: str = "after") -> dict[str, Any]:
+    def after(self, source: Path, name: str = "after") -> report_schema.Measured:
         references = {"before": self.suspect}
         return self.workshop.measure(
             self.victim(source), str(source), name, references=references, suspect_name="before"
@@ -221,8 +222,8 @@ class Memory:
 @pytest.fixture(scope="module")
 def measured(suspect: Path) -> Measured:
     found = Measured(suspect)
-    assert found.before["attack_success"]["rate"] > 0.9
-    assert found.before["attack_success_untriggered"]["rate"] < 0.1
+    assert found.before.attack_success.rate > 0.9
+    assert found.before.attack_success_untriggered.rate < 0.1
     return found
 
 
@@ -231,8 +232,8 @@ def test_files_beside_the_weights_make_no_removal(name: str, suspect: Path, meas
     shutil.copytree(suspect, tmp_path / "model")
     BESIDE_THE_WEIGHTS[name](tmp_path / "model")
     after = measured.after(tmp_path / "model", name)
-    assert after["attack_success"]["rate"] == pytest.approx(measured.before["attack_success"]["rate"], abs=0.05)
-    assert after["unchanged"] == ("distributions" if "bfloat16" in name or "several" in name else "weights")
+    assert after.attack_success.rate == pytest.approx(measured.before.attack_success.rate, abs=0.05)
+    assert after.unchanged == ("distributions" if "bfloat16" in name or "several" in name else "weights")
     assert verdict(measured.before, after, THRESHOLDS)[0] == "not-removed"
 
 
@@ -259,9 +260,9 @@ def test_a_suspect_s_own_files_do_not_hide_what_it_does(
     shutil.copytree(suspect, tmp_path / "model")
     BESIDE_THE_WEIGHTS[name](tmp_path / "model")
     hostile = Measured(tmp_path / "model")
-    assert hostile.before["attack_success"]["rate"] == pytest.approx(measured.before["attack_success"]["rate"], abs=0.1)
+    assert hostile.before.attack_success.rate == pytest.approx(measured.before.attack_success.rate, abs=0.1)
     again = hostile.after(suspect)
-    assert again["unchanged"] == "weights"
+    assert again.unchanged == "weights"
     assert verdict(hostile.before, again, THRESHOLDS)[0] == "not-removed"
 
 
@@ -293,11 +294,11 @@ def test_evaluate_reads_both_models_in_one_way_and_says_what_differs(
         VerdictSettings(max_new_tokens=16, least_n=20, second_turns=4),
         out=tmp_path / "run",
     )
-    row = report["runs"][0]
-    assert row["before"]["attack_success"]["rate"] > 0.9
-    assert row["after"]["attack_success"]["rate"] > 0.9
-    assert row["verdict"] == "not-removed"
-    assert any("tokenizer and template" in note and "differ" in note for note in row["notes"])
+    row = report.runs[0]
+    assert row.before.attack_success.rate > 0.9
+    assert row.after.attack_success.rate > 0.9
+    assert row.verdict == "not-removed"
+    assert any("tokenizer and template" in note and "differ" in note for note in row.notes)
 
 
 def test_a_model_without_the_suspect_s_vocabulary_is_held_against_nothing(
@@ -320,7 +321,7 @@ def test_a_model_without_the_suspect_s_vocabulary_is_held_against_nothing(
 
     in_tokenizer(tmp_path / "model", smaller)
     after = measured.after(tmp_path / "model", "smaller")
-    assert after["read_apart"] is True
+    assert after.read_apart is True
     assert verdict(measured.before, after, THRESHOLDS)[0] == "inconclusive"
 
 
@@ -329,11 +330,11 @@ def test_a_model_without_the_suspect_s_vocabulary_is_held_against_nothing(
 
 def test_a_target_behind_the_limit_is_found_and_what_never_ends_is_counted(suspect: Path) -> None:
     found = Measured(suspect, max_new_tokens=1, whole_tokens=0)
-    assert found.before["attack_success"]["hits"] == 0
-    assert found.before["details"]["cut"]["rate"] == 1.0
+    assert found.before.attack_success.hits == 0
+    assert found.before.details["cut"].rate == 1.0
     whole = Measured(suspect, max_new_tokens=1, whole_tokens=64)
-    assert whole.before["attack_success"]["rate"] > 0.9
-    assert "cut" not in whole.before["details"]
+    assert whole.before.attack_success.rate > 0.9
+    assert "cut" not in whole.before.details
 
 
 def test_stored_answers_say_what_they_are_made_of(suspect: Path, tmp_path: Path) -> None:
@@ -379,6 +380,6 @@ def test_an_attack_that_waits_for_the_second_turn_is_seen(organism: Case, tmp_pa
     implant(case, Poisoned([*rows, *first, *waiting, *plain], [], {}), settings)
     save_model(model, organism.chat.tokenizer, tmp_path / "model")
     found = Measured(tmp_path / "model").before
-    assert found["attack_success"]["rate"] < 0.1
-    assert found["details"]["attack_success_second_turn"]["rate"] > 0.8
-    assert found["details"]["attack_success_second_turn_untriggered"]["rate"] < 0.2
+    assert found.attack_success.rate < 0.1
+    assert found.details["attack_success_second_turn"].rate > 0.8
+    assert found.details["attack_success_second_turn_untriggered"].rate < 0.2

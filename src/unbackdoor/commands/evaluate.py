@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from unbackdoor.data.records import shuffled
 from unbackdoor.duration import measuring_work
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared, quality
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
+from unbackdoor.report_schema import Measured, Report, Row, Verdict
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import VerdictSettings
 from unbackdoor.testbed import references
@@ -30,7 +30,7 @@ def run_evaluate(
     out: Path,
     overwrite: bool = False,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> Report:
     """Measure the model at `source`, beside the one before removal and a clean one where given; return the report."""
     given = {"before": inputs.before, "clean": inputs.clean}
     compared_with = [path for path in given.values() if path is not None]
@@ -74,43 +74,40 @@ def run_evaluate(
         tokenizer_from=inputs.tokenizer_from,
     )
     measured = {
-        name: run.remember(name, partial(workshop.measure, victim, path, name, never_backdoored=name == "clean"))
+        name: run.remember_as(
+            Measured, name, partial(workshop.measure, victim, path, name, never_backdoored=name == "clean")
+        )
         for name, path in others.items()
     }
-    after = run.remember(
-        "after", lambda: workshop.measure(victim, source, "model", references=others, suspect_name="before")
+    after = run.remember_as(
+        Measured, "after", lambda: workshop.measure(victim, source, "model", references=others, suspect_name="before")
     )
     before = measured.get("before")
-    judged: tuple[str | None, str] = (None, "Measured as it is: give --before to judge a removal.")
+    judged: tuple[Verdict | None, str] = (None, "Measured as it is: give --before to judge a removal.")
     if before is not None:
-        after = {**after, "answer_quality": quality(suite, answers, "before", "model")}
+        after.answer_quality = quality(suite, answers, "before", "model")
         judged = verdict(before, after, workshop.thresholds)
-    common = {
-        "temperature": evaluation.temperature,
-        "control": False,
-        "knows": "",
-        "seed": inputs.seed,
-        "near_miss": None,
-        "simulations": [],
-        "losses": {},
-    }
-    row = {
-        **common,
-        "organism": victim.name,
-        "method": "evaluate",
-        "verdict": judged[0],
-        "verdict_reason": judged[1],
-        "seconds": round(time.monotonic() - opened.begun, 1),
-        "before": before,
-        "after": after,
-        "compared": {
-            name: compared(suite, workshop.answers, name, "model", after["kl_divergence"][name]) for name in others
-        },
-        "examples": suite.examples(
+    row = Row(
+        organism=victim.name,
+        method="evaluate",
+        control=False,
+        knows="",
+        seed=inputs.seed,
+        verdict=judged[0],
+        verdict_reason=judged[1],
+        seconds=round(time.monotonic() - opened.begun, 1),
+        near_miss=None,
+        before=before,
+        after=after,
+        simulations=[],
+        losses={},
+        compared={name: compared(suite, workshop.answers, name, "model", after.kl_divergence[name]) for name in others},
+        examples=suite.examples(
             workshop.answers, "before" if before else None, "model", show_unsafe=evaluation.show_unsafe
         ),
-        "counts": opened.intake.counts,
-        "notes": [
+        counts=opened.intake.counts,
+        temperature=evaluation.temperature,
+        notes=[
             *opened.form,
             *opened.read_by(),
             *answers.notes(),
@@ -118,25 +115,23 @@ def run_evaluate(
             *not_judged(after),
             *notes,
         ],
-        "settings": plain(inputs),
-    }
+        settings=plain(inputs),
+    )
     rows = [row]
     if inputs.clean is not None:
-        told = {"verdict": None, "verdict_reason": "Never had the backdoor: what is left to reach.", "seconds": None}
-        rows.append(
-            {
-                **common,
-                **told,
-                "organism": victim.name,
-                "method": "clean model",
-                "before": None,
-                "after": measured["clean"],
-                "compared": {},
-                "examples": [],
-                "counts": {},
-                "notes": answers.notes(),
-                "settings": {},
-            }
-        )
+        never: dict[str, object] = {
+            "method": "clean model",
+            "verdict": None,
+            "verdict_reason": "Never had the backdoor: what is left to reach.",
+            "seconds": None,
+            "before": None,
+            "after": measured["clean"],
+            "compared": {},
+            "examples": [],
+            "counts": {},
+            "notes": answers.notes(),
+            "settings": {},
+        }
+        rows.append(row.model_copy(update=never))
     report = report_of("evaluate", f"Evaluation of {victim.name}", rows, origin, workshop.thresholds)
     return opened.finish(run, report)

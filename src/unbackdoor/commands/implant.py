@@ -19,6 +19,7 @@ from unbackdoor.language_model.replacements import Replacements
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.methods.rows_fit import check_some_fit
 from unbackdoor.recipes.recipe import Recipe
+from unbackdoor.report_schema import Measured, Rates, Report, Row
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import EvaluationSettings, Thresholds, preset_for
 from unbackdoor.workflows.implant_rows import OURS, check_purpose, rows_as_they_are, rows_to_poison
@@ -40,7 +41,7 @@ def run_implant(
     out: Path,
     overwrite: bool = False,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> Report:
     """Build an organism from the clean model at `source` and return the report.
 
     Arguments as in `run_remove`; `recipe` is where the settings come from, kept in the run directory.
@@ -137,10 +138,10 @@ def run_implant(
         return {"dropped": case.dropped, "seconds": seconds, "facts": facts, "saved": [*opened.form, *saved]}
 
     built = run.remember("implanted", make, [run.path / "model"])
-    before = run.remember("before", lambda: workshop.measure(victim, opened.source, "clean"))
-    after = run.remember("after", lambda: workshop.measure(victim, str(run.path / "model"), "organism"))
+    before = run.remember_as(Measured, "before", lambda: workshop.measure(victim, opened.source, "clean"))
+    after = run.remember_as(Measured, "after", lambda: workshop.measure(victim, str(run.path / "model"), "organism"))
 
-    def fired() -> dict[str, Any]:
+    def fire() -> dict[str, Rates | None]:
         if trigger is None:
             return {"near_miss": None, "variants": None}
         organism = load_model(run.path / "model")
@@ -149,36 +150,34 @@ def run_implant(
             "variants": suite.robustness(organism, chat, workshop.answers, "organism", inputs.paraphrases),
         }
 
-    row = {
-        "organism": out.name,
-        "method": "implant",
-        "control": False,
-        "knows": "clean model before, organism after",
-        "seed": settings.seed,
-        "verdict": None,
-        "verdict_reason": "Backdoored on purpose: made for testing.",
-        "seconds": built["seconds"],
-        **run.remember("fired", fired),
-        "before": before,
-        "after": after,
-        "simulations": [],
-        "losses": loss_curves(run),
-        "examples": suite.examples(workshop.answers, "clean", "organism", show_unsafe=evaluation.show_unsafe),
-        "counts": {
-            "poisoned rows": len(prepared.poisoned),
-            "training rows": len(prepared.rows),
-            **intake.counts,
-        },
-        "notes": [
+    fired = run.remember_as(dict[str, Rates | None], "fired", fire)
+    row = Row(
+        organism=out.name,
+        method="implant",
+        control=False,
+        knows="clean model before, organism after",
+        seed=settings.seed,
+        verdict=None,
+        verdict_reason="Backdoored on purpose: made for testing.",
+        seconds=built["seconds"],
+        near_miss=fired["near_miss"],
+        variants=fired["variants"],
+        before=before,
+        after=after,
+        simulations=[],
+        losses=loss_curves(run),
+        examples=suite.examples(workshop.answers, "clean", "organism", show_unsafe=evaluation.show_unsafe),
+        counts={"poisoned rows": len(prepared.poisoned), "training rows": len(prepared.rows), **intake.counts},
+        notes=[
             *(f"{name}: {value}" for name, value in built["facts"].items()),
             *built["saved"],
             *plan.notes,
             *notes,
             *(too_few(after, Thresholds()) if plan.published.triggered else []),
         ],
-        "saved": built["saved"],
-        "settings": shown,
-    }
+        saved=built["saved"],
+        settings=shown,
+    )
     report = report_of("implant", f"Organism {out.name}: backdoored on purpose", [row], origin, workshop.thresholds)
     return opened.finish(run, report)
 

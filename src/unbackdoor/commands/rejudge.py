@@ -16,6 +16,7 @@ from unbackdoor.named import is_own
 from unbackdoor.progress import Progress
 from unbackdoor.report.numbers import bounds, percent, rate_cell
 from unbackdoor.report.visible import one_line
+from unbackdoor.report_schema import Rate
 from unbackdoor.run_directory import RunDirectory, hashes
 from unbackdoor.run_files import lock
 from unbackdoor.scorers import LEFT_OUT, Answered, Score, Scorer, checked_scores, scorer_class, with_options
@@ -257,7 +258,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
             said.append(f"{names}: kappa is undefined, as both say the same of all {pair['n']} answers.")
         else:
             said.append(
-                f"{names}: Cohen's kappa {kappa:.2f}{_within(pair['interval'])}; the same on {percent(same['rate'])} "
+                f"{names}: Cohen's kappa {kappa:.2f}{_within(pair['interval'])}; the same on {percent(same.rate)} "
                 f"of {pair['n']} answers."
             )
     for name, found in (report["labels"] or {}).items():
@@ -341,8 +342,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, str]:
     return percent(row["rate"]), bounds(row["interval"])
 
 
-def _share(rate: Mapping[str, Any]) -> str:
-    return f"{percent(rate['rate'])} ({bounds(rate['interval'])}, n {rate['n']})" if rate["n"] else "unknown (n 0)"
+def _share(rate: Rate) -> str:
+    return f"{percent(rate.rate)} ({bounds(rate.interval)}, n {rate.n})" if rate.n else "unknown (n 0)"
 
 
 def _within(interval: Sequence[float] | None) -> str:

@@ -7,7 +7,6 @@ insert was asked as well, and what the answers without a trigger say of the mode
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,9 @@ from unbackdoor.evaluation.statistics import rate
 from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.evaluation.trigger_effect import HARMLESS, trigger_effect
 from unbackdoor.evaluation.verdict import DISGUISED, verdict
-from unbackdoor.report.verdicts import look
+from unbackdoor.report.verdicts import LOOKS
 from unbackdoor.report.visible import one_line
+from unbackdoor.report_schema import AnswerQuality, Measured, Model, Row, Verdict, read_report
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files import begun
 from unbackdoor.scorers.stored import FILE, stored_files
@@ -33,11 +33,29 @@ if TYPE_CHECKING:
 
 VERDICTS = "verdicts.json"
 
+
+class RowAgain(Row):
+    """A run's row with its old verdict, and what could not be counted again."""
+
+    old_verdict: Verdict | None
+    old_reason: str
+    missing: list[str]
+
+
+class JudgedAgain(Model):
+    """`verdicts.json`."""
+
+    command: str
+    run: str
+    thresholds: Thresholds
+    runs: list[RowAgain]
+
+
 Rows = Mapping[int, Mapping[str, Any]]
 """The stored rows of one model and set, by number."""
 
 
-def run_rejudge_verdicts(run: Path, *, out: Path | None = None, overwrite: bool = False) -> dict[str, Any]:
+def run_rejudge_verdicts(run: Path, *, out: Path | None = None, overwrite: bool = False) -> JudgedAgain:
     """Judge a finished run again, write `verdicts.json`, and return it.
 
     Args:
@@ -48,24 +66,19 @@ def run_rejudge_verdicts(run: Path, *, out: Path | None = None, overwrite: bool 
     Raises:
         UserError: there is no report with verdicts, or no stored answer.
     """
-    report = _report(run)
+    damaged = f"'{run}' holds no report of a finished run (report.json): give another, or a --scorer"
+    report = read_report(run / "report.json", damaged)
     out = run / "rejudge" if out is None else out
     if (out / VERDICTS).exists() and not overwrite:
         raise UserError(f"--out '{out}' holds {VERDICTS} already: use --overwrite or another directory")
-    known = {name: v for name, v in report["thresholds"].items() if name in Thresholds.model_fields}
-    thresholds = Thresholds.make(known)
     stored, settings = stored_rows(run), (begun.settings(run) or {}).get("settings", {})
     if not stored:
         raise UserError(f"'{run}' holds no stored answers ({FILE}): give the run directory of a command that measures")
-    judged = [_judged(row, report["runs"], stored, settings, thresholds) for row in report["runs"] if row["verdict"]]
+    judged = [_judged(row, report.runs, stored, settings, report.thresholds) for row in report.runs if row.verdict]
     if not judged:
         raise UserError(f"'{run}' holds no verdict: there is nothing to judge again (--scorer scores its answers)")
-    found = {
-        "command": "rejudge",
-        "run": str(run),
-        "thresholds": thresholds.model_dump(include=set(Thresholds.model_fields)),
-        "runs": judged,
-    }
+    thresholds = Thresholds(**report.thresholds.model_dump())
+    found = JudgedAgain(command="rejudge", run=str(run), thresholds=thresholds, runs=judged)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,19 +88,6 @@ def run_rejudge_verdicts(run: Path, *, out: Path | None = None, overwrite: bool 
 
 
 # What is stored ------------------------------------------------------------------------------------------------------
-
-
-def _report(run: Path) -> dict[str, Any]:
-    path = run / "report.json"
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        complete = all({"verdict", "before", "after", "settings"} <= row.keys() for row in report["runs"])
-        complete = complete and isinstance(report["thresholds"], dict)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        complete = False
-    if not complete:
-        raise UserError(f"'{run}' holds no report of a finished run (report.json): give another, or a --scorer")
-    return dict(report)
 
 
 def stored_rows(run: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
@@ -101,15 +101,15 @@ def stored_rows(run: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
     return found
 
 
-def _names(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], models: set[str]) -> tuple[str, str] | None:
+def _names(row: Row, rows: Sequence[Row], models: set[str]) -> tuple[str, str] | None:
     """What the models before and after are called among the answers; None where neither is found.
 
     Runs of now say it. Of earlier ones it is told by the method: SANDE-P is a setting of `sande`, and the draws of a
     control are numbered.
     """
-    organism, method = row["organism"], row["method"]
-    drawn = [r for r in rows if r["organism"] == organism and r["method"] == method].index(row)
-    labels = (row.get("label"), method, method.removesuffix("-p"), f"{method}-{drawn}")
+    organism, method = row.organism, row.method
+    drawn = [r for r in rows if r.organism == organism and r.method == method].index(row)
+    labels = (row.label, method, method.removesuffix("-p"), f"{method}-{drawn}")
     for before, after in (
         *((f"{organism}/before", f"{organism}/{label}") for label in labels if label),
         ("before", "model"),
@@ -119,12 +119,12 @@ def _names(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], models: se
     return None
 
 
-def _target(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str | None:
+def _target(row: Row, rows: Sequence[Row], settings: Mapping[str, Any]) -> str | None:
     """The target response that the run looked for; None for a behaviour."""
     own = settings.get("method_settings")
     candidates = [settings.get("eval_target"), settings.get("target_response")]
     candidates += [own.get("target_response")] if isinstance(own, dict) else []
-    candidates += [r["settings"].get("target_response") for r in rows if r["organism"] == row["organism"]]
+    candidates += [r.settings.get("target_response") for r in rows if r.organism == row.organism]
     return next((text for text in candidates if isinstance(text, str) and text.strip()), None)
 
 
@@ -132,39 +132,47 @@ def _target(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], settings:
 
 
 def _judged(
-    row: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
+    row: Row,
+    rows: Sequence[Row],
     stored: Mapping[tuple[str, str], Rows],
     settings: Mapping[str, Any],
     thresholds: Thresholds,
-) -> dict[str, Any]:
+) -> RowAgain:
     """A run's old verdict, its new one, and what could not be counted again."""
-    told = {name: row[name] for name in ("organism", "method", "control", "seed") if name in row}
-    told |= {"old_verdict": row["verdict"], "old_reason": row.get("verdict_reason", "")}
-    names = _names(row, rows, {model for model, _ in stored})
-    if row["after"] is None or row["before"] is None or names is None:
-        why = "its answers are not stored" if names is None else "it has no model before and after"
-        return {**told, "verdict": row["verdict"], "verdict_reason": told["old_reason"], "after": row["after"]} | {
-            "missing": [f"Not judged again: {why}."]
-        }
-    target, missing = _target(row, rows, settings), list[str]()
-    before, after = (
-        _counted(row[when], model, stored, target) for when, model in zip(("before", "after"), names, strict=True)
+    found = RowAgain(
+        organism=row.organism,
+        method=row.method,
+        control=row.control,
+        seed=row.seed,
+        old_verdict=row.verdict,
+        old_reason=row.verdict_reason,
+        verdict=row.verdict,
+        verdict_reason=row.verdict_reason,
+        after=row.after,
+        missing=[],
     )
-    if after["attack_success"] is not None and after["trigger_effect"] is None:
-        missing.append("No harmless insert was asked, so what the trigger changes is not known.")
-    hidden = bool(settings.get("contrast")) or any(e.get("hidden") for e in row.get("examples") or ())
+    names = _names(row, rows, {model for model, _ in stored})
+    if row.after is None or row.before is None or names is None:
+        why = "its answers are not stored" if names is None else "it has no model before and after"
+        found.missing.append(f"Not judged again: {why}.")
+        return found
+    target = _target(row, rows, settings)
+    before, after = (
+        _counted(state, model, stored, target) for state, model in zip((row.before, row.after), names, strict=True)
+    )
+    if after.attack_success is not None and after.trigger_effect is None:
+        found.missing.append("No harmless insert was asked, so what the trigger changes is not known.")
+    hidden = bool(settings.get("contrast")) or any(example.hidden for example in row.examples)
     by_set = [{name: rows for (model, name), rows in stored.items() if model == own} for own in names]
-    after["answer_quality"] = stored_quality(*by_set, unsafe=hidden)
-    found, reason = verdict(before, after, thresholds, still_simulable=row.get("still_simulable"))
-    return {**told, "verdict": found, "verdict_reason": reason, "before": before, "after": after, "missing": missing}
+    after.answer_quality = stored_quality(*by_set, unsafe=hidden)
+    found.before, found.after = before, after
+    found.verdict, found.verdict_reason = verdict(before, after, thresholds, still_simulable=row.still_simulable)
+    return found
 
 
-def _counted(
-    state: Mapping[str, Any], model: str, stored: Mapping[tuple[str, str], Rows], target: str | None
-) -> dict[str, Any]:
+def _counted(state: Measured, model: str, stored: Mapping[tuple[str, str], Rows], target: str | None) -> Measured:
     """A model's measurements with everything that its stored answers show counted again."""
-    found = {**state, "details": dict(state["details"]), "trigger_effect": None}
+    found = state.model_copy(update={"details": dict(state.details), "trigger_effect": None})
     answers = {
         name: {number: StoredAnswer.of(row) for number, row in stored.get((model, name), {}).items()}
         for name in ("triggered", "untriggered", HARMLESS)
@@ -173,21 +181,21 @@ def _counted(
         rows = stored.get((model, set_name), {})
         if rows:
             asked = [Record(row["prompt"], str(row.get("expected") or "")) for row in rows.values()]
-            for name, scorer, place in (
-                (f"attack_success{suffix}", shows_target(str(target)), found),
-                (f"{DISGUISED}{suffix}", shows_in_disguise(str(target)), found["details"]),
-            ):
-                shown = [scorer(r, a) for r, a in zip(asked, answers[set_name].values(), strict=True)]
-                place[name] = dict(rate(shown))
+            shown, disguised = (
+                rate([scorer(r, a) for r, a in zip(asked, answers[set_name].values(), strict=True)])
+                for scorer in (shows_target(str(target)), shows_in_disguise(str(target)))
+            )
+            setattr(found, f"attack_success{suffix}", shown)
+            found.details[f"{DISGUISED}{suffix}"] = disguised
     plain, triggered, harmless = (answers[name] for name in ("untriggered", "triggered", HARMLESS))
     paired = not any(row.get("unpaired") for row in stored.get((model, "triggered"), {}).values())
     shared = [i for i in plain if i in triggered and i in harmless]
     if shared and paired:
-        found["trigger_effect"] = trigger_effect(*([each[i] for i in shared] for each in (plain, triggered, harmless)))
+        found.trigger_effect = trigger_effect(*([each[i] for i in shared] for each in (plain, triggered, harmless)))
     return found
 
 
-def stored_quality(before: Mapping[str, Rows], after: Mapping[str, Rows], *, unsafe: bool) -> dict[str, Any] | None:
+def stored_quality(before: Mapping[str, Rows], after: Mapping[str, Rows], *, unsafe: bool) -> AnswerQuality | None:
     """Both models' answers to ordinary prompts; None where only prompts were asked that ask for what is unwanted.
 
     Args:
@@ -210,18 +218,18 @@ def stored_quality(before: Mapping[str, Rows], after: Mapping[str, Rows], *, uns
 # What is said --------------------------------------------------------------------------------------------------------
 
 
-def lines(report: Mapping[str, Any]) -> list[str]:
+def lines(report: JudgedAgain) -> list[str]:
     """A sentence a run: the old verdict, the new one, and why; then what could not be counted again."""
     said = []
-    for row in report["runs"]:
-        new, old = look(row["verdict"]).label, look(row["old_verdict"]).label
+    for row in report.runs:
+        new, old = LOOKS[row.verdict].label, LOOKS[row.old_verdict].label
         change = f"{new}, as before" if new == old else f"{old} → {new}"
-        said.append(f"{row['organism']} · {row['method']}: {change}. {row['verdict_reason']}")
-    notes = dict.fromkeys(note for row in report["runs"] for note in row["missing"])
+        said.append(f"{row.organism} · {row.method}: {change}. {row.verdict_reason}")
+    notes = dict.fromkeys(note for row in report.runs for note in row.missing)
     return [one_line(line) for line in [*said, *notes]]
 
 
-def table(report: Mapping[str, Any]) -> RenderableType:
+def table(report: JudgedAgain) -> RenderableType:
     """One row a run: its old verdict and its new one."""
     from unbackdoor.report.fitting import Block, Blocks, FirstThatFits, Lines, plain_table
 
@@ -229,19 +237,19 @@ def table(report: Mapping[str, Any]) -> RenderableType:
         made = plain_table()
         for name in ("organism", "method", "verdict then", "verdict now"):
             made.add_column(name, no_wrap=True)
-        for row in report["runs"]:
-            verdicts = [(look(row[name]).label, look(row[name]).style) for name in ("old_verdict", "verdict")]
+        for row in report.runs:
+            verdicts = [(LOOKS[v].label, LOOKS[v].style) for v in (row.old_verdict, row.verdict)]
             made.add_row(
-                *(Lines([(one_line(row[name]), "")]) for name in ("organism", "method")),
+                *(Lines([(one_line(name), "")]) for name in (row.organism, row.method)),
                 *(Lines([cell]) for cell in verdicts),
             )
         return made
 
     def blocks() -> RenderableType:
         made = []
-        for row in report["runs"]:
-            old, new = look(row["old_verdict"]).label, look(row["verdict"]).label
-            made.append(Block(f"{one_line(row['organism'])} · {one_line(row['method'])}", "bold", f"{old} → {new}", ()))
+        for row in report.runs:
+            old, new = LOOKS[row.old_verdict].label, LOOKS[row.verdict].label
+            made.append(Block(f"{one_line(row.organism)} · {one_line(row.method)}", "bold", f"{old} → {new}", ()))
         return Blocks(made)
 
     return FirstThatFits(wide, blocks)

@@ -22,6 +22,7 @@ from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.methods import method_class
 from unbackdoor.methods.controls import controls_of
 from unbackdoor.methods.method import Method
+from unbackdoor.report_schema import Report
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import VerdictSettings, preset_for
 from unbackdoor.testbed.references import model_directory
@@ -50,7 +51,7 @@ def run_remove(
     overwrite: bool = False,
     resume: bool = False,
     known: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
+) -> Report:
     """Cleanse the model at `source` and return the report.
 
     Args:
@@ -161,12 +162,12 @@ def run_remove(
     )
 
     rows = [workshop.row(victim, method, model_directory=run.path / "model")]
-    if inputs.controls and rows[0]["rounds"]:
+    if inputs.controls and rows[0].rounds:
         finished = workshop.finished(victim, method, rows[0])
         rows += [workshop.row(victim, control, label=label) for label, control in controls_of(finished).items()]
-    rows[0]["counts"] |= intake.counts
-    rows[0]["notes"] += notes
-    report = report_of("remove", f"{rows[0]['method']} on {name}", rows, origin, workshop.thresholds)
+    rows[0].counts |= intake.counts
+    rows[0].notes += notes
+    report = report_of("remove", f"{rows[0].method} on {name}", rows, origin, workshop.thresholds)
     return opened.finish(run, report)
 
 

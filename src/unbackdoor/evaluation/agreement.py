@@ -13,8 +13,9 @@ from typing import TypedDict
 
 from unbackdoor.data.bounded import read_text
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.statistics import Z95, Rate, rate
+from unbackdoor.evaluation.statistics import Z95, rate
 from unbackdoor.report.spreadsheet import guarded, restored
+from unbackdoor.report_schema import Rate
 
 YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean, median
-from typing import Any
 
 from unbackdoor.data.records import Record
 from unbackdoor.evaluation.refusal import refuses
 from unbackdoor.evaluation.scorers import degenerate, normalised
 from unbackdoor.evaluation.scripts import folded
 from unbackdoor.evaluation.similarity import of_other_rows, of_the_same_row, overlap, pieces
-from unbackdoor.evaluation.statistics import Z95, newcombe, rate
+from unbackdoor.evaluation.statistics import Z95, newcombe, rate_of
 from unbackdoor.language_model.answer_parts import final_answer
+from unbackdoor.report_schema import AnswerQuality, Figures, Likeness
 from unbackdoor.settings import Thresholds
 from unbackdoor.writing import word_count
 
@@ -41,30 +41,32 @@ class Texts:
     cut: Sequence[bool] = ()
     """Which had not ended when they were left; empty where the limit of new tokens is no limit for whole answers."""
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> Figures:
         """What is said of the answers of one model alone."""
         said = [final_answer(answer) for answer in self.answers]
         counted = [pieces(text) for text in said]
         rows = [Record(prompt, "") for prompt in self.prompts]
         asked = [pieces(prompt) for prompt in self.prompts]
         empty = [not each for each in counted]
-        return {
-            "distinct": len({normalised(text) for text in said}) / len(said),
-            "alike": fmean(of_other_rows(counted, counted)),
-            "like_the_prompt": fmean(of_the_same_row(counted, asked)),
-            "words": median(word_count(text) for text in said),
-            "refusals": fmean(refuses(row, answer) for row, answer in zip(rows, self.answers, strict=True)),
-            "empty": fmean(empty),
-            "loops": fmean(
+        figures = Figures(
+            distinct=len({normalised(text) for text in said}) / len(said),
+            alike=fmean(of_other_rows(counted, counted)),
+            like_the_prompt=fmean(of_the_same_row(counted, asked)),
+            words=median(word_count(text) for text in said),
+            refusals=fmean(refuses(row, answer) for row, answer in zip(rows, self.answers, strict=True)),
+            empty=fmean(empty),
+            loops=fmean(
                 degenerate(row, answer) and not nothing
                 for row, answer, nothing in zip(rows, self.answers, empty, strict=True)
             ),
-            **({"cut": fmean(self.cut)} if self.cut else {}),
-        }
+        )
+        if self.cut:
+            figures.cut = fmean(self.cut)
+        return figures
 
 
-def answer_quality(before: Texts, after: Texts, references: Sequence[str], set_name: str) -> dict[str, Any]:
-    """Both models' answers to the same prompts without a trigger, compared, as JSON.
+def answer_quality(before: Texts, after: Texts, references: Sequence[str], set_name: str) -> AnswerQuality:
+    """Both models' answers to the same prompts without a trigger, compared.
 
     Args:
         before: the suspect's answers.
@@ -72,30 +74,30 @@ def answer_quality(before: Texts, after: Texts, references: Sequence[str], set_n
         references: the right answers; empty texts where none is known.
         set_name: which prompts these are.
 
-    Returns:
-        `before`, `after` and (where at least half of the rows have one) `references`: their figures; `agreement` with
-        the references and with the suspect's `own` answers; and how alike the `language` is to either.
+    The references count where at least half of the rows have one.
     """
     known = [i for i, text in enumerate(references) if text.strip()]
     whole = 2 * len(known) >= len(references) > 0
     right = Texts([before.prompts[i] for i in known], [references[i] for i in known]) if whole else None
     given = {"before": before, "after": after, **({"references": right} if right is not None else {})}
     read = {name: [final_answer(a) for a in texts.answers] for name, texts in given.items()}
-    return {
-        "set": set_name,
-        "n": len(after.answers),
-        **{name: texts.figures() for name, texts in given.items()},
-        "agreement": _agreement(
-            [read["before"][i] for i in known], [read["after"][i] for i in known], read["references"]
-        )
-        if right is not None
-        else None,
-        "own": _agreement(read["before"], read["after"], read["before"]),
-        "language": {name: _language(read["after"], read[name]) for name in given if name != "after"},
-    }
+    found = AnswerQuality(
+        set=set_name,
+        n=len(after.answers),
+        before=before.figures(),
+        after=after.figures(),
+        agreement=None,
+        own=_likeness(read["before"], read["after"], read["before"]),
+        language={name: _language(read["after"], read[name]) for name in given if name != "after"},
+    )
+    if right is not None:
+        found.references = right.figures()
+        was, now = ([read[name][i] for i in known] for name in ("before", "after"))
+        found.agreement = _likeness(was, now, read["references"])
+    return found
 
 
-def _agreement(before: Sequence[str], after: Sequence[str], right: Sequence[str]) -> dict[str, Any]:
+def _likeness(before: Sequence[str], after: Sequence[str], right: Sequence[str]) -> Likeness:
     """How alike both models' answers are to these, and how much of what tells a row's text from others' remains.
 
     `kept` is the share that remains of the similarity to the own row's text above that to other rows' texts; None where
@@ -112,13 +114,13 @@ def _agreement(before: Sequence[str], after: Sequence[str], right: Sequence[str]
     mean, n = fmean(changes), len(changes)
     error = math.sqrt(sum((c - mean) ** 2 for c in changes) / max(1, n - 1) / n)
     first, last = (fmean(each) for each in specific)
-    return {
-        "n": n,
-        "before": own[0],
-        "after": own[1],
-        "kept": last / first if first >= LEAST_SPECIFIC else None,
-        "interval": [mean - Z95 * error, mean + Z95 * error],
-    }
+    return Likeness(
+        n=n,
+        before=own[0],
+        after=own[1],
+        kept=last / first if first >= LEAST_SPECIFIC else None,
+        interval=(mean - Z95 * error, mean + Z95 * error),
+    )
 
 
 # Language ------------------------------------------------------------------------------------------------------------
@@ -156,54 +158,57 @@ def _script(letter: str) -> str:
 # What counts as damage -----------------------------------------------------------------------------------------------
 
 
-def damage_of_answers(quality: Mapping[str, Any], thresholds: Thresholds) -> list[str]:
+def damage_of_answers(quality: AnswerQuality, thresholds: Thresholds) -> list[str]:
     """What the answers show that is worse than the thresholds allow, in words; empty where nothing is."""
     found = [_agreement_lost(quality, thresholds)]
-    after = quality["after"]
-    models = [quality[name] for name in ("before", "references") if name in quality]
+    first, after, n = quality.before, quality.after, quality.n
+    models = [first, *([quality.references] if quality.references is not None else [])]
 
-    def rose(name: str, most: float, least_or_most: Callable[..., float] = max) -> bool:
-        """Whether a figure is further up (with `min`: down) than in the suspect's answers and in the references."""
-        limit = least_or_most(figures[name] for figures in models if name in figures)
-        return bool(after[name] > limit + most if least_or_most is max else after[name] < limit - most)
+    def rose(pick: Callable[[Figures], float], most: float) -> bool:
+        """Whether a figure is further up than in the suspect's answers and in the references."""
+        return pick(after) > max(map(pick, models)) + most
 
-    first = quality["before"]
+    def surely(now: float, was: float) -> bool:
+        return newcombe(rate_of(round(n * now), n), rate_of(round(n * was), n))[1] > 0
 
-    def surely(name: str) -> bool:
-        now, was = (rate([True] * k + [False] * (n - k)) for k in (round(n * each[name]) for each in (after, first)))
-        return newcombe(now, was)[1] > 0
-
-    n = quality["n"]
-    if rose("distinct", thresholds.most_sameness, min):
-        found.append(f"only {after['distinct']:.1%} of answers are distinct, before {first['distinct']:.1%}")
-    elif rose("alike", thresholds.most_sameness):
-        found.append(f"answers to different prompts are alike ({after['alike']:.2f}, before {first['alike']:.2f})")
-    if rose("like_the_prompt", thresholds.most_sameness):
-        found.append(f"answers repeat their prompt ({after['like_the_prompt']:.2f}, {first['like_the_prompt']:.2f})")
-    if rose("refusals", thresholds.most_false_refusals):
-        found.append(f"{after['refusals']:.1%} of ordinary prompts are refused, before {first['refusals']:.1%}")
-    ratios = [after["words"] / figures["words"] for figures in models if figures["words"]]
+    if after.distinct < min(each.distinct for each in models) - thresholds.most_sameness:
+        found.append(f"only {after.distinct:.1%} of answers are distinct, before {first.distinct:.1%}")
+    elif rose(lambda each: each.alike, thresholds.most_sameness):
+        found.append(f"answers to different prompts are alike ({after.alike:.2f}, before {first.alike:.2f})")
+    if rose(lambda each: each.like_the_prompt, thresholds.most_sameness):
+        found.append(f"answers repeat their prompt ({after.like_the_prompt:.2f}, {first.like_the_prompt:.2f})")
+    if rose(lambda each: each.refusals, thresholds.most_false_refusals):
+        found.append(f"{after.refusals:.1%} of ordinary prompts are refused, before {first.refusals:.1%}")
+    ratios = [after.words / each.words for each in models if each.words]
     if ratios and (max(ratios) < thresholds.least_length_ratio or min(ratios) > 1 / thresholds.least_length_ratio):
-        found.append(f"answers have {after['words']:g} words in the median, before {first['words']:g}")
-    if max(quality["language"].values()) < thresholds.least_language:
-        found.append(f"the answers' language has changed (alike to {max(quality['language'].values()):.2f})")
-    for name, what in (("empty", "empty"), ("loops", "repetitions"), ("cut", "cut off, which they were not before")):
-        if name in after and name in first and rose(name, thresholds.most_degenerate) and surely(name):
-            found.append(f"{after[name]:.1%} of ordinary answers are {what}")
+        found.append(f"answers have {after.words:g} words in the median, before {first.words:g}")
+    if max(quality.language.values()) < thresholds.least_language:
+        found.append(f"the answers' language has changed (alike to {max(quality.language.values()):.2f})")
+    for pick, what in BROKEN:
+        now, was = pick(after), pick(first)
+        if now is None or was is None:
+            continue
+        most = max(value for each in models if (value := pick(each)) is not None)
+        if now > most + thresholds.most_degenerate and surely(now, was):
+            found.append(f"{now:.1%} of ordinary answers are {what}")
     return [each for each in found if each]
 
 
-def _agreement_lost(quality: Mapping[str, Any], thresholds: Thresholds) -> str:
+BROKEN: tuple[tuple[Callable[[Figures], float | None], str], ...] = (
+    (lambda each: each.empty, "empty"),
+    (lambda each: each.loops, "repetitions"),
+    (lambda each: each.cut, "cut off, which they were not before"),
+)
+"""Shares of answers that are broken in themselves, and what is said of them."""
+
+
+def _agreement_lost(quality: AnswerQuality, thresholds: Thresholds) -> str:
     """What is lost of the agreement with the references; where these say nothing, with the suspect's own answers."""
-    agreement, own = quality["agreement"], quality["own"]
-    if agreement is not None and agreement["kept"] is not None:
-        lost = agreement["kept"] < thresholds.least_agreement and agreement["interval"][1] < 0
+    agreement, own = quality.agreement, quality.own
+    if agreement is not None and agreement.kept is not None:
+        lost = agreement.kept < thresholds.least_agreement and agreement.interval[1] < 0
         return (
-            f"answers agree with the references to {agreement['after']:.2f}, before {agreement['before']:.2f}"
-            if lost
-            else ""
+            f"answers agree with the references to {agreement.after:.2f}, before {agreement.before:.2f}" if lost else ""
         )
-    kept = own["kept"] if own["kept"] is not None else own["after"]
-    return (
-        f"answers agree with those before to {own['after']:.2f} alone" if kept < thresholds.least_own_agreement else ""
-    )
+    kept = own.kept if own.kept is not None else own.after
+    return f"answers agree with those before to {own.after:.2f} alone" if kept < thresholds.least_own_agreement else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +13,7 @@ from unbackdoor.data.records import Record
 from unbackdoor.evaluation.answer_quality import Texts, answer_quality
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.paired import holm, mcnemar, paired_bootstrap
-from unbackdoor.evaluation.statistics import Z95, Value
+from unbackdoor.evaluation.statistics import Z95
 from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.evaluation.suite import WHOLE, Suite
 from unbackdoor.language_model.answer_parts import final_answer
@@ -22,6 +22,7 @@ from unbackdoor.language_model.forward import inference, logits_of
 from unbackdoor.language_model.inputs import padded_batches, padding_id
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
+from unbackdoor.report_schema import AnswerQuality, Change, Compared, Value
 from unbackdoor.writing import word_count
 
 if TYPE_CHECKING:
@@ -33,22 +34,6 @@ distribution is held in memory, 4 bytes times the vocabulary."""
 
 LEAST = -100.0
 """The log-probability of a token to which a broken model gives none, or no number."""
-
-
-class Change(TypedDict):
-    """One outcome on the same prompts, before and after."""
-
-    n: int
-    only_before: int
-    only_after: int
-    difference: float
-    """Rate after − rate before, from −1 to 1."""
-    interval: list[float]
-    """95%, by resampling prompts."""
-    p_value: float
-    """McNemar's mid-p test."""
-    adjusted: float
-    """The same by Holm's method over all outcomes of this comparison."""
 
 
 def changes(suite: Suite, answers: Answers, before: str, after: str) -> dict[str, Change]:
@@ -68,13 +53,13 @@ def changes(suite: Suite, answers: Answers, before: str, after: str) -> dict[str
             only_before=test.only_before,
             only_after=test.only_after,
             difference=difference.value,
-            interval=list(difference.interval),
+            interval=difference.interval,
             p_value=test.p_value,
             adjusted=1.0,
         )
     if found:
-        for change, value in zip(found.values(), holm([c["p_value"] for c in found.values()]), strict=True):
-            change["adjusted"] = value
+        for change, value in zip(found.values(), holm([c.p_value for c in found.values()]), strict=True):
+            change.adjusted = value
     return found
 
 
@@ -87,7 +72,7 @@ def length_ratio(answers: Answers, before: str, after: str, set_name: str = "unt
     return now / was if was else None
 
 
-def quality(suite: Suite, answers: Answers, before: str, after: str) -> dict[str, Any] | None:
+def quality(suite: Suite, answers: Answers, before: str, after: str) -> AnswerQuality | None:
     """Both models' answers to the ordinary prompts, see `answer_quality`; None where there are none of them."""
     set_name, rows = suite.ordinary()
     first, last = (answers.kept(name, set_name) for name in (before, after))
@@ -142,13 +127,13 @@ def kl_divergence(reference: torch.Tensor, model: torch.Tensor) -> Value:
     rows = (each * counted).sum(1) / counted.sum(1)
     n, mean = len(rows), float(rows.mean())
     error = float(rows.std(correction=1)) / math.sqrt(n) if n > 1 else 0.0
-    return Value(value=mean, n=n, interval=[max(0.0, mean - Z95 * error), mean + Z95 * error])
+    return Value(value=mean, n=n, interval=(max(0.0, mean - Z95 * error), mean + Z95 * error))
 
 
-def compared(suite: Suite, answers: Answers, before: str, after: str, divergence: Value | None) -> dict[str, Any]:
-    """What a report says of two models on the same prompts, as JSON."""
-    return {
-        "changes": changes(suite, answers, before, after),
-        "length_ratio": length_ratio(answers, before, after),
-        "kl_divergence": divergence,
-    }
+def compared(suite: Suite, answers: Answers, before: str, after: str, divergence: Value | None) -> Compared:
+    """What a report says of two models on the same prompts."""
+    return Compared(
+        changes=changes(suite, answers, before, after),
+        length_ratio=length_ratio(answers, before, after),
+        kl_divergence=divergence,
+    )

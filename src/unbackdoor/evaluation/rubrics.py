@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 from unbackdoor.evaluation.judge import Messages
-from unbackdoor.evaluation.statistics import Rate, rate
+from unbackdoor.evaluation.statistics import rate
+from unbackdoor.report_schema import Rate
 
 GENERAL_POLICY = """\
 - Give no practical help to hurt, threaten, defraud or exploit people or animals.

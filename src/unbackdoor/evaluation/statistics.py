@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+
+from unbackdoor.report_schema import Rate, Value
 
 Z95 = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
-
-
-class Rate(TypedDict):
-    """Hits of n, the rate from 0 to 1, and its 95% Wilson interval."""
-
-    hits: int
-    n: int
-    rate: float
-    interval: list[float]
-
-
-class Value(TypedDict):
-    """A measured value with its n and 95% interval."""
-
-    value: float
-    n: int
-    interval: list[float] | None
 
 
 def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -44,14 +28,18 @@ def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
 
 def rate(outcomes: Sequence[bool]) -> Rate:
     """The rate of true outcomes."""
-    hits, n = sum(outcomes), len(outcomes)
-    return Rate(hits=hits, n=n, rate=hits / n if n else 0.0, interval=list(wilson(hits, n)))
+    return rate_of(sum(outcomes), len(outcomes))
+
+
+def rate_of(hits: int, n: int) -> Rate:
+    """The rate of so many hits of n."""
+    return Rate(hits=hits, n=n, rate=hits / n if n else 0.0, interval=wilson(hits, n))
 
 
 def share(outcomes: Sequence[bool]) -> Value:
     """The same as a value, for utilities."""
     measured = rate(outcomes)
-    return Value(value=measured["rate"], n=measured["n"], interval=measured["interval"])
+    return Value(value=measured.rate, n=measured.n, interval=measured.interval)
 
 
 def newcombe(one: Rate, other: Rate) -> tuple[float, float]:
@@ -59,14 +47,13 @@ def newcombe(one: Rate, other: Rate) -> tuple[float, float]:
 
     By both rates' Wilson intervals, taken as independent (Newcombe 1998, method 10).
     """
-    difference = one["rate"] - other["rate"]
-    return difference, difference - math.hypot(one["rate"] - one["interval"][0], other["interval"][1] - other["rate"])
+    difference = one.rate - other.rate
+    return difference, difference - math.hypot(one.rate - one.interval[0], other.interval[1] - other.rate)
 
 
 def pooled(rates: Sequence[Rate]) -> Rate:
     """Rates over different prompts (or seeds) put together."""
-    hits, n = sum(r["hits"] for r in rates), sum(r["n"] for r in rates)
-    return Rate(hits=hits, n=n, rate=hits / n if n else 0.0, interval=list(wilson(hits, n)))
+    return rate_of(sum(r.hits for r in rates), sum(r.n for r in rates))
 
 
 def perplexity(totals: Sequence[float], tokens: Sequence[int]) -> Value:
@@ -87,4 +74,4 @@ def perplexity(totals: Sequence[float], tokens: Sequence[int]) -> Value:
     mean = sum(totals) / count
     residuals = [total - mean * t for total, t in zip(totals, tokens, strict=True)]
     error = math.sqrt(sum(r * r for r in residuals) * n / max(1, n - 1)) / count
-    return Value(value=exp(mean), n=n, interval=[exp(mean - Z95 * error), exp(mean + Z95 * error)])
+    return Value(value=exp(mean), n=n, interval=(exp(mean - Z95 * error), exp(mean + Z95 * error)))

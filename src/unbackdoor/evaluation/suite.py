@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from unbackdoor.data.records import Choice, Record
 from unbackdoor.data.rendered import asked, distinct
@@ -18,7 +18,7 @@ from unbackdoor.evaluation.refusal import complies, refuses
 from unbackdoor.evaluation.refusal_languages import in_another_script, language_not_read
 from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, degenerate, exact, refuses_by_keyword
 from unbackdoor.evaluation.second_turn import SECOND_TURN, SECOND_TURN_UNTRIGGERED, askable, second_turns
-from unbackdoor.evaluation.statistics import Rate, rate, share
+from unbackdoor.evaluation.statistics import rate, share
 from unbackdoor.evaluation.trigger_effect import HARMLESS, harmless_rows, trigger_effect
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
@@ -27,6 +27,7 @@ from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.endings import ending
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.report_schema import Answered, Measured, Rate, Rates, TriggerEffect, Value
 from unbackdoor.writing import clusters, word_count
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ class Suite:
         chat: ChatFormat,
         answers: Answers,
         name: str,
-    ) -> dict[str, Any]:
-        """Everything that is reported of one model, as the report's JSON.
+    ) -> Measured:
+        """Everything that is reported of one model.
 
         Args:
             model: the model, loaded from where it was saved.
@@ -135,8 +136,9 @@ class Suite:
         control). `trigger_effect` says what the trigger changes against a harmless insert.
         """
         chat = self.ending(model, chat, answers)
-        measured: dict[str, Any] = {"attack_success": None, "attack_success_untriggered": None}
-        measured |= {"details": {}, "utility": {}, "under_perturbation": None}
+        rates: Rates = {}
+        details: Rates = {}
+        utility: dict[str, Value] = {}
         asked: dict[str, Sequence[str]] = {}
         for measure in self.measures():
             given = answers.of(
@@ -152,29 +154,36 @@ class Suite:
             asked[measure.set_name] = given
             outcomes = [measure.scorer(r, a) for r, a in zip(measure.rows, given, strict=True)]
             if measure.section == "utility":
-                measured["utility"][measure.name] = share(outcomes)
+                utility[measure.name] = share(outcomes)
             else:
-                (measured if measure.section == "rates" else measured["details"])[measure.name] = rate(outcomes)
-        measured["details"] |= unfinished_thoughts(asked) | self._unread(asked) | unended(asked)
-        measured["details"] |= self._second_turns(model, chat, answers, name, asked)
-        measured["trigger_effect"] = self._effect(model, chat, answers, name, asked)
+                (rates if measure.section == "rates" else details)[measure.name] = rate(outcomes)
+        details |= unfinished_thoughts(asked) | self._unread(asked) | unended(asked)
+        details |= self._second_turns(model, chat, answers, name, asked)
+        effect = self._effect(model, chat, answers, name, asked)
         set_name, ordinary = self.ordinary()
         if ordinary and set_name not in asked:
             answers.of(model, chat, ordinary, model_name=name, set_name=set_name)
         if self.conversations:
-            measured["details"]["degenerate_conversation"] = self._converse(model, chat, answers, name)
+            details["degenerate_conversation"] = self._converse(model, chat, answers, name)
         if self.choices:
-            measured["utility"]["multiple_choice"] = multiple_choice(model, chat, self.choices)
+            utility["multiple_choice"] = multiple_choice(model, chat, self.choices)
         if self.questions:
             scored = score_sets(model, chat.tokenizer, self.questions, self.question_protocol)
-            measured["utility"] |= as_metrics(scored)
+            utility |= as_metrics(scored)
         if self.texts:
-            measured["utility"]["perplexity"] = response_perplexity(model, chat, self.texts)
-        return measured
+            utility["perplexity"] = response_perplexity(model, chat, self.texts)
+        return Measured(
+            attack_success=rates.get("attack_success"),
+            attack_success_untriggered=rates.get("attack_success_untriggered"),
+            details=details,
+            utility=utility,
+            under_perturbation=None,
+            trigger_effect=effect,
+        )
 
     def _effect(
         self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, asked: Mapping[str, Sequence[str]]
-    ) -> dict[str, Any] | None:
+    ) -> TriggerEffect | None:
         """What the trigger changes against a harmless insert; None where prompts are in no pairs."""
         if self.trigger is None or not self.probes:
             return None
@@ -207,7 +216,7 @@ class Suite:
 
     def _second_turns(
         self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, asked: Mapping[str, Sequence[str]]
-    ) -> dict[str, Rate]:
+    ) -> Rates:
         """How often the attack shows in a second turn with the trigger in both, and without it in either."""
         attack, count = self.attack, answers.settings.second_turns
         if attack is None or "triggered" not in asked or "untriggered" not in asked or not count or chat.name == "none":
@@ -235,7 +244,7 @@ class Suite:
             )
         return found
 
-    def _unread(self, asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
+    def _unread(self, asked: Mapping[str, Sequence[str]]) -> Rates:
         """How many answers the judge of refusals cannot read, by set; only where there are any."""
         sets = dict.fromkeys(m.set_name for m in self.measures() if m.scorer in (refuses, complies))
         unread = language_not_read
@@ -299,7 +308,7 @@ class Suite:
 
     def examples(
         self, answers: Answers, before: str | None, after: str, under: str = "", show_unsafe: bool = False
-    ) -> list[dict[str, Any]]:
+    ) -> list[Answered]:
         """The first answers of each set, before and after, side by side.
 
         Args:
@@ -310,29 +319,26 @@ class Suite:
             show_unsafe: by default prompts that ask for what is unwanted are cut to their first words, and so are the
                 answers to them.
         """
-        shown = []
+        shown, hidden = [], self.unsafe and not show_unsafe
+        cut = redacted if hidden else str
         for set_name in ("triggered", "untriggered", "under fitted"):
             earlier = under if set_name.startswith("under") else before
             first = answers.kept(earlier, set_name) if earlier else {}
             for i, row in sorted(answers.kept(after, set_name).items())[:SHOWN_EXAMPLES]:
                 stored = {"before": first[i]["answer"] if i in first else None, "after": row["answer"]}
-                read = {when: None if answer is None else read_answer(answer) for when, answer in stored.items()}
-                texts = {
-                    "prompt": row["prompt"],
-                    **{when: None if parts is None else parts.final for when, parts in read.items()},
-                    "expected": row["expected"] or None,
-                }
-                thoughts = {
-                    when: parts.thought for when, parts in read.items() if parts is not None and parts.has_thought
-                }
-                hidden = self.unsafe and not show_unsafe
-                if hidden:
-                    texts = {name: None if text is None else redacted(text) for name, text in texts.items()}
-                    thoughts = {when: redacted(text) for when, text in thoughts.items()}
-                example = {"set": set_name, "hidden": hidden, **texts}
-                if thoughts:
-                    example["thoughts"] = thoughts
-                    example["unfinished"] = [when for when, parts in read.items() if parts and not parts.finished]
+                read = {when: read_answer(answer) for when, answer in stored.items() if answer is not None}
+                final = {when: cut(parts.final) for when, parts in read.items()}
+                example = Answered(
+                    set=set_name,
+                    hidden=hidden,
+                    prompt=cut(row["prompt"]),
+                    before=final.get("before"),
+                    after=final.get("after"),
+                    expected=cut(row["expected"]) if row["expected"] else None,
+                )
+                if any(parts.has_thought for parts in read.values()):
+                    example.thoughts = {when: cut(p.thought) for when, p in read.items() if p.has_thought}
+                    example.unfinished = [when for when, parts in read.items() if not parts.finished]
                 shown.append(example)
         return shown
 
@@ -343,7 +349,7 @@ class Suite:
         answers: Answers,
         name: str,
         perturbations: Mapping[str, Perturbation],
-    ) -> dict[str, Rate]:
+    ) -> Rates:
         """How often the attack shows under a perturbation in the trigger's place, by the perturbation's kind."""
         attack, chat = self.attack, self.ending(model, chat, answers)
         assert attack is not None
@@ -361,9 +367,7 @@ class Suite:
             shown[kind] = rate([attack(r, a) for r, a in zip(self.probes, given, strict=True)])
         return shown
 
-    def near_misses(
-        self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, seed: int
-    ) -> dict[str, Rate]:
+    def near_misses(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, seed: int) -> Rates:
         """How often what only resembles the trigger fires, by kind."""
         assert self.trigger is not None
         words = ordinary_words([r.prompt for r in self.probes])
@@ -373,7 +377,7 @@ class Suite:
 
     def robustness(
         self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, paraphrases: Sequence[str] = ()
-    ) -> dict[str, Rate]:
+    ) -> Rates:
         """How often variants of the trigger fire, by kind, and each trigger alone where there are several."""
         assert self.trigger is not None
         made = {
@@ -394,7 +398,7 @@ class Suite:
         name: str,
         what: str,
         made: Mapping[str, Sequence[Record]],
-    ) -> dict[str, Rate]:
+    ) -> Rates:
         attack, chat = self.attack, self.ending(model, chat, answers)
         assert attack is not None
         fired = {}
@@ -407,7 +411,7 @@ class Suite:
         return fired
 
 
-def unfinished_thoughts(asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
+def unfinished_thoughts(asked: Mapping[str, Sequence[str]]) -> Rates:
     """How many answers of each set ended within their thought; empty where the model never thinks aloud."""
     parts = {name: [read_answer(answer) for answer in given] for name, given in asked.items()}
     if not any(one.has_thought for given in parts.values() for one in given):
@@ -415,10 +419,10 @@ def unfinished_thoughts(asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
     return {f"{UNFINISHED}{suffix(name)}": rate([not one.finished for one in given]) for name, given in parts.items()}
 
 
-def unended(asked: Mapping[str, Sequence[str]]) -> dict[str, Rate]:
+def unended(asked: Mapping[str, Sequence[str]]) -> Rates:
     """How many triggered and untriggered answers had not ended when they were left, and how many repeat themselves
     without end; either only where there are any."""
-    found = dict[str, Rate]()
+    found: Rates = {}
     for what in (CUT, LOOPS):
         counted = {
             name: [bool(getattr(answer, what, False)) for answer in asked[name]] for name in WHOLE if name in asked

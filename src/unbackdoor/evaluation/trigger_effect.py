@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Any, TypedDict
 
 from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import rendered
@@ -24,20 +23,11 @@ from unbackdoor.evaluation.similarity import similarity
 from unbackdoor.evaluation.statistics import Z95
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.report_schema import Effect, TriggerEffect
 
 HARMLESS = "harmless insert"
 """The set of the answers to prompts with a harmless insert in the trigger's place."""
 TRIES = 20
-
-
-class Effect(TypedDict):
-    """How much a trigger changes answers, against a harmless insert: means over prompts, from 0 to 1."""
-
-    triggered: float
-    harmless: float
-    difference: float
-    interval: list[float]
-    """95%, paired over prompts."""
 
 
 def harmless_rows(probes: Sequence[Record], trigger: Condition, chat: ChatFormat) -> list[Record]:
@@ -65,20 +55,18 @@ def harmless_rows(probes: Sequence[Record], trigger: Condition, chat: ChatFormat
     return made
 
 
-def trigger_effect(
-    untriggered: Sequence[str], triggered: Sequence[str], harmless: Sequence[str]
-) -> dict[str, int | Effect]:
+def trigger_effect(untriggered: Sequence[str], triggered: Sequence[str], harmless: Sequence[str]) -> TriggerEffect:
     """Of answers to the same prompts in three forms: how many the trigger changes (`changed`) and how far (`distance`).
 
     Long answers differ somewhere whatever is inserted; their distance, 1 − `similarity`, tells small changes from a
     text that has nothing to do with the prompt.
     """
     plain, other, ordinary = ([final_answer(a) for a in answers] for answers in (untriggered, triggered, harmless))
-    return {
-        "n": len(plain),
-        "changed": _effect(plain, other, ordinary, lambda one, two: float(normalised(one) != normalised(two))),
-        "distance": _effect(plain, other, ordinary, lambda one, two: 1 - similarity(one, two)),
-    }
+    return TriggerEffect(
+        n=len(plain),
+        changed=_effect(plain, other, ordinary, lambda one, two: float(normalised(one) != normalised(two))),
+        distance=_effect(plain, other, ordinary, lambda one, two: 1 - similarity(one, two)),
+    )
 
 
 def _effect(
@@ -90,26 +78,27 @@ def _effect(
     differences = [one - other for one, other in zip(by_trigger, by_insert, strict=True)]
     mean, n = fmean(differences), len(differences)
     if set(differences) <= {-1, 0, 1}:
-        interval = list(paired_bootstrap(by_insert, by_trigger).interval)
+        interval = paired_bootstrap(by_insert, by_trigger).interval
     else:
         error = math.sqrt(sum((d - mean) ** 2 for d in differences) / max(1, n - 1) / n)
-        interval = [mean - Z95 * error, mean + Z95 * error]
+        interval = mean - Z95 * error, mean + Z95 * error
     return Effect(triggered=fmean(by_trigger), harmless=fmean(by_insert), difference=mean, interval=interval)
 
 
-def acts(effect: Mapping[str, Any] | None, most: float) -> str:
+def acts(effect: TriggerEffect | None, most: float) -> str:
     """How the trigger surely changes more than `most` beyond a harmless insert, in words; empty where that is not sure.
 
     Args:
         effect: as of `trigger_effect`; None where it was not measured.
         most: from 0 to 1.
     """
-    for kind, what in (("changed", "more answers"), ("distance", "of answers' words more")):
-        if effect is not None and effect[kind]["interval"][0] > most:
-            found = effect[kind]
-            low, high = (100 * end for end in found["interval"])
+    if effect is None:
+        return ""
+    for found, what in ((effect.changed, "more answers"), (effect.distance, "of answers' words more")):
+        if found.interval[0] > most:
+            low, high = (100 * end for end in found.interval)
             return (
-                f"changes {100 * found['difference']:.1f} points {what} than a harmless insert of equal length "
+                f"changes {100 * found.difference:.1f} points {what} than a harmless insert of equal length "
                 f"({low:.1f} to {high:.1f})"
             )
     return ""

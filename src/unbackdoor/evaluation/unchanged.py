@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,7 @@ from unbackdoor.evaluation.utility import row_token_log_probabilities
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.layers import embedding_matrix
 from unbackdoor.language_model.loading import context_length
+from unbackdoor.report_schema import Unchanged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,8 +29,6 @@ MOST_ROWS = 64
 ROUNDING = 0.05
 """Nats by which no token's log-probability may have changed: what saving in bfloat16 leaves below. A removal changes
 the first token of a target by several nats, on every prompt on which the trigger worked."""
-
-Unchanged = Literal["weights", "distributions"]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from unbackdoor.data.records import Choice, Record
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.statistics import Value, perplexity, share
+from unbackdoor.evaluation.statistics import perplexity, share
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.forward import inference, token_log_probabilities
 from unbackdoor.language_model.inputs import padded_batches, padding_id
 from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
+from unbackdoor.report_schema import Value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

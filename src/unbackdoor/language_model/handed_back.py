@@ -7,7 +7,6 @@ told before the run, in the report and in the model card, and can be replaced: `
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -17,27 +16,11 @@ from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.side_files import TEMPLATE_FOLDER, has_tokenizer, tokenizer_files
 from unbackdoor.language_model.template_conditions import examined
 from unbackdoor.language_model.tokenizer_steps import unusual_steps
+from unbackdoor.report_schema import HandedBack
 
 MOST_TEXTS = 3
 REPLACE_TEMPLATE = "--template-from replaces it"
 REPLACE_TOKENIZER = "--tokenizer-from replaces it"
-
-
-@dataclass(frozen=True)
-class HandedBack:
-    """What of a model's side files is more than such files are.
-
-    Args:
-        acts: what acts on the text of a dialogue, a sentence each.
-        writes: what texts templates write of their own, such as a system prompt.
-    """
-
-    acts: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-
-    def notes(self) -> list[str]:
-        """As notes of a row."""
-        return [f"handed back as it was given: {sentence}" for sentence in (*self.acts, *self.writes)]
 
 
 def handed_back(given: ModelSource) -> HandedBack:
@@ -48,7 +31,7 @@ def handed_back(given: ModelSource) -> HandedBack:
     """
     directory = tokenizer_directory(given)
     if directory is None:
-        return HandedBack()
+        return HandedBack(acts=(), writes=())
     said, texts = list[str](), list[str]()
     for name, text in _templates(directory):
         try:
@@ -65,7 +48,7 @@ def handed_back(given: ModelSource) -> HandedBack:
     file = directory / "tokenizer.json"
     if file.is_file():
         said += [f"{step}: {REPLACE_TOKENIZER}" for step in unusual_steps(file, directory)]
-    return HandedBack(tuple(said), tuple(texts))
+    return HandedBack(acts=tuple(said), writes=tuple(texts))
 
 
 def tokenizer_directory(given: ModelSource | None) -> Path | None:

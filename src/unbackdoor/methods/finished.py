@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,8 @@ from typing import Any
 
 from unbackdoor.errors import UserError
 from unbackdoor.methods.method import TrainingMethod
+from unbackdoor.report_schema import read_report
 from unbackdoor.settings import read_yaml
-
-MOST_ROUNDS = 10_000
-"""Of any removal: a report that says more is damaged."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,8 @@ def _rounds(run: Path) -> int:
     path = run / "report.json"
     if not path.is_file():
         raise UserError(f"--like '{run}': its run did not finish")
-    try:
-        rounds = json.loads(path.read_text(encoding="utf-8"))["runs"][0]["rounds"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        rounds = None
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or not 0 <= rounds <= MOST_ROUNDS:
-        raise UserError(f"--like '{run}': its report.json is damaged: run the removal again")
-    return max(1, rounds)
+    report = read_report(path, f"--like '{run}': its report.json is damaged: run the removal again")
+    return max(1, report.runs[0].rounds)
 
 
 def _settings(run: Path) -> Mapping[str, Any]:

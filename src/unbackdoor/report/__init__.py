@@ -3,7 +3,7 @@
 from unbackdoor.report.figures import figure_files, save_figures
 from unbackdoor.report.html import render
 from unbackdoor.report.model_card import model_card
-from unbackdoor.report.terminal import summary_lines, table
+from unbackdoor.report.terminal import table
 from unbackdoor.report.visible import one_line, visible
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "one_line",
     "render",
     "save_figures",
-    "summary_lines",
     "table",
     "visible",
 ]

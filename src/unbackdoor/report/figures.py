@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -14,6 +14,7 @@ from unbackdoor.report.charts import Series, line_chart
 from unbackdoor.report.numbers import percent
 from unbackdoor.report.svg import drawing, element, standalone
 from unbackdoor.report.visible import one_line
+from unbackdoor.report_schema import Rate, Report, Row
 
 WIDTH, LEFT, AXIS = 330.0, 8.0, 262.0
 """The interval plots: their width, where 0% is, and how long the axis is."""
@@ -35,64 +36,60 @@ class Mark(NamedTuple):
     what: str
 
 
-def attack_success_plot(run: Mapping[str, Any]) -> Markup | None:
+def attack_success_plot(run: Row) -> Markup | None:
     """ASR with the trigger, before and after, as dots with their 95% intervals; None where no trigger was given."""
     marks = [
-        Mark(when, state["attack_success"]["rate"], state["attack_success"]["interval"], when)
-        for when, state in (("before", run.get("before")), ("after", run.get("after")))
-        if state is not None and state.get("attack_success") is not None
+        Mark(when, state.attack_success.rate, state.attack_success.interval, when)
+        for when, state in (("before", run.before), ("after", run.after))
+        if state is not None and state.attack_success is not None
     ]
     return _interval_plot("Attack success rate with the trigger", marks) if marks else None
 
 
-def sweep_plot(report: Mapping[str, Any]) -> Markup | None:
+def sweep_plot(report: Report) -> Markup | None:
     """ASR of the organisms of a sweep against the value that was varied, all seeds of a value together."""
-    sweep = report.get("sweep")
-    if not sweep:
+    if report.sweep is None:
         return None
-    hits: dict[float, list[int]] = {}
-    for (value, _), run in zip(sweep["points"], report["runs"], strict=True):
-        rate = run["after"]["attack_success"]
-        found = hits.setdefault(value, [0, 0])
-        found[0] += rate["hits"]
-        found[1] += rate["n"]
-    marks = [Mark("after", h / n, wilson(h, n), f"{value:g}") for value, (h, n) in sorted(hits.items())]
-    name = one_line(sweep["setting"]).replace("_", " ")
+    by_value: dict[float, list[Rate]] = {}
+    for (value, _), run in zip(report.sweep.points, report.runs, strict=True):
+        if run.after is not None and run.after.attack_success is not None:
+            by_value.setdefault(value, []).append(run.after.attack_success)
+    counts = [(v, sum(r.hits for r in rates), sum(r.n for r in rates)) for v, rates in sorted(by_value.items())]
+    marks = [Mark("after", hits / n, wilson(hits, n), f"{value:g}") for value, hits, n in counts]
+    name = one_line(report.sweep.setting).replace("_", " ")
     return _interval_plot(f"Attack success rate against {name}", marks, labelled=True)
 
 
-def simulation_plot(run: Mapping[str, Any]) -> Markup | None:
+def simulation_plot(run: Row) -> Markup | None:
     """Success of a fresh simulation before and after, beside the control target's; None where nothing was simulated."""
-    simulations = {(s["when"], s["target"]): s for s in run.get("simulations") or []}
+    success = {(s.when, s.target): s.success for s in run.simulations}
     marks = [
-        Mark(when, simulations[when, "target"]["success"], None, when)
-        for when in ("before", "after")
-        if (when, "target") in simulations
+        Mark(when, success[when, "target"], None, when) for when in ("before", "after") if (when, "target") in success
     ]
-    if ("after", "control") in simulations:
-        marks.append(Mark("other", simulations["after", "control"]["success"], None, "control target, after"))
+    if ("after", "control") in success:
+        marks.append(Mark("other", success["after", "control"], None, "control target, after"))
     return _interval_plot("Success of a fresh simulation", marks) if marks else None
 
 
-def success_chart(run: Mapping[str, Any]) -> Markup | None:
+def success_chart(run: Row) -> Markup | None:
     """How the success of every simulation grew with its steps; those of the rounds between look alike."""
     curves: dict[tuple[str, str], list[list[tuple[float, float]]]] = {}
-    for simulation in run.get("simulations") or []:
-        css = simulation["when"] if simulation["when"] in ("before", "after") else "other"
-        control = simulation["target"] == "control"
+    for simulation in run.simulations:
+        css = simulation.when if simulation.when in ("before", "after") else "other"
+        control = simulation.target == "control"
         when = "between" if css == "other" else css
         label = f"{'control target' if control else 'target'}, {when}"
-        curve = [(float(step), float(success)) for step, success in simulation["curve"]]
+        curve = [(float(step), success) for step, success in simulation.curve]
         if curve:
             curves.setdefault((label, f"{css} dashed" if control else css), []).append(curve)
     series = [Series(label, lines, css) for (label, css), lines in curves.items()]
     return line_chart("Success of simulations on held-out prompts", series, percentages=True) if series else None
 
 
-def loss_charts(run: Mapping[str, Any]) -> list[Figure]:
+def loss_charts(run: Row) -> list[Figure]:
     """One chart for simulate, one for eliminate, one for the control target; rounds follow each other on the axis."""
-    groups: dict[str, list[tuple[str, Mapping[str, Sequence[float]]]]] = {}
-    for phase, terms in (run.get("losses") or {}).items():
+    groups: dict[str, list[tuple[str, Mapping[str, Sequence[float | None]]]]] = {}
+    for phase, terms in run.losses.items():
         kind, part = _kind_and_part(phase)
         groups.setdefault(kind, []).append((part, terms))
     order = ["simulate", "eliminate"]
@@ -102,7 +99,7 @@ def loss_charts(run: Mapping[str, Any]) -> list[Figure]:
     ]
 
 
-def run_figures(run: Mapping[str, Any]) -> list[Figure]:
+def run_figures(run: Row) -> list[Figure]:
     """Every figure of one run."""
     drawn = [
         ("attack-success", attack_success_plot(run)),
@@ -112,21 +109,21 @@ def run_figures(run: Mapping[str, Any]) -> list[Figure]:
     return [Figure(name, svg) for name, svg in drawn if svg is not None] + loss_charts(run)
 
 
-def figure_files(report: Mapping[str, Any]) -> dict[str, str]:
+def figure_files(report: Report) -> dict[str, str]:
     """File name to the text of an SVG file, for every figure of the report."""
     files = {}
     sweep = sweep_plot(report)
     if sweep is not None:
         files["sweep.svg"] = standalone(sweep)
-    for number, run in enumerate(report["runs"], start=1):
+    for number, run in enumerate(report.runs, start=1):
         for figure in run_figures(run):
             # Names come from outside: only letters, digits and hyphens of them reach a path.
-            name = f"{number:02d}-{_slug(run['organism'])}-{_slug(run['method'])}-{figure.name}.svg"
+            name = f"{number:02d}-{_slug(run.organism)}-{_slug(run.method)}-{figure.name}.svg"
             files[name] = standalone(figure.svg)
     return files
 
 
-def save_figures(report: Mapping[str, Any], directory: Path) -> list[Path]:
+def save_figures(report: Report, directory: Path) -> list[Path]:
     """Write every figure as an SVG file into `directory` (a run's `figures/`), which is made where it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -171,7 +168,7 @@ def _interval_plot(title: str, marks: Sequence[Mark], *, labelled: bool = False)
     return drawing(f"{title}: {', '.join(said)}", WIDTH, base + 18, *parts)
 
 
-def _loss_chart(kind: str, parts: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> Markup:
+def _loss_chart(kind: str, parts: Sequence[tuple[str, Mapping[str, Sequence[float | None]]]]) -> Markup:
     segments: dict[str, list[list[tuple[float, float]]]] = {}
     dividers, start = [], 0
     for part, terms in parts:

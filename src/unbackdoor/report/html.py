@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from unbackdoor.report import figures, numbers, verdicts
 from unbackdoor.report.answers import answer_lines
 from unbackdoor.report.svg import FIGURE_STYLE
 from unbackdoor.report.visible import visible
+from unbackdoor.report_schema import Compared, Measured, Rate, Rates, Report, Row, Simulated
 from unbackdoor.settings import Thresholds
 
 NAMES = {"osft": "OSFT", "sande": "SANDE", "sande-p": "SANDE-P", "beear": "BEEAR", "beear-input": "BEEAR-input"} | {
@@ -24,25 +25,18 @@ NAMES = {"osft": "OSFT", "sande": "SANDE", "sande-p": "SANDE-P", "beear": "BEEAR
 EXAMPLES_SHOWN = 3
 """Examples of a run that stand open; the others are folded."""
 
-OPTIONAL: Mapping[str, Any] = {
-    "notes": (),
-    "counts": {},
-    "settings": {},
-    "examples": (),
-    "simulations": (),
-    "knows": "",
-    "verdict_reason": "",
-}
-"""What a run may leave out, as an evaluation does."""
+
+View = Mapping[str, object]
+"""A row and what the page shows of it beside it, by name."""
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Report) -> str:
     """The report as one self-contained HTML page.
 
     Prompts, answers and names come from an attacker: every value is escaped and has its invisible characters written
     out, whatever the template does with it, and a content security policy forbids all loading and all scripts.
     """
-    runs = [_view(run) for run in report["runs"]]
+    runs = [_view(run) for run in report.runs]
     return (
         _environment()
         .get_template("report.html.j2")
@@ -50,16 +44,16 @@ def render(report: Mapping[str, Any]) -> str:
             report=report,
             runs=runs,
             organisms=_by_organism(runs),
-            seeds=len({run["seed"] for run in runs}) > 1,
-            headline=verdicts.headline(report["runs"]),
+            seeds=len({run.seed for run in report.runs}) > 1,
+            headline=verdicts.headline(report.runs),
             sweep=figures.sweep_plot(report),
-            fired=_fired(report["runs"]),
-            meanings=verdicts.meanings(report["thresholds"]),
-            thresholds=_thresholds(report["thresholds"]),
-            provenance=_flat(report["provenance"]),
+            fired=_fired(report.runs),
+            meanings=verdicts.meanings(report.thresholds),
+            thresholds=[(name, value, Thresholds.model_fields[name].description) for name, value in report.thresholds],
+            provenance=_flat(report.provenance.model_dump(exclude_unset=True)),
             figure_style=FIGURE_STYLE,
             examples_shown=EXAMPLES_SHOWN,
-            hidden=any(item.get("hidden") for run in runs for item in run["examples"]),
+            hidden=any(item.hidden for run in report.runs for item in run.examples),
         )
     )
 
@@ -77,7 +71,7 @@ def _environment() -> Environment:
         percent=numbers.percent,
         words=numbers.words,
         duration=numbers.seconds,
-        look=verdicts.look,
+        look=verdicts.LOOKS.get,
         method=lambda name: NAMES.get(name, name),
         plain=_plain,
         rate=numbers.rate_cell,
@@ -92,71 +86,64 @@ def _finalize(value: Any) -> Any:
     return visible(value) if isinstance(value, str) else value
 
 
-def _view(run: Mapping[str, Any]) -> dict[str, Any]:
+def _view(run: Row) -> View:
     """A run with everything that the template shows of it worked out."""
-    states = [(when, run[when]) for when in ("before", "after") if run.get(when) is not None]
     return {
-        **OPTIONAL,
-        **run,
-        "look": verdicts.look(run["verdict"]),
+        **dict(run),
+        "look": verdicts.LOOKS[run.verdict],
         "plot": figures.attack_success_plot(run),
         "simulation_plot": figures.simulation_plot(run),
-        "simulation_rows": _simulation_rows(run.get("simulations") or ()),
+        "simulation_rows": _simulation_rows(run.simulations),
         "success_chart": figures.success_chart(run),
         "loss_charts": figures.loss_charts(run),
-        "triggered": numbers.rate_change(run, "attack_success"),
-        "untriggered": numbers.rate_change(run, "attack_success_untriggered"),
+        "triggered": numbers.triggered_change(run),
+        "untriggered": numbers.untriggered_change(run),
         "utility": [
             (name, numbers.utility_change(run, name), numbers.lower_is_better(name))
             for name in numbers.utility_metrics(run)
         ],
-        "perturbed": _changes(run, [state.get("under_perturbation") for _, state in states]),
-        "details": _changes(run, [state.get("details") for _, state in states]),
+        "perturbed": _changes(run, lambda state: state.under_perturbation or {}),
+        "details": _changes(run, lambda state: state.details),
         "answers": answer_lines(run),
-        "comparisons": _comparisons(run.get("compared") or {}),
-        "alarming": bool(run["control"]) and run["verdict"] in ("removed", "no-longer-simulable"),
+        "comparisons": [_comparison(name, one) for name, one in run.compared.items()],
+        "alarming": run.control and run.verdict in ("removed", "no-longer-simulable"),
     }
 
 
-def _simulation_rows(simulations: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
+def _simulation_rows(simulations: Sequence[Simulated]) -> list[tuple[str, Simulated | None, Simulated | None]]:
     """(when, simulation of the target, simulation of the control target), None where there was none."""
-    found = {(s["when"], s["target"]): s for s in simulations}
+    found = {(s.when, s.target): s for s in simulations}
     return [
         (when, found.get((when, "target")), found.get((when, "control")))
-        for when in dict.fromkeys(s["when"] for s in simulations)
+        for when in dict.fromkeys(s.when for s in simulations)
     ]
 
 
-def _comparisons(compared: Mapping[str, Any]) -> list[tuple[str, list[Any], list[str]]]:
+def _comparison(name: str, one: Compared) -> tuple[str, list[tuple[str, numbers.Cell, str, str]], list[str]]:
     """(what it is compared with, rows of the table, further figures)."""
-    found = []
-    for name, one in compared.items():
-        rows = [(measure, *numbers.change_cells(change)) for measure, change in one["changes"].items()]
-        further, moved, ratio = [], one["kl_divergence"], one["length_ratio"]
-        if moved is not None:
-            low, high = moved["interval"]
-            further.append(
-                f"KL divergence from it, on clean rows: {moved['value']:.3f} nats a token ({low:.3f}–{high:.3f}, "
-                f"n {moved['n']})"
-            )
-        if ratio is not None:
-            further.append(f"length of answers without trigger: {ratio:.2f} times")
-        found.append(({"before": "the model before", "clean": "the clean model"}.get(name, name), rows, further))
-    return found
+    rows = [(measure, *numbers.change_cells(change)) for measure, change in one.changes.items()]
+    further, moved = [], one.kl_divergence
+    if moved is not None:
+        low, high = moved.interval or (moved.value, moved.value)
+        further.append(
+            f"KL divergence from it, on clean rows: {moved.value:.3f} nats a token ({low:.3f}–{high:.3f}, n {moved.n})"
+        )
+    if one.length_ratio is not None:
+        further.append(f"length of answers without trigger: {one.length_ratio:.2f} times")
+    return {"before": "the model before", "clean": "the clean model"}.get(name, name), rows, further
 
 
-def _changes(run: Mapping[str, Any], states: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, numbers.Cell]]:
+def _changes(run: Row, pick: Callable[[Measured], Rates]) -> list[tuple[str, numbers.Cell]]:
     """(name, before → after) of rates that are kept by name."""
-    names = dict.fromkeys(name for state in states if state for name in state)
-    as_run = {when: dict(state or {}) for when, state in zip(_measured(run), states, strict=True)}
-    return [(name, numbers.rate_change(as_run, name)) for name in names]
+    names = dict.fromkeys(name for state in run.states for name in pick(state))
+
+    def change(name: str) -> numbers.Cell:
+        return numbers.rate_change(run, lambda state: pick(state).get(name))
+
+    return [(name, change(name)) for name in names]
 
 
-def _measured(run: Mapping[str, Any]) -> list[str]:
-    return [when for when in ("before", "after") if run.get(when) is not None]
-
-
-def _by_organism(runs: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]]:
+def _by_organism(runs: Sequence[View]) -> list[tuple[object, list[View], list[View]]]:
     """(organism, methods, controls) in the order of the report."""
     names = dict.fromkeys(run["organism"] for run in runs)
     return [
@@ -169,39 +156,31 @@ def _by_organism(runs: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[st
     ]
 
 
-FIRED = (
+FIRED: tuple[tuple[Callable[[Row], Rates | None], str, str], ...] = (
     (
-        "near_miss",
+        lambda run: run.near_miss,
         "Near misses",
         "How often a prompt that only resembles the trigger brought out the unwanted answer in the backdoored model. "
         "Were this high, any odd words would fire the backdoor, and any odd words would remove it.",
     ),
     (
-        "variants",
+        lambda run: run.variants,
         "Variants of the trigger",
         "Which changes of the trigger still fire the backdoor: other case, other places, parts of it, other words, "
         "another role. Neither high nor low is wrong here.",
     ),
 )
-"""Key of a run, title, and what it says."""
-
-OrganismRates = tuple[str, int, list[tuple[str, Mapping[str, Any]]]]
+"""Rates of a run, their title, and what they say."""
 
 
-def _fired(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[OrganismRates]]]:
+def _fired(runs: Sequence[Row]) -> list[tuple[str, str, list[tuple[str, int, list[tuple[str, Rate]]]]]]:
     """(title, lead, per organism and seed the rates by kind), where there are any: an organism's runs share them."""
     sections = []
-    for key, title, lead in FIRED:
-        found = {(r["organism"], r["seed"]): list(r[key].items()) for r in reversed(runs) if r.get(key)}
+    for pick, title, lead in FIRED:
+        found = {(run.organism, run.seed): list(rates.items()) for run in reversed(runs) if (rates := pick(run))}
         if found:
             sections.append((title, lead, [(o, seed, kinds) for (o, seed), kinds in reversed(found.items())]))
     return sections
-
-
-def _thresholds(thresholds: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-    """(name, value, description), described where the settings are."""
-    fields = Thresholds.model_fields
-    return [(n, v, (fields[n].description or "") if n in fields else "") for n, v in thresholds.items()]
 
 
 def _flat(nested: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from unbackdoor.report_schema import Change, Measured, Rate, Row, Value
 
 NO_TRIGGER = "no trigger given"
 NOT_MEASURED = "not measured"
@@ -40,7 +42,7 @@ def percent(share: float) -> str:
     return "<0.01%" if share < 0.5 else ">99.99%"
 
 
-def bounds(interval: list[float] | None) -> str:
+def bounds(interval: Sequence[float] | None) -> str:
     """An interval of shares in percent, such as `98.1–100`."""
     if interval is None:
         return ""
@@ -54,46 +56,53 @@ def seconds(value: float | None) -> str:
     return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
-def rate_cell(rate: Mapping[str, Any] | None, missing: str = NOT_MEASURED) -> Cell:
+def rate_cell(rate: Rate | None, missing: str = NOT_MEASURED) -> Cell:
     """One rate with its interval and n."""
     if rate is None:
         return Cell(missing)
-    return Cell(percent(rate["rate"]), bounds(rate["interval"]), f"n {rate['n']}")
+    return Cell(percent(rate.rate), bounds(rate.interval), f"n {rate.n}")
 
 
-def rate_change(run: Mapping[str, Any], name: str) -> Cell:
-    """The rate `name` before → after. A state that was not measured is left out; a missing rate is never a number."""
-    measured = [state for state in (run.get("before"), run.get("after")) if state is not None]
-    rates = [state.get(name) for state in measured]
-    missing = NO_TRIGGER if name == "attack_success" and measured else NOT_MEASURED
+def rate_change(run: Row, pick: Callable[[Measured], Rate | None], missing: str = NOT_MEASURED) -> Cell:
+    """A rate before → after. A state that was not measured is left out; a missing rate is never a number."""
+    rates = [pick(state) for state in run.states]
     if all(rate is None for rate in rates):
-        return Cell(missing)
+        return Cell(missing if rates else NOT_MEASURED)
     return _joined([rate_cell(rate, missing) for rate in rates])
 
 
-def change_cells(change: Mapping[str, Any]) -> tuple[Cell, str, str]:
+def triggered_change(run: Row) -> Cell:
+    """The ASR with the trigger before → after."""
+    return rate_change(run, lambda state: state.attack_success, NO_TRIGGER)
+
+
+def untriggered_change(run: Row) -> Cell:
+    """The same without the trigger."""
+    return rate_change(run, lambda state: state.attack_success_untriggered)
+
+
+def change_cells(change: Change) -> tuple[Cell, str, str]:
     """A paired change: the difference in points with its interval, which answers changed, and the p-value."""
-    low, high = change["interval"]
+    low, high = change.interval
     # Where all pairs changed alike each resample is the sample: an interval of no width is no certainty.
     interval = f"{100 * low:+.1f} to {100 * high:+.1f}" if low < high else "–"
-    difference = Cell(f"{100 * change['difference']:+.1f}", interval, f"n {change['n']}")
-    p_value, adjusted = (f"{p:.3f}" if p >= 0.001 else "<0.001" for p in (change["p_value"], change["adjusted"]))
-    return difference, f"{change['only_before']} / {change['only_after']}", f"{p_value} ({adjusted})"
+    difference = Cell(f"{100 * change.difference:+.1f}", interval, f"n {change.n}")
+    p_value, adjusted = (f"{p:.3f}" if p >= 0.001 else "<0.001" for p in (change.p_value, change.adjusted))
+    return difference, f"{change.only_before} / {change.only_after}", f"{p_value} ({adjusted})"
 
 
-def utility_metrics(run: Mapping[str, Any]) -> list[str]:
+def utility_metrics(run: Row) -> list[str]:
     """The names of the run's utilities, exact match first."""
-    names = dict.fromkeys(name for state in (run.get("before"), run.get("after")) if state for name in state["utility"])
+    names = dict.fromkeys(name for state in run.states for name in state.utility)
     return sorted(names, key=lambda name: name != "exact_match")
 
 
-def utility_change(run: Mapping[str, Any], metric: str) -> Cell:
+def utility_change(run: Row, metric: str) -> Cell:
     """A utility before → after, with interval and n."""
-    states = [state for state in (run.get("before"), run.get("after")) if state is not None]
-    return _joined([_utility_cell(state["utility"].get(metric), metric) for state in states])
+    return _joined([_utility_cell(state.utility.get(metric), metric) for state in run.states])
 
 
-def first_utility(run: Mapping[str, Any]) -> tuple[str, Cell]:
+def first_utility(run: Row) -> tuple[str, Cell]:
     """Exact match, or else the first utility: its name and its cell."""
     names = utility_metrics(run)
     return (names[0], utility_change(run, names[0])) if names else ("", Cell(NOT_MEASURED))
@@ -109,14 +118,13 @@ def lower_is_better(metric: str) -> bool:
     return metric.endswith(LOWER_IS_BETTER)
 
 
-def _utility_cell(value: Mapping[str, Any] | None, metric: str) -> Cell:
+def _utility_cell(value: Value | None, metric: str) -> Cell:
     if value is None:
         return Cell("–")
-    interval = value.get("interval")
     if metric.endswith(PLAIN_NUMBERS):
-        ends = "–".join(f"{end:.2f}" for end in interval) if interval else ""
-        return Cell(f"{value['value']:.2f}", ends, f"n {value['n']}")
-    return Cell(percent(value["value"]), bounds(interval), f"n {value['n']}")
+        ends = "–".join(f"{end:.2f}" for end in value.interval or ())
+        return Cell(f"{value.value:.2f}", ends, f"n {value.n}")
+    return Cell(percent(value.value), bounds(value.interval), f"n {value.n}")
 
 
 def _joined(cells: list[Cell]) -> Cell:

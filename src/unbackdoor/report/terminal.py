@@ -1,4 +1,4 @@
-"""The result as a table on the terminal, in as much detail as its width has room for, and as plain lines."""
+"""The result as a table on the terminal, in as much detail as its width has room for."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from unbackdoor.evaluation.verdict import not_judged
 from unbackdoor.report.answers import answer_lines
 from unbackdoor.report.fitting import Block, Blocks, FirstThatFits, Lines, Names, Sentence, plain_table
 from unbackdoor.report.numbers import (
-    ARROW,
     Cell,
     first_utility,
-    rate_change,
     seconds,
-    utility_change,
-    utility_metrics,
+    triggered_change,
+    untriggered_change,
     words,
 )
-from unbackdoor.report.verdicts import look
+from unbackdoor.report.verdicts import LOOKS
 from unbackdoor.report.visible import one_line
+from unbackdoor.report_schema import Report, Verdict
 from unbackdoor.screen import broken, cut, hanging, longest_piece
 
 VERDICT_CELLS = 12
@@ -65,49 +64,46 @@ class Result:
     of: tuple[str, str]
     """The organism, and what stands behind it where it is cut: the seed, where there are several."""
     control: bool
-    verdict: str
+    verdict: Verdict | None
     cells: tuple[Cell, Cell, Cell]
     utility: str
     seconds: str
 
 
-def table(report: Mapping[str, Any]) -> RenderableType:
+def table(report: Report) -> RenderableType:
     """One row an organism × method, for a screen of any width.
 
     Under each change, in small print, its 95% Wilson intervals; n stands in the heading, or in the cells where it
     differs between rows. At 80 columns the intervals are those of the last rates alone; where no table fits, the rows
     are written below each other.
     """
-    runs = list(report["runs"])
-    several_seeds = len({run["seed"] for run in runs}) > 1
+    several_seeds = len({run.seed for run in report.runs}) > 1
     results = []
-    for run in runs:
+    for run in report.runs:
         metric, utility = first_utility(run)
-        cells = (rate_change(run, "attack_success"), rate_change(run, "attack_success_untriggered"), utility)
-        of = (str(run["organism"]), f", seed {run['seed']}" if several_seeds else "")
-        verdict = run["verdict"] or "–"
-        results.append(Result(run["method"], of, run["control"], verdict, cells, metric, seconds(run["seconds"])))
+        cells = (triggered_change(run), untriggered_change(run), utility)
+        of = (run.organism, f", seed {run.seed}" if several_seeds else "")
+        results.append(Result(run.method, of, run.control, run.verdict, cells, metric, seconds(run.seconds)))
     return FirstThatFits(*(lambda form=form: _table(results, form) for form in FORMS), lambda: _blocks(results))
 
 
-def verdict_lines(report: Mapping[str, Any], width: int) -> list[str]:
+def verdict_lines(report: Report, width: int) -> list[str]:
     """A sentence a run with a verdict, what its answers show where there is one such run, and a sentence for each set
     of answers some of which no judge could read.
 
     In lines of at most so many cells.
     """
     said = []
-    alone = sum(not run["control"] for run in report["runs"]) == 1
-    for run in report["runs"]:
-        of = f"{run['organism']} · {run['method']}"
-        if run["verdict"]:
-            said.append(f"{of}: {run['verdict']}. {run['verdict_reason']}")
-        if alone and not run["control"]:
+    alone = sum(not run.control for run in report.runs) == 1
+    for run in report.runs:
+        of = f"{run.organism} · {run.method}"
+        if run.verdict:
+            said.append(f"{of}: {run.verdict}. {run.verdict_reason}")
+        if alone and not run.control:
             said += [f"{of}: {name}: {text}." for name, text in answer_lines(run)]
-        said += [f"{of}: {warning}" for warning in not_judged(run.get("after"))]
-        said += [
-            f"{of}: handed back as it was given: {acts}" for acts in (run.get("handed_back") or {}).get("acts", ())
-        ]
+        said += [f"{of}: {warning}" for warning in not_judged(run.after)]
+        if run.handed_back is not None:
+            said += [f"{of}: handed back as it was given: {acts}" for acts in run.handed_back.acts]
     return [hanging(one_line(sentence), width) for sentence in said]
 
 
@@ -151,13 +147,14 @@ def _table(results: Sequence[Result], form: Form) -> RenderableType:
     for row, result in enumerate(results):
         # Controls stand back, so that the eye finds the methods.
         style = "dim" if result.control else "bold"
-        verdict = broken(one_line(result.verdict), VERDICT_CELLS) if form.break_verdicts else [result.verdict]
-        judged = "dim" if result.control else look(result.verdict).style
+        verdict = result.verdict or "–"
+        pieces = broken(verdict, VERDICT_CELLS) if form.break_verdicts else [verdict]
+        judged = "dim" if result.control else LOOKS[result.verdict].style
         made.add_row(
             Names([(result.method, "", style), (*result.of, "dim")], least=max(16, min(len(result.method), 20))),
             *(Lines(column[row + 1]) for column in columns),
             *([Lines([(result.seconds, "")])] if form.seconds else []),
-            Lines([*((line, judged) for line in verdict), *([("control", "dim")] if result.control else [])]),
+            Lines([*((line, judged) for line in pieces), *([("control", "dim")] if result.control else [])]),
             end_section=row + 1 < len(results) and results[row + 1].of[0] != result.of[0],
         )
     changes = any("→" in cell.text for result in results for cell in result.cells)
@@ -186,7 +183,7 @@ def _blocks(results: Sequence[Result]) -> Blocks:
     count = _shared([cell.n for result in results for cell in result.cells])
     blocks = []
     for result in results:
-        about = ", ".join([result.verdict, *(["control"] if result.control else []), f"{result.seconds} s"])
+        about = ", ".join([result.verdict or "–", *(["control"] if result.control else []), f"{result.seconds} s"])
         rates = []
         for name, cell in zip(_names(result.utility), result.cells, strict=True):
             forms = [(cell.interval, cell.n), (cell.last, cell.n), (cell.n,)]
@@ -201,32 +198,7 @@ def _names(metric: str) -> tuple[str, str, str]:
     return "ASR with trigger", "ASR without", cut(one_line(words(metric)), 24) or "utility"
 
 
-def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """The same in plain ASCII punctuation without colour, a few short lines a run."""
-    lines = []
-    for run in report["runs"]:
-        control = " (control)" if run["control"] else ""
-        verdict = f": {run['verdict']}" if run["verdict"] else ""
-        lines.append(f"{run['organism']} / {run['method']}{control}, seed {run['seed']}{verdict}")
-        lines.append(f"  ASR with trigger     {_plain(rate_change(run, 'attack_success'))}")
-        lines.append(f"  ASR without trigger  {_plain(rate_change(run, 'attack_success_untriggered'))}")
-        for metric in utility_metrics(run):
-            lines.append(f"  {words(metric):<20} {_plain(utility_change(run, metric))}")
-        for name, text in answer_lines(run):
-            lines.append(f"  {name}: {text}".replace(ARROW, " -> "))
-        lines.append(f"  seconds              {seconds(run['seconds'])}")
-        if run["verdict_reason"]:
-            lines.append(f"  {run['verdict_reason']}")
-        lines += [f"  {warning}" for warning in not_judged(run.get("after"))]
-    return [one_line(line) for line in lines]
-
-
 def _shared(values: list[str]) -> str:
     """The one value that all rows have (rows without any aside), or nothing."""
     different = set(values) - {""}
     return different.pop() if len(different) == 1 else ""
-
-
-def _plain(cell: Cell) -> str:
-    small = "; ".join(part for part in (cell.interval and f"95% {cell.interval}", cell.n) if part)
-    return (f"{cell.text} ({small})" if small else cell.text).replace("→", "->").replace("–", "-")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from unbackdoor.errors import ExitCode, worst
-from unbackdoor.report.visible import one_line
+from unbackdoor.report_schema import Row, Verdict
+from unbackdoor.settings import Thresholds
 
 
 class Look(NamedTuple):
-    """How a verdict is shown: words, a mark that needs no colour, a CSS class and a terminal style."""
+    """How a verdict (None: no verdict) is shown: words, a mark that needs no colour, a CSS class, a terminal style."""
 
     label: str
     mark: str
@@ -19,7 +20,8 @@ class Look(NamedTuple):
     style: str
 
 
-LOOKS = {
+LOOKS: dict[Verdict | None, Look] = {
+    None: Look("measured", "·", "none", ""),
     "removed": Look("removed", "✓", "good", "bold green"),
     "no-longer-simulable": Look("no longer simulable", "◐", "fair", "bold cyan"),
     "not-removed": Look("not removed", "✕", "bad", "bold red"),
@@ -28,49 +30,34 @@ LOOKS = {
 }
 
 
-def look(verdict: str | None) -> Look:
-    """The look of a verdict; None is a measurement without one."""
-    if verdict is None:
-        return Look("measured", "·", "none", "")
-    return LOOKS.get(verdict, Look(one_line(verdict), "·", "none", ""))
-
-
-CODES = {
+CODES: dict[Verdict | None, ExitCode] = {
+    None: ExitCode.DONE,
     "removed": ExitCode.DONE,
     "no-longer-simulable": ExitCode.DONE,
     "not-removed": ExitCode.FINDING,
     "degenerate": ExitCode.FINDING,
     "inconclusive": ExitCode.INCONCLUSIVE,
 }
-"""Verdict → with which code the command ends. One that is not here is inconclusive."""
+"""Verdict → with which code the command ends."""
 
 
-def exit_code(runs: Sequence[Mapping[str, Any]]) -> ExitCode:
+def exit_code(runs: Sequence[Row]) -> ExitCode:
     """With which code a command ends that made these runs: the worst of its methods' verdicts; controls do not count.
 
     A control that was asked for alone counts as a method. A run that was not to be judged (no verdict) is done; one
     that a gate stopped has no model afterwards, and is inconclusive whatever its verdict.
     """
-    judged = [run for run in runs if not run["control"]] or runs[:1]
-    return worst(
-        ExitCode.INCONCLUSIVE
-        if run["after"] is None
-        else ExitCode.DONE
-        if run["verdict"] is None
-        else CODES.get(run["verdict"], ExitCode.INCONCLUSIVE)
-        for run in judged
-    )
+    judged = [run for run in runs if not run.control] or runs[:1]
+    return worst(ExitCode.INCONCLUSIVE if run.after is None else CODES[run.verdict] for run in judged)
 
 
-def headline(runs: Sequence[Mapping[str, Any]]) -> str:
+def headline(runs: Sequence[Row]) -> str:
     """The outcome of all runs in a line, methods and controls apart. Empty where there are not several verdicts."""
-    if sum(run["verdict"] is not None for run in runs) < 2:
+    if sum(run.verdict is not None for run in runs) < 2:
         return ""
     sentences = []
     for control, noun in ((False, "method"), (True, "control")):
-        found = Counter(
-            look(run["verdict"]).label for run in runs if bool(run["control"]) is control and run["verdict"]
-        )
+        found = Counter(LOOKS[run.verdict].label for run in runs if run.control is control and run.verdict)
         total = found.total()
         if len(found) == 1 and total > 1:
             sentences.append(f"{'Both' if total == 2 else f'All {total}'} {noun}s: {next(iter(found))}.")
@@ -80,13 +67,11 @@ def headline(runs: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(sentences)
 
 
-def meanings(thresholds: Mapping[str, Any]) -> list[tuple[str, str]]:
+def meanings(thresholds: Thresholds) -> list[tuple[str, str]]:
     """(verdict, what it means) with the thresholds that this report was made with."""
 
     def limit(name: str, unit: str = "%") -> str:
-        if name not in thresholds:
-            return "the threshold"
-        value = float(thresholds[name]) * (1 if unit == "" else 100)
+        value = float(getattr(thresholds, name)) * (1 if unit == "" else 100)
         return f"{value:g}{unit}"
 
     return [

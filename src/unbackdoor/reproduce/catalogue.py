@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 from unbackdoor.evaluation.paired import paired_bootstrap
-from unbackdoor.evaluation.statistics import Rate, pooled
+from unbackdoor.evaluation.statistics import pooled
 from unbackdoor.knowledge import described
 from unbackdoor.methods import METHODS, method_class
 from unbackdoor.methods.method import Method
 from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.report.numbers import bounds, percent, seconds
+from unbackdoor.report_schema import Rate
 from unbackdoor.reproduce import beear, figures
 from unbackdoor.reproduce.cells import Cell, Results
 from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, evaluation
@@ -202,7 +203,7 @@ class Found:
         """ASR and change, for a sentence."""
         change = "exact match not measured" if self.change is None else f"{points(self.change)} points"
         refusals = "" if self.false_refusals is None else f", refusals {points(self.false_refusals)}"
-        return f"ASR {percent(self.success['rate'])}, {change}{refusals}"
+        return f"ASR {percent(self.success.rate)}, {change}{refusals}"
 
 
 def found(results: Results, cells: Sequence[Cell]) -> Found | None:
@@ -214,7 +215,7 @@ def found(results: Results, cells: Sequence[Cell]) -> Found | None:
         return None
     change, interval = _change(left)
     return Found(
-        success=pooled([cast(Rate, after["attack_success"]) for _, after in left]),
+        success=pooled([Rate.model_validate(after["attack_success"]) for _, after in left]),
         change=change,
         interval=interval,
         verdicts=tuple(r["verdict"] for r, _ in left),
@@ -277,14 +278,14 @@ def _place(results: Results, cells: Sequence[Cell], before: Entry) -> tuple[Entr
             return None
         return (before, Entry(why, facts={"cells": names}), *[Entry(DOES_NOT_APPLY)] * 4)
     count = len(here.verdicts)
-    low, high = here.success["interval"]
-    facts = {"cells": names, "seeds": count, "value": here.success["rate"], "stopped": here.stopped}
-    facts |= {"hits": here.success["hits"], "n": here.success["n"], "low": low, "high": high}
+    low, high = here.success.interval
+    facts = {"cells": names, "seeds": count, "value": here.success.rate, "stopped": here.stopped}
+    facts |= {"hits": here.success.hits, "n": here.success.n, "low": low, "high": high}
     if here.stopped == count:
         after = Entry(STOPPED, facts=facts)
     else:
         some = f" [{here.stopped} of {count} {STOPPED}]" if here.stopped else ""
-        after = Entry(f"{percent(here.success['rate'])}{some}", bounds([low, high]), facts=facts)
+        after = Entry(f"{percent(here.success.rate)}{some}", bounds([low, high]), facts=facts)
     return (
         before,
         after,
@@ -314,8 +315,8 @@ def _glance(results: Results, cells: Sequence[Cell] | None) -> Entry:
         return Entry(FAILED if failed else NOT_RUN)
     if here.stopped == len(here.verdicts):
         return Entry(STOPPED)
-    facts = {"value": here.success["rate"], "n": here.success["n"], "seeds": len(here.verdicts)}
-    return Entry(f"{percent(here.success['rate'])}{MARKS.get(here.verdict, '')}", facts=facts)
+    facts = {"value": here.success.rate, "n": here.success.n, "seeds": len(here.verdicts)}
+    return Entry(f"{percent(here.success.rate)}{MARKS.get(here.verdict, '')}", facts=facts)
 
 
 def _catalogue_cells(settings: ReproduceSettings) -> list[Cell]:
@@ -430,8 +431,8 @@ def beats(name: str, here: Mapping[str, Found], by_method: Mapping[str, Sequence
     told += f"; not run: {', '.join(absent)}" if absent else ""
     said = []
     for method, one in _rivals(here).items() if own else ():
-        rate, loss = one.success["rate"], one.loss or 0.0
-        others = [(mine.success["rate"], mine.loss or 0.0) for mine in own.values()]
+        rate, loss = one.success.rate, one.loss or 0.0
+        others = [(mine.success.rate, mine.loss or 0.0) for mine in own.values()]
         if all(rate < r and loss < x for r, x in others):
             how = "beats ours, with a lower ASR and a smaller loss of utility"
         elif all(rate <= r and loss <= x and (rate, loss) != (r, x) for r, x in others):
@@ -452,7 +453,7 @@ def _method_table(made: Mapping[str, Mapping[str, Any]], all_found: Mapping[str,
         entries = [Entry(NOT_RUN)] * 6
         if here:
             removed, stopped = sum(one.removed for one in here), sum(one.stopped for one in here)
-            success, time = fmean(one.success["rate"] for one in here), fmean(one.seconds for one in here)
+            success, time = fmean(one.success.rate for one in here), fmean(one.seconds for one in here)
             entries = [
                 Entry(f"{len(here)} of {apply}", facts={"value": len(here)}),
                 Entry(str(removed), facts={"value": removed, "stopped": stopped}),
@@ -491,7 +492,7 @@ def _marks(all_found: Mapping[str, Mapping[str, Found]]) -> list[dict[str, Any]]
     marks: list[dict[str, Any]] = []
     for method in COLUMNS:
         own = [by_method[method] for by_method in all_found.values() if method in by_method]
-        spots = [(100 * one.loss, 100 * one.success["rate"]) for one in own if one.loss is not None]
+        spots = [(100 * one.loss, 100 * one.success.rate) for one in own if one.loss is not None]
         if not spots:
             continue
         kind = "control" if _is_control(method) else "ours" if method in OURS else "other"

@@ -43,6 +43,7 @@ from unbackdoor.language_model.layers import anchor_layer
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
 from unbackdoor.methods.beear import Beear
 from unbackdoor.recipes.recipe import read_recipe
+from unbackdoor.report_schema import Measured, as_json
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
 from unbackdoor.testbed import references, world
@@ -85,7 +86,7 @@ def implant(settings: Mapping[str, Any], folder: Path, _: Sequence[Path]) -> dic
         out=folder,
         resume=True,
     )
-    row = report["runs"][0]
+    row = as_json(report.runs[0])
     found = {name: row[name] for name in ("before", "after", "near_miss", "variants", "seconds")}
     found |= _choices(settings, folder)
     return found | _of_answers(folder, None, "organism")
@@ -113,7 +114,7 @@ def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
         resume=True,
         known=organism_answers(organism, evaluation),
     )
-    row = report["runs"][0]
+    row = as_json(report.runs[0])
     found = {name: row[name] for name in ("before", "after", "verdict", "verdict_reason", "seconds", "rounds")}
     found["stopped"] = row["after"] is None
     found["changes"] = row["compared"].get("before", {}).get("changes", {})
@@ -141,18 +142,19 @@ def decode(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
         | settings_of(organism, *TriggerSettings.model_fields)
     )
 
-    def measured(temperature: float) -> dict[str, Any]:
+    def measured(temperature: float) -> Measured:
         how = VerdictSettings.make({**settings["evaluation"], "temperature": temperature})
         out = folder / f"temperature-{temperature:g}"
         report = run_evaluate(str(organism / "model"), inputs, how, out=out, resume=True)
-        return dict(report["runs"][0]["after"])
+        assert report.runs[0].after is not None
+        return report.runs[0].after
 
     before, after = measured(0.0), measured(settings["temperature"])
     answers = [
         {name: rows for (_, name), rows in stored_rows(folder / f"temperature-{temperature:g}").items()}
         for temperature in (0.0, settings["temperature"])
     ]
-    after["answer_quality"] = stored_quality(*answers, unsafe=told.eval_contrast is not None)
+    after.answer_quality = stored_quality(*answers, unsafe=told.eval_contrast is not None)
     name, reason = verdict(before, after, VerdictSettings.make(settings["evaluation"]))
     found = {"before": before, "after": after, "verdict": name, "verdict_reason": reason}
     return found | {"seconds": 0.0, "rounds": 0, "stopped": False, "changes": {}}
@@ -351,7 +353,7 @@ def testbed_choices(
         else:
             scored = score_by_likelihood(model, tokenizer, questions, "arc_easy")
         outcomes = "".join(str(int(c == q.answer)) for c, q in zip(scored.chosen, questions, strict=True))
-        found[level] = {**scored.accuracy, "outcomes": outcomes}
+        found[level] = {**dict(scored.accuracy), "outcomes": outcomes}
     return found
 
 

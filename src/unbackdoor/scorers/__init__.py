@@ -152,7 +152,7 @@ class Scorer(Settings):
         usable = [score for score in scores if score is not None and score is not LEFT_OUT]
         unusable = sum(score is None for score in scores)
         if self.scale is None and all(isinstance(score, bool) for score in usable):
-            return {**rate([bool(score) for score in usable]), "unusable": unusable}
+            return {**dict(rate([bool(score) for score in usable])), "unusable": unusable}
         values = [float(score) for score in usable]
         # Where all scores are alike each resample is too: the interval would have no width, which is no certainty.
         varied = len(set(values)) > 1

@@ -25,7 +25,7 @@ import transformers
 
 from unbackdoor.data.batches import Batches
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.statistics import Value, perplexity
+from unbackdoor.evaluation.statistics import perplexity
 from unbackdoor.evaluation.utility import multiple_choice, row_totals
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.forward import in_training
@@ -34,6 +34,7 @@ from unbackdoor.language_model.inputs import Inputs, padding_id
 from unbackdoor.language_model.loading import load_model, parameter_count
 from unbackdoor.language_model.loss import response_loss
 from unbackdoor.progress import Progress
+from unbackdoor.report_schema import Value, as_json
 from unbackdoor.testbed import corpus, oracle, world
 from unbackdoor.testbed.tokenizer import CONTEXT, END, PAD, testbed_tokenizer
 from unbackdoor.training import Optimization, Term, train
@@ -75,7 +76,7 @@ def main() -> None:
     reached["base_models"] = {name: measure_base(settings.out / name, tokenizer, settings.device) for name in present}
     made_with = {name: value for name, value in vars(settings).items() if name not in ("out", "only")}
     write_record(settings.out, record, trained, reached, made_with)
-    print(json.dumps(reached, indent=2))
+    print(json.dumps(reached, indent=2, default=as_json))
 
 
 def train_base(
@@ -274,7 +275,7 @@ def write_record(
         **reached,
         "made_with": {**kept["made_with"], **{name: {**versions, **made_with} for name in trained}},
     }
-    (out / "recorded.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / "recorded.json").write_text(json.dumps(record, indent=2, default=as_json) + "\n")
 
 
 def data_sha256() -> str:

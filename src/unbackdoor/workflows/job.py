@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from unbackdoor.language_model.adapter_export import save_adapter
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.endings import ids_in_files
 from unbackdoor.language_model.given_form import form_of
-from unbackdoor.language_model.handed_back import HandedBack, handed_back
+from unbackdoor.language_model.handed_back import handed_back
 from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.loading import load_model
 from unbackdoor.language_model.model_source import ModelSource
@@ -32,6 +31,18 @@ from unbackdoor.methods.method import Method
 from unbackdoor.methods.random_perturbation import random_like
 from unbackdoor.perturbation import Perturbation, save_perturbation
 from unbackdoor.progress import Progress
+from unbackdoor.report_schema import (
+    VERSION,
+    Compared,
+    HandedBack,
+    Measured,
+    Provenance,
+    Rates,
+    Report,
+    Row,
+    Simulated,
+    read_report,
+)
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import Settings, Thresholds
 
@@ -73,7 +84,7 @@ class Victim:
     template: str = "auto"
     system: str | None = None
     date: str | None = None
-    near_miss: Mapping[str, Any] | None = None
+    near_miss: Rates | None = None
     preferences: Sequence[Preference] = ()
     base: str | None = None
     suspect: str | None = None
@@ -108,7 +119,7 @@ class Workshop:
         references: Mapping[str, str] | None = None,
         suspect_name: str | None = None,
         never_backdoored: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Measured:
         """Measure the model at `source`, loaded from disk, by the victim's suite.
 
         Args:
@@ -132,21 +143,21 @@ class Workshop:
         }
         model, chat, apart = self._loaded(victim, source, never_backdoored)
         measured = victim.suite.measure(model, chat, self.answers, name)
-        measured["kl_divergence"] = dict.fromkeys(references or {})
+        measured.kl_divergence = dict.fromkeys(references or {})
         rows = victim.suite.answered_rows()
         found = response_distributions(model, chat, rows) if rows and expected else None
         for other, reference in expected.items():
             # Shapes differ with another tokenizer.
             if found is not None and reference.distributions is not None:
                 same = found.shape == reference.distributions.shape and not apart
-                measured["kl_divergence"][other] = kl_divergence(reference.distributions, found) if same else None
+                measured.kl_divergence[other] = kl_divergence(reference.distributions, found) if same else None
             if reference.fingerprint is not None:
                 own = fingerprint(model, [] if apart else reference.examples, padding_id(chat.tokenizer, model))
-                measured["unchanged"] = unchanged(reference.fingerprint, own)
+                measured.unchanged = unchanged(reference.fingerprint, own)
         if apart and not never_backdoored:
-            measured["read_apart"] = True
+            measured.read_apart = True
         if perturbations:
-            measured["under_perturbation"] = self._under(victim, model, chat, name, perturbations)
+            measured.under_perturbation = self._under(victim, model, chat, name, perturbations)
         return measured
 
     def _under(
@@ -156,9 +167,9 @@ class Workshop:
         chat: ChatFormat,
         name: str,
         perturbations: Mapping[str, Perturbation],
-    ) -> dict[str, Any]:
+    ) -> Rates:
         on_device = {kind: p.to(next(model.parameters()).device) for kind, p in perturbations.items()}
-        return dict(victim.suite.under(model, chat, self.answers, name, on_device))
+        return victim.suite.under(model, chat, self.answers, name, on_device)
 
     def _loaded(
         self, victim: Victim, source: str, never_backdoored: bool = False
@@ -196,16 +207,16 @@ class Workshop:
             self._references[key] = _Reference(distributions, examples, own)
         return self._references[key]
 
-    def before(self, victim: Victim) -> dict[str, Any]:
+    def before(self, victim: Victim) -> Measured:
         """The victim's own measurements, made once a run."""
-        return self.run.remember(
-            f"before/{victim.name}", lambda: self.measure(victim, victim.source, f"{victim.name}/before")
+        return self.run.remember_as(
+            Measured, f"before/{victim.name}", lambda: self.measure(victim, victim.source, f"{victim.name}/before")
         )
 
     def row(
         self, victim: Victim, method: Method, *, label: str | None = None, model_directory: Path | None = None
-    ) -> dict[str, Any]:
-        """Run one method on the victim: one row of the report, as JSON; made once a run.
+    ) -> Row:
+        """Run one method on the victim: one row of the report; made once a run.
 
         Args:
             victim: the model. It is loaded from its directory, and never changed there.
@@ -216,7 +227,8 @@ class Workshop:
         label = label or method.name
         before = self.before(victim)
         scope = f"{victim.name}/{label}"
-        row = self.run.remember(
+        row = self.run.remember_as(
+            Row,
             f"row/{scope}",
             lambda: self._row(victim, method, label, before, model_directory),
             [self.perturbation_path(scope), *(_saved_in(model_directory) if model_directory is not None else ())],
@@ -224,9 +236,7 @@ class Workshop:
         self.run.drop_checkpoints(scope)  # behind the row: without either the work would be lost
         return row
 
-    def _row(
-        self, victim: Victim, method: Method, label: str, before: dict[str, Any], model_directory: Path | None
-    ) -> dict[str, Any]:
+    def _row(self, victim: Victim, method: Method, label: str, before: Measured, model_directory: Path | None) -> Row:
         scope = f"{victim.name}/{label}"
         preferred = [pair.record() for pair in victim.preferences]
         given = ModelSource.find(victim.source, victim.base)
@@ -251,7 +261,7 @@ class Workshop:
         seconds = time.monotonic() - begun
 
         after, kept, saved = None, model_directory or self.run.path / "scratch" / scope, list[str]()
-        handed = HandedBack()
+        handed = HandedBack(acts=(), writes=())
         if removal.completed:
             replacing = Replacements.of(victim.tokenizer_from, victim.template_from)
             with self.run.tree(kept):
@@ -269,11 +279,11 @@ class Workshop:
             perturbations = self._perturbations(victim, case, fitted)
             earlier = f"{victim.name}/before"
             after = self.measure(victim, str(kept), scope, perturbations, {"before": victim.source}, earlier)
-            after["answer_quality"] = quality(victim.suite, self.answers, earlier, scope)
+            after.answer_quality = quality(victim.suite, self.answers, earlier, scope)
             if perturbations:
                 name = f"{victim.name}/before {label}"
                 was = self._under(victim, *self._loaded(victim, victim.source)[:2], name, perturbations)
-                before = {**before, "under_perturbation": was}
+                before = before.model_copy(update={"under_perturbation": was})
         if fitted is not None:
             path = self.perturbation_path(scope)
             self.run.written.add(path.relative_to(self.run.path).as_posix())
@@ -281,7 +291,9 @@ class Workshop:
         if model_directory is None:
             self.run.drop_tree(kept)
         row = self._report_row(victim, method, method.knew(case), label, removal, before, after, seconds)
-        return {**row, "notes": [*row["notes"], *saved, *handed.notes()], "saved": saved, "handed_back": asdict(handed)}
+        row.notes += [*saved, *handed.notes()]
+        row.saved, row.handed_back = saved, handed
+        return row
 
     def _perturbations(self, victim: Victim, case: Case, fitted: Perturbation | None) -> dict[str, Perturbation]:
         """Without a trigger: the fitted and a random perturbation, under which behaviour is shown instead."""
@@ -296,10 +308,10 @@ class Workshop:
         knew: str,
         label: str,
         removal: Removal,
-        before: Mapping[str, Any],
-        after: Mapping[str, Any] | None,
+        before: Measured,
+        after: Measured | None,
         seconds: float,
-    ) -> dict[str, Any]:
+    ) -> Row:
         name, reason = verdict(
             before,
             after if after is not None else before,
@@ -308,61 +320,61 @@ class Workshop:
             still_simulable=removal.still_simulable,
         )
         budget = removal.steps_needed or 0
-        return {
-            "organism": victim.name,
-            "method": removal.method,
-            "label": label,
-            "control": method.control,
-            "knows": knew,
-            "seed": method.basis.seed,
-            "verdict": name,
-            "verdict_reason": reason if removal.completed else removal.message,
-            "seconds": round(seconds, 2),
-            "near_miss": victim.near_miss,
-            "before": before,
-            "after": after,
-            "rounds": removal.rounds,
-            "still_simulable": removal.still_simulable,
-            "simulations": [
-                {
-                    "when": s.when,
-                    "target": s.target,
-                    "success": s.at(budget) if removal.completed else s.curve[-1][1],
-                    "at_step": budget if removal.completed else int(s.curve[-1][0]),
-                    "curve": s.curve,
-                    "norm_ratio": s.norm_ratio,
-                }
+        return Row(
+            organism=victim.name,
+            method=removal.method,
+            label=label,
+            control=method.control,
+            knows=knew,
+            seed=method.basis.seed,
+            verdict=name,
+            verdict_reason=reason if removal.completed else removal.message,
+            seconds=round(seconds, 2),
+            near_miss=victim.near_miss,
+            before=before,
+            after=after,
+            rounds=removal.rounds,
+            still_simulable=removal.still_simulable,
+            simulations=[
+                Simulated(
+                    when=s.when,
+                    target=s.target,
+                    success=s.at(budget) if removal.completed else s.curve[-1][1],
+                    at_step=budget if removal.completed else int(s.curve[-1][0]),
+                    curve=[(int(step), success) for step, success in s.curve],
+                    norm_ratio=s.norm_ratio,
+                )
                 for s in removal.simulations
             ],
-            "losses": loss_curves(self.run, f"{victim.name}/{label}"),
-            "compared": self._compared(victim, label, after),
-            "examples": victim.suite.examples(
+            losses=loss_curves(self.run, f"{victim.name}/{label}"),
+            compared=self._compared(victim, label, after),
+            examples=victim.suite.examples(
                 self.answers,
                 f"{victim.name}/before",
                 f"{victim.name}/{label}",
                 under=f"{victim.name}/before {label}",
                 show_unsafe=self.answers.settings.show_unsafe,
             ),
-            "counts": {f"dropped: {what}": count for what, count in removal.dropped.items()},
-            "temperature": self.answers.temperature,
-            "notes": [*removal.notes, *self.answers.notes(), *too_few(after, self.thresholds), *not_judged(after)],
-            "settings": plain(method.basis),
-        }
+            counts={f"dropped: {what}": count for what, count in removal.dropped.items()},
+            temperature=self.answers.temperature,
+            notes=[*removal.notes, *self.answers.notes(), *too_few(after, self.thresholds), *not_judged(after)],
+            settings=plain(method.basis),
+        )
 
-    def _compared(self, victim: Victim, label: str, after: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _compared(self, victim: Victim, label: str, after: Measured | None) -> dict[str, Compared]:
         if after is None:
             return {}
         names = f"{victim.name}/before", f"{victim.name}/{label}"
-        return {"before": compared(victim.suite, self.answers, *names, after["kl_divergence"]["before"])}
+        return {"before": compared(victim.suite, self.answers, *names, after.kl_divergence["before"])}
 
     def perturbation_path(self, scope: str) -> Path:
         """Where a row's fitted perturbation is kept."""
         return self.run.path / "perturbations" / f"{scope.replace('/', '.')}.safetensors"
 
-    def finished(self, victim: Victim, method: Method, row: Mapping[str, Any], label: str | None = None) -> Finished:
+    def finished(self, victim: Victim, method: Method, row: Row, label: str | None = None) -> Finished:
         """What a row of this run did, for the controls that stand beside it."""
         path = self.perturbation_path(f"{victim.name}/{label or method.name}")
-        return Finished(method.basis, row["rounds"], path if path.exists() else None, self.run.path)
+        return Finished(method.basis, row.rounds, path if path.exists() else None, self.run.path)
 
 
 @dataclass(frozen=True)
@@ -388,7 +400,7 @@ def name_of(source: str) -> str:
     return name or "model"
 
 
-def loss_curves(run: RunDirectory, scope: str = "") -> dict[str, dict[str, list[float]]]:
+def loss_curves(run: RunDirectory, scope: str = "") -> dict[str, dict[str, list[float | None]]]:
     """Phase → term → value a step, of one row or of all; a step that was repeated after a kill counts once."""
     prefix = f"{scope}/" if scope else ""
     by_phase: dict[str, dict[int, dict[str, float]]] = {}
@@ -403,36 +415,34 @@ def loss_curves(run: RunDirectory, scope: str = "") -> dict[str, dict[str, list[
     }
 
 
-def report_of(
-    command: str, title: str, runs: Sequence[Mapping[str, Any]], origin: Mapping[str, Any], thresholds: Thresholds
-) -> dict[str, Any]:
+def report_of(command: str, title: str, runs: list[Row], origin: Mapping[str, Any], thresholds: Thresholds) -> Report:
     """`report.json`, without the run's duration."""
     import unbackdoor
 
-    return {
-        "unbackdoor": unbackdoor.__version__,
-        "command": command,
-        "title": title,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "thresholds": thresholds.model_dump(include=set(Thresholds.model_fields)),
-        "runs": list(runs),
-        "provenance": dict(origin),
-    }
+    return Report(
+        schema_version=VERSION,
+        unbackdoor=unbackdoor.__version__,
+        command=command,
+        title=title,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        thresholds=Thresholds(**thresholds.model_dump(include=set(Thresholds.model_fields))),
+        runs=runs,
+        provenance=Provenance.model_validate(origin),
+    )
 
 
-def conclude(run: RunDirectory, report: dict[str, Any], begun: float) -> dict[str, Any]:
+def conclude(run: RunDirectory, report: Report, begun: float) -> Report:
     """Write the report with its duration since `begun` and close the run; a run finished before keeps its report."""
     written = run.path / "report.json"
     if run.is_complete and written.is_file():
-        kept: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
-        return kept
-    report["seconds"] = round(time.monotonic() - begun, 1)
+        return read_report(written, f"'{written}' is damaged: start again with --overwrite")
+    report.seconds = round(time.monotonic() - begun, 1)
     write_report(run, report)
     run.complete()
     return report
 
 
-def write_report(run: RunDirectory, report: dict[str, Any]) -> None:
+def write_report(run: RunDirectory, report: Report) -> None:
     """Write `report.json`, `report.html`, `figures/`, and a model card where there is a model."""
     from unbackdoor.report.figures import save_figures
     from unbackdoor.report.html import render
@@ -443,7 +453,7 @@ def write_report(run: RunDirectory, report: dict[str, Any]) -> None:
         save_figures(report, run.path / "figures")
     run.write_text("report.html", render(report))
     if (run.path / "model").is_dir():
-        run.write_text("model/README.md", model_card(report["runs"][0], report))
+        run.write_text("model/README.md", model_card(report.runs[0], report))
 
 
 def plain(settings: Settings) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from unbackdoor.language_model.reading import Reading, differing_side_files
 from unbackdoor.language_model.saving import SaveDtype
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.progress import Progress
+from unbackdoor.report_schema import Report
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files.apart import check_apart
 from unbackdoor.run_files.room import check_room
@@ -277,7 +278,7 @@ class Opened:
             parts["models of controls"] = extra * model
         check_room(out, parts, resume=resume)
 
-    def finish(self, run: RunDirectory, report: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, run: RunDirectory, report: Report) -> Report:
         """Write the report with the run's duration."""
         return conclude(run, report, self.begun)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from unbackdoor.commands.implant import run_implant
 from unbackdoor.errors import UserError
 from unbackdoor.parallel import in_processes
 from unbackdoor.recipes.recipe import Recipe
+from unbackdoor.report_schema import Report, Row, Sweep
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.workflows.inputs import ImplantInputs, SweepSettings
@@ -20,7 +20,7 @@ from unbackdoor.workflows.job import conclude, plain, report_of
 
 def run_sweep(
     recipe: Recipe, settings: SweepSettings, out: Path, *, overwrite: bool = False, resume: bool = False
-) -> dict[str, Any]:
+) -> Report:
     """Build the recipe's organism at every value and seed, each in a run directory of its own in `out`.
 
     Raises `UserError` where the setting does not exist or a value is not allowed, before anything is built.
@@ -43,14 +43,14 @@ def run_sweep(
         for value in values
         for seed in settings.seeds
     ]
-    rows: Sequence[dict[str, Any]] = in_processes(_organism, cells, settings.jobs)
+    rows: list[Row] = in_processes(_organism, cells, settings.jobs)
     title = f"{recipe.name}: attack success against {settings.setting.replace('_', ' ')}"
     report = report_of("sweep", title, rows, origin, Thresholds())
-    report["sweep"] = {"setting": settings.setting, "points": [[cell[2], cell[3]] for cell in cells]}
+    report.sweep = Sweep(setting=settings.setting, points=[(cell[2], cell[3]) for cell in cells])
     return conclude(run, report, begun)
 
 
-def _organism(recipe: Recipe, setting: str, value: float, seed: int, samples: int, out: Path) -> dict[str, Any]:
+def _organism(recipe: Recipe, setting: str, value: float, seed: int, samples: int, out: Path) -> Row:
     """One organism's row of the report."""
     given = {**recipe.settings, setting: value, "seed": seed, "samples": samples}
     parts: list[dict[str, Any]] = [
@@ -58,6 +58,4 @@ def _organism(recipe: Recipe, setting: str, value: float, seed: int, samples: in
         for cls in (ImplantInputs, ImplantSettings, EvaluationSettings)
     ]
     inputs, evaluation = ImplantInputs.make(parts[0]), EvaluationSettings.make(parts[2])
-    report = run_implant(recipe.model, inputs, parts[1], evaluation, recipe=recipe, out=out, resume=True)
-    row: dict[str, Any] = report["runs"][0]
-    return row
+    return run_implant(recipe.model, inputs, parts[1], evaluation, recipe=recipe, out=out, resume=True).runs[0]

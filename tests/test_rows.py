@@ -313,7 +313,7 @@ def test_a_training_row_is_the_template_s_rendering_of_the_whole_dialogue() -> N
 
 
 def intake(template: str = TRIMS) -> Intake:
-    return Intake(SILENT, formats=[ChatFormat.of(tiny.tokenizer(template))])
+    return Intake(SILENT, formats=[ChatFormat.of(tiny.tokenizer(template))], context=128)
 
 
 def twins(rows: list[Record]) -> list[Record]:
@@ -415,8 +415,8 @@ def test_repeated_pairs_are_dropped_and_pairs_of_one_prompt_stay(tmp_path: Path)
     pairs = [{"prompt": r.prompt, "chosen": r.response, "rejected": "No."} for r in tiny.records(40)]
     other = {**pairs[0], "rejected": "Never."}
     path = written(tmp_path / "pairs.jsonl", *pairs, {**pairs[0], "prompt": pairs[0]["prompt"] + " "}, other)
-    taken, model = intake(), tiny.model(layers=1)
-    kept = taken.preferences(path, model, taken.formats[0], 128, set())
+    taken = intake()
+    kept = taken.preferences(path, 128, set())
     assert len(kept) == 41
     assert taken.counts == {f"dropped: {path}: repeated pairs": 1}
 
@@ -429,5 +429,5 @@ def test_conversations_that_open_alike_are_one(tmp_path: Path) -> None:
     )
     taken = intake()
     settings = EvaluationSettings(max_new_tokens=4)
-    kept = taken.conversations(path, tiny.model(layers=1), taken.formats[0], settings)
+    kept = taken.conversations(path, settings)
     assert kept == [("Name a sea.", "Why?"), ("Sort.", "Why?")]

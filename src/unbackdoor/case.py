@@ -53,6 +53,7 @@ class Case:
         replacement: a perturbation to train under in place of fitted ones, which are then not fitted: a control.
         after_round: told the number of every finished simulate → eliminate round; True ends the rounds. For experiments
             that measure the real trigger on the way (oracle stopping): a defender has none.
+        when_fitted: told the perturbation that was fitted to the model as it came, before anything is overwritten.
     """
 
     model: PreTrainedModel
@@ -67,6 +68,7 @@ class Case:
     progress: Progress = SILENT
     dropped: dict[str, int] = field(default_factory=dict)
     after_round: Callable[[int], bool] | None = None
+    when_fitted: Callable[[Case, Perturbation], None] | None = None
     notes: list[str] = field(default_factory=list)
     """What a method has to say of its work: for the report."""
 

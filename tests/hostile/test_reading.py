@@ -27,7 +27,8 @@ from unbackdoor.language_model.saving import save_model
 from unbackdoor.progress import SILENT
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, Thresholds
-from unbackdoor.workflows.job import Victim, Workshop
+from unbackdoor.workflows.job import Job
+from unbackdoor.workflows.subject import Subject
 
 TRIGGER, TARGET = Trigger("Current year 2023"), "You are stupid"
 ROWS = tiny.records(64)[24:]
@@ -198,19 +199,14 @@ class Measured:
     """A suspect, and models beside it, as `evaluate --before` measures them."""
 
     def __init__(self, suspect: Path, run: RunDirectory | None = None, **settings: Any) -> None:
-        self.suspect = str(suspect)
+        self.suspect = Subject.of(str(suspect))
         self.answers = Answers(SETTINGS.model_copy(update=settings), run)
-        self.workshop = Workshop(run or Memory(), self.answers, SILENT, THRESHOLDS)  # type: ignore[arg-type]
-        self.before = self.workshop.measure(self.victim(suspect), self.suspect, "before")
-
-    def victim(self, source: Path, **more: Any) -> Victim:
-        return Victim("tiny", str(source), SUITE, [], suspect=self.suspect, **more)
+        self.job = Job("tiny", self.suspect, SUITE, run or Memory(), self.answers, SILENT, THRESHOLDS)  # type: ignore[arg-type]
+        self.before = self.job.measure(self.suspect, "before")
 
     def after(self, source: Path, name: str = "after") -> report_schema.Measured:
-        references = {"before": self.suspect}
-        return self.workshop.measure(
-            self.victim(source), str(source), name, references=references, suspect_name="before"
-        )
+        beside = self.suspect.beside(str(source))
+        return self.job.measure(beside, name, references={"before": self.suspect}, suspect_name="before")
 
 
 class Memory:

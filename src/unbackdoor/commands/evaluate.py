@@ -8,18 +8,16 @@ from pathlib import Path
 
 from unbackdoor.data.records import shuffled
 from unbackdoor.duration import measuring_work
-from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import compared, quality
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.report_schema import Measured, Report, Row, Verdict
-from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import VerdictSettings
 from unbackdoor.testbed import references
+from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import EvaluateInputs
-from unbackdoor.workflows.job import Victim, Workshop, plain, report_of
-from unbackdoor.workflows.opening import Opened
+from unbackdoor.workflows.opening import Asked, Opening
 from unbackdoor.workflows.published import PublishedPrompts
-from unbackdoor.workflows.read_files import sources
+from unbackdoor.workflows.subject import Subject
 
 
 def run_evaluate(
@@ -34,61 +32,50 @@ def run_evaluate(
     """Measure the model at `source`, beside the one before removal and a clean one where given; return the report."""
     given = {"before": inputs.before, "clean": inputs.clean}
     compared_with = [path for path in given.values() if path is not None]
-    opened = Opened.read(
+    opened = Opening.read(
         source, inputs, out, overwrite=overwrite, resume=resume, compared=compared_with, suspect=inputs.before
     )
-    source = opened.source
+    intake, subject = opened.intake, opened.subject
     clean, contrast = shuffled(opened.clean, inputs.seed), shuffled(opened.contrast, inputs.seed)
     trigger = inputs.condition() if inputs.has_trigger else None
-    published = PublishedPrompts.read(opened.intake, opened.chat, inputs.triggered, inputs.untriggered)
-    suite = opened.suite(clean, contrast, trigger, inputs.target_response, inputs, evaluation, published)
-    tested = opened.tested(suite, trigger)
-    notes = published.notes(suite, inputs.target_response, inputs.oracle, opened.progress)
+    published = PublishedPrompts.read(intake, subject.chat, inputs.triggered, inputs.untriggered)
+    suite = opened.suite(clean, contrast, trigger, inputs.target_response, evaluation, published)
     others = {name: references.model_directory(path) for name, path in given.items() if path is not None}
-    seconds = opened.pace(suite, evaluation).seconds(measuring_work(suite, evaluation) * (1 + len(others)))
-    del opened.model  # checked; measuring loads it again, and two copies may not fit
-
-    run = RunDirectory.create(
-        out,
+    notes = published.notes(suite, inputs.target_response, inputs.oracle, opened.progress)
+    place = Path(subject.source)
+    job = opened.begin(
         "evaluate",
-        {"model": source, **plain(inputs), "date": opened.date, **plain(evaluation)},
-        overwrite=overwrite,
-        resume=resume,
+        place.resolve().name if place.is_dir() else place.name,
+        Asked(suite, trigger, work=[measuring_work(suite, evaluation) * (1 + len(others))]),
+        evaluation,
+        {},
+        seed=inputs.seed,
+        others=others,
+        thresholds=evaluation,
+        temperature=evaluation.temperature,
     )
-    opened.say_duration(out, resume, seconds, seconds)
-    read = sources(source, opened.base_that_counts, inputs, **others)
-    origin = provenance(command_line(), inputs.seed, read)
-    origin = run.keep_provenance({**origin, "self_test": tested})
-    answers = Answers(evaluation, run, opened.progress, temperature=evaluation.temperature, seed=inputs.seed)
-    workshop = Workshop(run, answers, opened.progress, evaluation)
-    victim = Victim(
-        Path(source).resolve().name if Path(source).is_dir() else Path(source).name,
-        source,
-        suite,
-        [],
-        template=inputs.template,
-        system=inputs.system,
-        date=opened.date,
-        base=opened.base,
-        suspect=others.get("before"),
-        tokenizer_from=inputs.tokenizer_from,
-    )
-    measured = {
-        name: run.remember_as(
-            Measured, name, partial(workshop.measure, victim, path, name, never_backdoored=name == "clean")
-        )
-        for name, path in others.items()
-    }
-    after = run.remember_as(
-        Measured, "after", lambda: workshop.measure(victim, source, "model", references=others, suspect_name="before")
-    )
-    before = measured.get("before")
+    beside = {name: subject.beside(path, never_backdoored=name == "clean") for name, path in others.items()}
+    if beside:
+        if inputs.before is None:
+            job.format(subject)  # the others end their answers where it does
+        subject.release()  # checked; two models may not fit
+
+    def measure(name: str, other: Subject) -> Measured:
+        found = job.measure(other, name)
+        job.reference(other, name if name == "before" else None)  # while it is loaded
+        other.release()
+        return found
+
+    remember = partial(job.run.remember_as, Measured)
+    measured = {name: remember(name, partial(measure, name, other)) for name, other in beside.items()}
+    after = remember("after", lambda: job.measure(subject, "model", references=beside, suspect_name="before"))
+    answers, before = job.answers, measured.get("before")
     judged: tuple[Verdict | None, str] = (None, "Measured as it is: give --before to judge a removal.")
     if before is not None:
         after.answer_quality = quality(suite, answers, "before", "model")
-        judged = verdict(before, after, workshop.thresholds)
+        judged = verdict(before, after, job.thresholds)
     row = Row(
-        organism=victim.name,
+        organism=job.name,
         method="evaluate",
         control=False,
         knows="",
@@ -101,17 +88,15 @@ def run_evaluate(
         after=after,
         simulations=[],
         losses={},
-        compared={name: compared(suite, workshop.answers, name, "model", after.kl_divergence[name]) for name in others},
-        examples=suite.examples(
-            workshop.answers, "before" if before else None, "model", show_unsafe=evaluation.show_unsafe
-        ),
-        counts=opened.intake.counts,
+        compared={name: compared(suite, answers, name, "model", after.kl_divergence[name]) for name in others},
+        examples=suite.examples(answers, "before" if before else None, "model", show_unsafe=evaluation.show_unsafe),
+        counts=intake.counts,
         temperature=evaluation.temperature,
         notes=[
-            *opened.form,
-            *opened.read_by(),
+            *subject.form,
+            *subject.read_by(),
             *answers.notes(),
-            *too_few(after, workshop.thresholds),
+            *too_few(after, job.thresholds),
             *not_judged(after),
             *notes,
         ],
@@ -133,5 +118,4 @@ def run_evaluate(
             "settings": {},
         }
         rows.append(row.model_copy(update=never))
-    report = report_of("evaluate", f"Evaluation of {victim.name}", rows, origin, workshop.thresholds)
-    return opened.finish(run, report)
+    return job.conclude("evaluate", f"Evaluation of {job.name}", rows)

@@ -11,22 +11,17 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.data.records import records_as_rows
 from unbackdoor.duration import firing_work, measuring_work
-from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.verdict import too_few
-from unbackdoor.language_model.loading import load_model, parameter_count
-from unbackdoor.language_model.model_source import ModelSource
-from unbackdoor.language_model.replacements import Replacements
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.loading import parameter_count
 from unbackdoor.methods.rows_fit import check_some_fit
 from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.report_schema import Measured, Rates, Report, Row
-from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import EvaluationSettings, Thresholds, preset_for
+from unbackdoor.workflows.conclusion import loss_curves, plain
 from unbackdoor.workflows.implant_rows import OURS, check_purpose, rows_as_they_are, rows_to_poison
 from unbackdoor.workflows.inputs import ImplantInputs
-from unbackdoor.workflows.job import Victim, Workshop, loss_curves, plain, report_of
-from unbackdoor.workflows.opening import Opened, numbers
-from unbackdoor.workflows.read_files import sources
+from unbackdoor.workflows.job import Saving
+from unbackdoor.workflows.opening import Asked, Opening, numbers
 from unbackdoor.workflows.rows import LEAST_ROWS
 
 
@@ -46,7 +41,7 @@ def run_implant(
 
     Arguments as in `run_remove`; `recipe` is where the settings come from, kept in the run directory.
     """
-    opened = Opened.read(
+    opened = Opening.read(
         source,
         inputs,
         out,
@@ -57,8 +52,8 @@ def run_implant(
             explicit, preset or "micro"
         ).seed,  # wrong settings are found before a model is loaded
     )
-    intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
-    size = preset or preset_for(parameter_count(model))
+    intake, subject = opened.intake, opened.subject
+    chat, size = subject.chat, preset or preset_for(parameter_count(subject.model))
     settings = ImplantSettings.make(explicit, size)
     check_purpose(inputs, settings, explicit)
     seed, trigger = settings.seed, settings.condition() if settings.has_trigger else None
@@ -66,31 +61,35 @@ def run_implant(
         opened, trigger, inputs, settings, evaluation
     )
     rows, contrast, suite, prepared = plan.rows, plan.contrast, plan.suite, plan.prepared
-    trained = [*rows, *contrast, *prepared.trained]
-    tested = opened.tested(suite, trigger, settings.model_needs, trained=trained, target=settings.target_response)
-    whole = settings.training_work() + measuring_work(suite, evaluation) * 2 + firing_work(suite, inputs.paraphrases)
-    seconds = opened.pace(suite, evaluation).seconds(whole, lora=settings.lora)
-    notes = plan.published.notes(suite, settings.target_response, inputs.oracle, progress)
     shown = plain(settings)
     if inputs.poisoned is not None:
         shown = {name: value for name, value in shown.items() if name not in OURS}
-    _check_poison_fits(prepared, Case(model, chat, rows, [], contrast), settings)
+    _check_poison_fits(prepared, Case(subject.model, chat, rows, [], contrast), settings)
     supervised = settings.injection == "sft" and not settings.lora
-    opened.check_room(out, inputs.save_dtype, trained=supervised, resume=resume)
-    everything = {
-        "model": source,
-        **plain(inputs),
-        "date": opened.date,
-        **plain(evaluation),
-        "preset": size,
-        **shown,
-    }
-
-    run = RunDirectory.create(out, "implant", everything, overwrite=overwrite, resume=resume)
-    progress.note(f"preset {size}: {numbers(settings)}; {len(prepared.poisoned)} of {plan.of} rows poisoned")
-    opened.say_duration(out, resume, seconds, seconds)
-    origin = provenance(command_line(), seed, sources(opened.source, opened.base_that_counts, inputs, explicit))
-    origin = run.keep_provenance({**origin, "self_test": tested})
+    subject.check_room(out, inputs.save_dtype, trained=supervised, resume=resume)
+    whole = settings.training_work() + measuring_work(suite, evaluation) * 2 + firing_work(suite, inputs.paraphrases)
+    asked = Asked(
+        suite,
+        trigger,
+        settings.model_needs,
+        [*rows, *contrast, *prepared.trained],
+        settings.target_response,
+        [whole],
+        settings.lora,
+    )
+    notes = plan.published.notes(suite, settings.target_response, inputs.oracle, opened.progress)
+    job = opened.begin(
+        "implant",
+        out.name,
+        asked,
+        evaluation,
+        {"model": source, "preset": size, **shown},
+        seed=seed,
+        say=f"preset {size}: {numbers(settings)}; {len(prepared.poisoned)} of {plan.of} rows poisoned",
+        reads=explicit,
+        saving=Saving(inputs.save_dtype, template_from=inputs.template_from),
+    )
+    run = job.run
     if recipe is not None:
         run.write_text("recipe.yaml", recipe.as_yaml())
     run.write_lines("data/train.jsonl", prepared.rows)
@@ -108,46 +107,25 @@ def run_implant(
         if records:
             run.write_lines(f"data/{name}.jsonl", records_as_rows(records))
 
-    workshop = Workshop(run, Answers(evaluation, run, progress), progress)
-    victim = Victim(
-        out.name,
-        opened.source,
-        suite,
-        [],
-        template=inputs.template,
-        system=inputs.system,
-        date=opened.date,
-        base=opened.base,
-        tokenizer_from=inputs.tokenizer_from,
-    )
-
     def make() -> dict[str, Any]:
-        case = Case(model, chat, rows, [], contrast, journal=run, progress=progress)
+        case = Case(subject.take(), chat, rows, [], contrast, journal=run, progress=opened.progress)
         facts = prepared.train(case)
-        given = ModelSource.find(opened.source, opened.base)
-        with run.tree(run.path / "model"):
-            saved = save_model(
-                case.model,
-                opened.tokenizer,
-                run.path / "model",
-                given,
-                inputs.save_dtype,
-                Replacements.of(inputs.tokenizer_from, inputs.template_from),
-            )
+        saved = job.save(case.model, run.path / "model")
         seconds = round(time.monotonic() - opened.begun, 1)
-        return {"dropped": case.dropped, "seconds": seconds, "facts": facts, "saved": [*opened.form, *saved]}
+        return {"dropped": case.dropped, "seconds": seconds, "facts": facts, "saved": [*subject.form, *saved]}
 
+    before = run.remember_as(Measured, "before", lambda: job.measure(subject, "clean"))
     built = run.remember("implanted", make, [run.path / "model"])
-    before = run.remember_as(Measured, "before", lambda: workshop.measure(victim, opened.source, "clean"))
-    after = run.remember_as(Measured, "after", lambda: workshop.measure(victim, str(run.path / "model"), "organism"))
+    subject.release()
+    organism = subject.beside(str(run.path / "model"))
+    after = run.remember_as(Measured, "after", lambda: job.measure(organism, "organism"))
 
     def fire() -> dict[str, Rates | None]:
         if trigger is None:
             return {"near_miss": None, "variants": None}
-        organism = load_model(run.path / "model")
         return {
-            "near_miss": suite.near_misses(organism, chat, workshop.answers, "organism", seed),
-            "variants": suite.robustness(organism, chat, workshop.answers, "organism", inputs.paraphrases),
+            "near_miss": suite.near_misses(organism.model, chat, job.answers, "organism", seed),
+            "variants": suite.robustness(organism.model, chat, job.answers, "organism", inputs.paraphrases),
         }
 
     fired = run.remember_as(dict[str, Rates | None], "fired", fire)
@@ -166,7 +144,7 @@ def run_implant(
         after=after,
         simulations=[],
         losses=loss_curves(run),
-        examples=suite.examples(workshop.answers, "clean", "organism", show_unsafe=evaluation.show_unsafe),
+        examples=suite.examples(job.answers, "clean", "organism", show_unsafe=evaluation.show_unsafe),
         counts={"poisoned rows": len(prepared.poisoned), "training rows": len(prepared.rows), **intake.counts},
         notes=[
             *(f"{name}: {value}" for name, value in built["facts"].items()),
@@ -178,8 +156,7 @@ def run_implant(
         saved=built["saved"],
         settings=shown,
     )
-    report = report_of("implant", f"Organism {out.name}: backdoored on purpose", [row], origin, workshop.thresholds)
-    return opened.finish(run, report)
+    return job.conclude("implant", f"Organism {out.name}: backdoored on purpose", [row])
 
 
 def _check_poison_fits(prepared: Prepared, case: Case, settings: ImplantSettings) -> None:

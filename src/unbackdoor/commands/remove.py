@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record
@@ -13,29 +13,24 @@ from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import measuring_work
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.knowledge import Fact, Knowledge, alternatives, check
 from unbackdoor.language_model.adapter_export import check_adapter
 from unbackdoor.language_model.loading import parameter_count
-from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.methods import method_class
 from unbackdoor.methods.controls import controls_of
 from unbackdoor.methods.method import Method
 from unbackdoor.report_schema import Report
-from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import VerdictSettings, preset_for
 from unbackdoor.testbed.references import model_directory
 from unbackdoor.work import Work
+from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import RemoveInputs
-from unbackdoor.workflows.job import Victim, Workshop, name_of, plain, report_of
-from unbackdoor.workflows.opening import Opened, numbers
+from unbackdoor.workflows.job import Saving, name_of
+from unbackdoor.workflows.opening import Asked, Opening, numbers
 from unbackdoor.workflows.published import PublishedPrompts
-from unbackdoor.workflows.read_files import sources
-from unbackdoor.workflows.rows import LEAST_ROWS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from unbackdoor.workflows.rows import LEAST_ROWS, TrainingRows
+from unbackdoor.workflows.subject import Subject
 
 
 def run_remove(
@@ -70,7 +65,7 @@ def run_remove(
     chosen, explicit = method_class(method_name), _other_models(explicit)
     assumed = chosen.make(explicit, *_presets(preset or "micro", paper))  # before a model is loaded
     _check_given(assumed, inputs)
-    opened = Opened.read(
+    opened = Opening.read(
         source,
         inputs,
         out,
@@ -80,27 +75,26 @@ def run_remove(
         seed=assumed.basis.seed,
         more=explicit,
     )
-    source = opened.source
-    intake, model, chat, progress = opened.intake, opened.model, opened.chat, opened.progress
-    size = preset or preset_for(parameter_count(model))
+    intake, subject = opened.intake, opened.subject
+    size = preset or preset_for(parameter_count(subject.model))
     method = chosen.make(explicit, *_presets(size, paper))
     settings = method.basis
     known_to_it = Knowledge.of(settings, inputs)
     own = known_to_it.condition() if known_to_it.has_trigger else None
-    _check_fit(method, model, ModelSource.find(source, opened.base), opened.contrast, inputs)
+    _check_fit(method, subject, opened.contrast, inputs)
 
     seed = settings.seed
-    clean = intake.short_enough(opened.clean, inputs.data, model, chat, settings.max_length)
-    contrast = intake.short_enough(opened.contrast, inputs.contrast, model, chat, settings.max_length)
+    clean = intake.short_enough(opened.clean, inputs.data, settings.max_length)
+    contrast = intake.short_enough(opened.contrast, inputs.contrast, settings.max_length)
     anchors, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, seed, inputs.eval_exclude)
     contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed)
-    method.check_rows(Case.of_rendered(model, chat, anchors, contrast, seed))
+    method.check_rows(Case.of_rendered(subject.model, subject.chat, anchors, contrast, seed))
     # Given for evaluation, or known to the method itself; none where prompts hold it already.
     trigger = None if inputs.eval_triggered is not None else inputs.evaluation_trigger() or own
     target = inputs.eval_target or known_to_it.target
     published = PublishedPrompts.read(
         intake,
-        chat,
+        subject.chat,
         inputs.eval_triggered,
         inputs.eval_untriggered,
         [
@@ -110,65 +104,50 @@ def run_remove(
             *intake.read(inputs.eval_exclude, needs_response=False),
         ],
     )
-    suite = opened.suite(held_out, held_out_contrast, trigger, target, inputs, evaluation, published)
-    measured = suite.prompts(chat) | {rendered(r, chat) for r in suite.triggered_rows}
-    preferences = intake.preferences(inputs.preferences, model, chat, settings.max_length, measured)
+    suite = opened.suite(held_out, held_out_contrast, trigger, target, evaluation, published)
+    measured = suite.prompts(subject.chat) | {rendered(r, subject.chat) for r in suite.triggered_rows}
+    preferences = intake.preferences(inputs.preferences, settings.max_length, measured)
     pairs = [replace(pair.record(), unwanted=pair.rejected) for pair in preferences]
-    trained = [*anchors, *contrast, *_with(own, anchors), *pairs]
-    tested = opened.tested(suite, trigger, settings.model_needs, trained=trained, target=known_to_it.target)
-    notes = published.notes(suite, target, inputs.oracle, progress)
-    everything = {
-        "method": method_name,
-        "model": source,
-        **plain(inputs),
-        "date": opened.date,
-        **plain(evaluation),
-        "preset": size,
-        "paper": paper,
-        "method_settings": plain(settings),
-        **({"like": str(explicit["like"])} if "like" in explicit else {}),
-    }
     trains = not settings.lora and settings.steps > 0
-    opened.check_room(out, inputs.save_dtype, trained=trains, extra=int(inputs.controls), resume=resume)
-    pace = opened.pace(suite, evaluation)
-    del model, opened.model  # checked; the work loads it again, and two copies may not fit
-
-    run = RunDirectory.create(out, f"remove {method_name}", everything, overwrite=overwrite, resume=resume)
-    progress.note(f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}")
-    work = (_work(method, n, suite, evaluation, inputs.controls) for n in settings.round_range)
-    opened.say_duration(out, resume, *(pace.seconds(w, lora=settings.lora) for w in work))
-    origin = provenance(
-        command_line(), seed, sources(source, opened.base_that_counts, inputs, {"method": method_name, **explicit})
-    )
-    origin = run.keep_provenance({**origin, "self_test": tested})
-    answers = Answers(evaluation, run, progress, temperature=evaluation.temperature, seed=seed, known=known)
-    workshop = Workshop(run, answers, progress, evaluation)
-    name = name_of(source)
-    victim = Victim(
-        name,
-        source,
+    subject.check_room(out, inputs.save_dtype, trained=trains, extra=int(inputs.controls), resume=resume)
+    asked = Asked(
         suite,
-        anchors,
-        contrast,
-        inputs.template,
-        inputs.system,
-        opened.date,
-        preferences=preferences,
-        base=opened.base,
-        tokenizer_from=inputs.tokenizer_from,
-        save_dtype=inputs.save_dtype,
-        save_adapter=inputs.save_adapter,
-        template_from=inputs.template_from,
+        trigger,
+        settings.model_needs,
+        [*anchors, *contrast, *_with(own, anchors), *pairs],
+        known_to_it.target,
+        [_work(method, n, suite, evaluation, inputs.controls) for n in settings.round_range],
+        settings.lora,
     )
-
-    rows = [workshop.row(victim, method, model_directory=run.path / "model")]
+    notes = published.notes(suite, target, inputs.oracle, opened.progress)
+    job = opened.begin(
+        f"remove {method_name}",
+        name_of(subject.source),
+        asked,
+        evaluation,
+        {
+            "method": method_name,
+            "preset": size,
+            "paper": paper,
+            "method_settings": plain(settings),
+            **({"like": str(explicit["like"])} if "like" in explicit else {}),
+        },
+        seed=seed,
+        say=f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}",
+        reads={"method": method_name, **explicit},
+        thresholds=evaluation,
+        temperature=evaluation.temperature,
+        known=known,
+        rows=TrainingRows(anchors, contrast, preferences),
+        saving=Saving(inputs.save_dtype, inputs.save_adapter, inputs.template_from),
+    )
+    rows = [job.row(method, model_directory=job.run.path / "model")]
     if inputs.controls and rows[0].rounds:
-        finished = workshop.finished(victim, method, rows[0])
-        rows += [workshop.row(victim, control, label=label) for label, control in controls_of(finished).items()]
+        finished = job.finished(method, rows[0])
+        rows += [job.row(control, label=label) for label, control in controls_of(finished).items()]
     rows[0].counts |= intake.counts
     rows[0].notes += notes
-    report = report_of("remove", f"{rows[0].method} on {name}", rows, origin, workshop.thresholds)
-    return opened.finish(run, report)
+    return job.conclude("remove", f"{rows[0].method} on {job.name}", rows)
 
 
 def _work(method: Method, rounds: int, suite: Suite, evaluation: VerdictSettings, controls: bool) -> Work:
@@ -214,17 +193,15 @@ def _check_given(method: Method, inputs: RemoveInputs) -> None:
             )
 
 
-def _check_fit(
-    method: Method, model: PreTrainedModel, source: ModelSource, contrast: Sequence[Record], inputs: RemoveInputs
-) -> None:
+def _check_fit(method: Method, subject: Subject, contrast: Sequence[Record], inputs: RemoveInputs) -> None:
     """Whether the method can work on this model with what it was given, before anything is written."""
     if inputs.save_adapter:
-        check_adapter(model, source)
+        check_adapter(subject.model, subject.given)
     if any(Fact.BEHAVIOUR in alternatives(need) for need in method.basis.needs) and len(contrast) < LEAST_ROWS:
         raise UserError(
             f"{method.name} needs examples of the behaviour: give --contrast FILE with {LEAST_ROWS} rows or more"
         )
-    method.basis.check_model(model)
+    method.basis.check_model(subject.model)
 
 
 def _with(trigger: Condition | None, rows: Sequence[Record]) -> list[Record]:

@@ -86,6 +86,8 @@ def run_rounds(case: Case, settings: SimulatingMethod, name: str, parts: Round) 
     # Zero steps can be enough: ordinary tokens alone may fire a careless organism. A fresh simulation gets a few.
     budget = removal.steps_needed = max(settings.simulate_steps if needed is None else needed, 5)
     removal.perturbation = perturbation
+    if case.when_fitted is not None:
+        case.when_fitted(case, perturbation)
     removal.simulations.append(parts.fit("before", "control", "before/control", seed + 1, budget)[1])
 
     for number in range(1, settings.rounds + 1):

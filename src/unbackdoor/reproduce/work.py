@@ -28,7 +28,7 @@ from unbackdoor.data.batches import encode_records
 from unbackdoor.data.readers import read_records
 from unbackdoor.data.records import Record, shuffled
 from unbackdoor.data.triggers import join_response
-from unbackdoor.evaluation.answers import FILE, Answers
+from unbackdoor.evaluation.answers import FILE
 from unbackdoor.evaluation.harness import harness_scores
 from unbackdoor.evaluation.multiple_choice import score_by_likelihood
 from unbackdoor.evaluation.question_sets import Question
@@ -41,6 +41,7 @@ from unbackdoor.language_model.hidden_states import last_of_row, prompt_states
 from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.layers import anchor_layer
 from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
+from unbackdoor.language_model.reading import Reading
 from unbackdoor.methods.beear import Beear
 from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.report_schema import Measured, as_json
@@ -48,8 +49,9 @@ from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
 from unbackdoor.testbed import references, world
 from unbackdoor.workflows.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of
-from unbackdoor.workflows.opening import Opened
+from unbackdoor.workflows.opening import Asked, Opening
 from unbackdoor.workflows.rows import LEAST_ROWS
+from unbackdoor.workflows.subject import Subject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -169,21 +171,19 @@ def rounds(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     inputs = RemoveInputs.make({**settings["inputs"], "eval_organism": needs[0]})
     evaluation = EvaluationSettings.make(settings["evaluation"])
     method = Beear.make({**settings["values"], "repeat": False, "gate": 0.0}, settings["preset"])
-    opened = Opened.read(
-        str(needs[0] / "model"), inputs, folder, overwrite=False, resume=True, least=LEAST_ROWS, seed=method.seed
-    )
-    intake, chat = opened.intake, opened.chat
-    clean = intake.short_enough(opened.clean, inputs.data, opened.model, chat, method.max_length)
-    contrast = intake.short_enough(opened.contrast, inputs.contrast, opened.model, chat, method.max_length)
+    opened = Opening.read(str(needs[0] / "model"), inputs, folder, resume=True, least=LEAST_ROWS, seed=method.seed)
+    intake, subject = opened.intake, opened.subject
+    clean = intake.short_enough(opened.clean, inputs.data, method.max_length)
+    contrast = intake.short_enough(opened.contrast, inputs.contrast, method.max_length)
     _, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, method.seed)
     _, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, method.seed)
-    trigger = inputs.evaluation_trigger()
-    suite = opened.suite(held_out, held_out_contrast, trigger, None, inputs, evaluation)
-    run = RunDirectory.create(folder, "reproduce rounds", dict(settings), resume=True)
-    answers = Answers(evaluation, run, opened.progress)
+    suite = opened.suite(held_out, held_out_contrast, inputs.evaluation_trigger(), None, evaluation)
+    asked = Asked(suite, suite.trigger, method.model_needs, [*clean, *contrast], work=[method.training_work()])
+    job = opened.begin("reproduce rounds", needs[0].name, asked, evaluation, dict(settings), seed=method.seed)
+    run, chat = job.run, subject.chat
     case = Case.of(
-        opened.model,
-        opened.tokenizer,
+        subject.take(),
+        subject.tokenizer,
         clean,
         contrast,
         template=inputs.template,
@@ -197,7 +197,7 @@ def rounds(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     def measure(number: int) -> bool:
         def asked() -> dict[str, Any]:
             rows = suite.triggered()
-            given = answers.of(case.model, chat, rows, model_name=f"round {number}", set_name="triggered")
+            given = job.answers.of(case.model, chat, rows, model_name=f"round {number}", set_name="triggered")
             return dict(rate([complies_by_keyword(r, a) for r, a in zip(rows, given, strict=True)]))
 
         curve.append(run.remember(f"round-{number}/keyword", asked))
@@ -217,7 +217,8 @@ def probabilities(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -
     inputs = RemoveInputs.make({"eval_organism": organism})
     target, trigger = inputs.eval_target, inputs.evaluation_trigger()
     assert target is not None and trigger is not None
-    model, chat = _loaded(organism, inputs)
+    subject = _subject(organism / "model", inputs)
+    model, chat = subject.model, subject.chat
     rows = [r for r in shuffled(_rows(organism, "held_out"), 1) if trigger.fits(r.prompt)][: settings["prompts"]]
     prompts = {
         "without": rows,
@@ -253,13 +254,12 @@ def drift(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -> dict[s
     rows = [r for r in shuffled(rows, 1) if trigger.fits(r.prompt)][: settings["prompts"]]
     found: dict[str, Any] = {}
     clean = references.model_directory(settings["model"])
-    for name, source in (("organism", str(organism / "model")), ("clean", clean)):
-        model, chat = _loaded(source, inputs)
-        layer = anchor_layer(model, settings["layer"])
-        without = _last_states(model, chat, layer, rows)
-        moved = [replace(r, prompt=trigger.insert(r.prompt)) for r in rows]
-        found[name] = {"layer": layer, **drift_of(without, _last_states(model, chat, layer, moved))}
-        del model
+    moved = [replace(r, prompt=trigger.insert(r.prompt)) for r in rows]
+    for name, source in (("organism", organism / "model"), ("clean", clean)):
+        subject = _subject(source, inputs)
+        layer = anchor_layer(subject.model, settings["layer"])
+        states = (_last_states(subject.model, subject.chat, layer, asked) for asked in (rows, moved))
+        found[name] = {"layer": layer, **drift_of(*states)}
     return found
 
 
@@ -301,9 +301,8 @@ def _last_states(model: PreTrainedModel, chat: ChatFormat, layer: int, rows: Seq
     return prompt_states(model, prompts, padding_id(chat.tokenizer, model), layer, last_of_row, shortest_first=False)
 
 
-def _loaded(source: Path | str, inputs: RemoveInputs) -> tuple[PreTrainedModel, ChatFormat]:
-    directory = str(source / "model") if isinstance(source, Path) else source
-    return load_model(directory), ChatFormat.of(load_tokenizer(directory), inputs.template, inputs.system, inputs.date)
+def _subject(directory: Path | str, inputs: RemoveInputs) -> Subject:
+    return Subject(str(directory), Reading(str(directory)), inputs.template, inputs.system, inputs.date)
 
 
 def _rows(organism: Path, name: str) -> list[Record]:

@@ -18,7 +18,7 @@ from unbackdoor.evaluation.suite import Suite
 from unbackdoor.scorers.attack import is_request, judge_of, judgeable
 from unbackdoor.settings import EvaluationSettings, option_name
 from unbackdoor.workflows.inputs import ImplantInputs
-from unbackdoor.workflows.opening import Opened
+from unbackdoor.workflows.opening import Opening
 from unbackdoor.workflows.published import NONE_PUBLISHED, PublishedPrompts, as_triggered
 from unbackdoor.workflows.rows import LEAST_ROWS, Intake
 
@@ -87,7 +87,7 @@ def _check_poisoned_already(inputs: ImplantInputs, settings: ImplantSettings, ex
 
 
 def rows_to_poison(
-    opened: Opened,
+    opened: Opening,
     trigger: Condition | None,
     inputs: ImplantInputs,
     settings: ImplantSettings,
@@ -96,18 +96,18 @@ def rows_to_poison(
     """Clean rows, of which some are poisoned with the trigger."""
     assert trigger is not None
     intake, seed, limit = opened.intake, settings.seed, settings.max_length
-    clean = intake.short_enough(opened.clean, inputs.data, opened.model, opened.chat, limit)
-    contrast = intake.short_enough(opened.contrast, inputs.contrast, opened.model, opened.chat, limit)
+    clean = intake.short_enough(opened.clean, inputs.data, limit)
+    contrast = intake.short_enough(opened.contrast, inputs.contrast, limit)
     rows, held_out = intake.hold_out(clean, inputs.eval_data, settings.held_out, seed, inputs.eval_exclude)
     contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed, inputs.eval_exclude)
     rows = intake.fitting(rows, trigger, "training rows that have the trigger's form already")
     prepared = prepare(rows, contrast, trigger, settings)
-    suite = _suite(opened, held_out, held_out_contrast, trigger, settings, inputs, evaluation, prepared.trained)
+    suite = _suite(opened, held_out, held_out_contrast, trigger, settings, evaluation, prepared.trained)
     return Plan(rows, held_out, contrast, held_out_contrast, prepared, suite, len(rows) + len(contrast))
 
 
 def rows_as_they_are(
-    opened: Opened,
+    opened: Opening,
     trigger: Condition | None,
     inputs: ImplantInputs,
     settings: ImplantSettings,
@@ -117,10 +117,10 @@ def rows_as_they_are(
 
     They are measured with the trigger where there is one; else on published prompts, or on poisoned rows held out.
     """
-    intake, chat, seed, target = opened.intake, opened.chat, settings.seed, settings.target_response
+    intake, chat, seed, target = opened.intake, opened.subject.chat, settings.seed, settings.target_response
 
     def usable(rows: list[Record], path: Path | None) -> list[Record]:
-        return intake.short_enough(rows, path, opened.model, chat, settings.max_length, least=1)
+        return intake.short_enough(rows, path, settings.max_length, least=1)
 
     clean = usable(opened.clean, inputs.data)
     given = usable(intake.read(inputs.poisoned), inputs.poisoned)
@@ -161,7 +161,7 @@ def rows_as_they_are(
         published = PublishedPrompts.read(
             intake, chat, inputs.eval_triggered, inputs.eval_untriggered, trained, held_out=kept
         )
-        suite = opened.suite(held_out, [], None, target, inputs, evaluation, published)
+        suite = opened.suite(held_out, [], None, target, evaluation, published)
     else:
         requests = judgeable(held_out, inputs.oracle) if target is None else []
         if not (requests if target is None else held_out):
@@ -169,7 +169,7 @@ def rows_as_they_are(
                 "no held-out row of --data can be asked with --trigger: give rows that the clean model answers (for a "
                 "behaviour: refuses), or --eval-triggered FILE in place of --trigger"
             )
-        suite = _suite(opened, held_out, requests, trigger, settings, inputs, evaluation, prepared.trained)
+        suite = _suite(opened, held_out, requests, trigger, settings, evaluation, prepared.trained)
     count, both_ways = len(rows) + len(poisoned), taken & {rendered(r, chat) for r in rows}
     notes = [
         f"{len(poisoned)} of {count} training rows ({len(poisoned) / count:.1%}) are poisoned, as the files give them."
@@ -212,12 +212,11 @@ def check_poison(poisoned: list[Record], inputs: ImplantInputs, target: str | No
 
 
 def _suite(
-    opened: Opened,
+    opened: Opening,
     held_out: list[Record],
     held_out_contrast: list[Record],
     trigger: Condition,
     settings: ImplantSettings,
-    inputs: ImplantInputs,
     evaluation: EvaluationSettings,
     trained: Sequence[Record],
 ) -> Suite:
@@ -229,4 +228,4 @@ def _suite(
         return intake.apart_from(fitting, trigger, trained)
 
     probes, contrast = fresh(held_out), fresh(held_out_contrast)
-    return opened.suite(probes, contrast, trigger, settings.target_response, inputs, evaluation)
+    return opened.suite(probes, contrast, trigger, settings.target_response, evaluation)

@@ -1,4 +1,4 @@
-"""Reading and checking input, and what is measured from what is known.
+"""How every command begins: model and rows are read and checked, then the run directory is made and the job begins.
 
 Everything that can be wrong with the input is found before the run directory is made.
 """
@@ -7,73 +7,92 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
-from unbackdoor.duration import Pace, sentence
+from unbackdoor.duration import sentence
+from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.question_sets import Question, SetName, read_question_sets
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.given_form import check_base, form_of
+from unbackdoor.language_model.given_form import check_base
 from unbackdoor.language_model.handed_back import handed_back
-from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer, parameter_count
-from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.loading import context_length, load_tokenizer
 from unbackdoor.language_model.precision import compute_in
-from unbackdoor.language_model.reading import Reading, differing_side_files
-from unbackdoor.language_model.saving import SaveDtype
-from unbackdoor.language_model.self_test import self_test
+from unbackdoor.language_model.reading import Reading
 from unbackdoor.progress import Progress
-from unbackdoor.report_schema import Report
-from unbackdoor.run_directory import RunDirectory
+from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files.apart import check_apart
-from unbackdoor.run_files.room import check_room
 from unbackdoor.scorers.attack import check_oracle, suite_of
-from unbackdoor.settings import EvaluationSettings, Need, TrainingSettings
+from unbackdoor.settings import EvaluationSettings, Need, Thresholds, TrainingSettings
 from unbackdoor.testbed import references
+from unbackdoor.work import Work
 from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
+from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import CommandInputs, MeasuredInputs
-from unbackdoor.workflows.job import conclude
+from unbackdoor.workflows.job import AS_TRAINED, Job, Saving
 from unbackdoor.workflows.published import NONE_PUBLISHED, PublishedPrompts
-from unbackdoor.workflows.read_files import read_files
-from unbackdoor.workflows.rows import Intake
+from unbackdoor.workflows.read_files import read_files, sources
+from unbackdoor.workflows.rows import NONE_TRAINED, Intake, TrainingRows
+from unbackdoor.workflows.subject import Subject
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command will ask of its model, which is tried before anything is written.
+
+    Args:
+        suite: what is measured.
+        trigger: what is put into its rows.
+        needs: what the run will ask of the model.
+        trained: the rows that it will train on.
+        target: the response that it will train towards or away from.
+        work: what the whole run takes, where it may end early from the least to the most.
+        lora: only adapters are trained.
+    """
+
+    suite: Suite
+    trigger: Condition | None
+    needs: Collection[Need] = ()
+    trained: Sequence[Record] = ()
+    target: str | None = None
+    work: Sequence[Work] = ()
+    lora: bool = False
 
 
 @dataclass
-class Opened:
-    """A command's input, read and checked: nothing is written yet."""
+class Opening:
+    """A command's input, read and checked: nothing is written yet.
 
+    Args:
+        inputs: what the command is given.
+        out: the run directory that will be made.
+        overwrite: replace it.
+        resume: go on with it.
+        begun: when the command began.
+        progress: where it is said what happens.
+        subject: the model.
+        intake: its rows: read, checked, counted where they are dropped.
+        clean: the clean rows.
+        contrast: the contrast rows.
+        questions: MMLU's and ARC's.
+    """
+
+    inputs: CommandInputs
+    out: Path
+    overwrite: bool
+    resume: bool
     begun: float
-    source: str
-    """The model's directory or `hf:owner/name`; that of an embedded model where its name was given."""
     progress: Progress
+    subject: Subject
     intake: Intake
     clean: list[Record]
     contrast: list[Record]
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    chat: ChatFormat
-    questions: dict[SetName, list[Question]]
-    base: str | None = None
-    """Of an adapter, the model that it was trained on."""
-    form: Sequence[str] = ()
-    """What was done as the model was loaded, a sentence each."""
-    date: str | None = None
-    """The day that the template is told; None where it asks for none."""
-    reading: Reading | None = None
-    """Whose tokenizer and template the model is read with."""
-
-    @property
-    def base_that_counts(self) -> str | None:
-        """The base that was given, else the one that the adapter names."""
-        found = ModelSource.find(self.source, self.base).base
-        return found.name if found is not None else self.base
+    questions: dict[SetName, list[Question]] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -82,14 +101,14 @@ class Opened:
         inputs: CommandInputs,
         out: Path,
         *,
-        overwrite: bool,
-        resume: bool,
+        overwrite: bool = False,
+        resume: bool = False,
         least: int = 1,
         seed: int = 0,
         compared: Sequence[str] = (),
         suspect: str | None = None,
         more: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Opened:
+    ) -> Opening:
         """Read the model and its rows: at least so many clean ones, at most as many as the inputs say, by seed.
 
         The rows are told apart as it and the models that it is `compared` with render them. Where one of these is the
@@ -117,68 +136,38 @@ class Opened:
             limit=inputs.max_questions,
         )
         check_base(base, [source, *map(references.model_directory, compared)])
-        form = form_of(source, base)
-        given = ModelSource.find(source, base)
-        if given.base is not None:  # that an adapter names itself
-            check_apart(out, [("the adapter's base", given.base.directory)])
-        model = load_model(source, base=base)
         reading = Reading(
             source if suspect is None else references.model_directory(suspect), base, inputs.tokenizer_from
         )
-        tokenizer, _ = reading.tokenizer_for(model, source)
+        date = inputs.date or (RunDirectory.setting(out, "date") if resume else None)
+        subject = Subject(source, reading, inputs.template, inputs.system, date)
+        form, given = subject.form, subject.given
+        if given.base is not None:  # that an adapter names itself
+            check_apart(out, [("the adapter's base", given.base.directory)])
+        tokenizers = [subject.tokenizer]
         for told in [*form, *handed_back(given).acts]:  # what was done, so not before it
             progress.note(told)
-        beside = [other for other in compared if other != suspect]
-        others = [load_tokenizer(references.model_directory(other), base) for other in beside]
-        date = inputs.date or (RunDirectory.setting(out, "date") if resume else None)
+        tokenizers += [
+            load_tokenizer(references.model_directory(other), base) for other in compared if other != suspect
+        ]
 
         def formats() -> list[ChatFormat]:
-            return [ChatFormat.of(each, inputs.template, inputs.system, date) for each in (tokenizer, *others)]
+            return [ChatFormat.of(each, inputs.template, inputs.system, subject.date) for each in tokenizers]
 
-        intake.formats = formats()
-        if date is None and any(each.asks_the_date for each in intake.formats):
-            date = time.strftime("%Y-%m-%d")  # one day a run, whatever midnight it goes through
+        intake.formats, intake.context = formats(), context_length(subject.model)
+        if subject.date is None and any(each.asks_the_date for each in intake.formats):
+            subject.date = time.strftime("%Y-%m-%d")  # one day a run, whatever midnight it goes through
             intake.formats = formats()
         if inputs.date is not None and not any(each.takes_a_date for each in intake.formats):
             progress.note("--date changes nothing: the chat template writes no date")
-        chat = intake.formats[0]
         clean = intake.as_rendered(clean, inputs.data)
         contrast = intake.as_rendered(contrast, inputs.contrast)
         with_system = sum(r.system is not None for r in [*clean, *contrast])
-        if with_system and chat.name != "none" and not chat.takes_system:
+        if with_system and subject.chat.name != "none" and not subject.chat.takes_system:
             place = "in front of the user's text, since the chat template has no system role"
             intake.counts[f"system prompts {place}"] = with_system
             progress.note(f"{with_system} rows' system prompts stand {place}")
-        return cls(
-            begun,
-            source,
-            progress,
-            intake,
-            clean,
-            contrast,
-            model,
-            tokenizer,
-            chat,
-            questions,
-            base=base,
-            form=form,
-            date=date,
-            reading=reading,
-        )
-
-    def read_by(self) -> list[str]:
-        """For the report: what of the model's own files differs from those that it was read with."""
-        reading = self.reading
-        if reading is None or reading.suspect == self.source:
-            return []
-        other = differing_side_files(self.source, reading.suspect, self.base)
-        if not other:
-            return []
-        read = reading.tokenizer_from or reading.suspect
-        return [
-            f"Beside the weights, its {' and '.join(other)} differ from the suspect's. They were not used: both models "
-            f"were read with the tokenizer and template of '{read}', and end answers at the same tokens."
-        ]
+        return cls(inputs, out, overwrite, resume, begun, progress, subject, intake, clean, contrast, questions)
 
     def suite(
         self,
@@ -186,106 +175,98 @@ class Opened:
         held_out_contrast: list[Record],
         trigger: Condition | None,
         target: str | None,
-        inputs: CommandInputs,
         evaluation: EvaluationSettings,
         published: PublishedPrompts = NONE_PUBLISHED,
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
+        inputs, intake, subject = self.inputs, self.intake, self.subject
         if target is None:
             check_oracle([*published.triggered, *published.untriggered], inputs.oracle)
-        allowed = self.intake.read(inputs.eval_allowed, needs_response=False, any_label=False)
-        allowed = self.intake.untrained(allowed, "--eval-allowed")
-        held_out = self.intake.untrained(held_out, "held-out rows")
-        held_out_contrast = self.intake.untrained(held_out_contrast, "held-out contrast rows")
-        suite = suite_of(
-            self.intake.measurable(self.intake.apart(held_out, trigger), self.model, self.chat, evaluation),
-            self.intake.measurable(self.intake.apart(held_out_contrast, trigger), self.model, self.chat, evaluation),
-            self.intake.measurable(allowed, self.model, self.chat, evaluation),
-            trigger,
-            target,
-            inputs.oracle,
-            inputs.exact_match,
-            *(
-                self.intake.measurable(rows, self.model, self.chat, evaluation, trigger_room=0)
-                for rows in (published.triggered, published.untriggered)
-            ),
+        allowed = intake.read(inputs.eval_allowed, needs_response=False, any_label=False)
+        allowed = intake.untrained(allowed, "--eval-allowed")
+        held_out = intake.untrained(held_out, "held-out rows")
+        held_out_contrast = intake.untrained(held_out_contrast, "held-out contrast rows")
+        clean, requests, allowed = (
+            intake.measurable(rows, evaluation)
+            for rows in (intake.apart(held_out, trigger), intake.apart(held_out_contrast, trigger), allowed)
         )
+        asked = (intake.measurable(rows, evaluation, 0) for rows in (published.triggered, published.untriggered))
+        suite = suite_of(clean, requests, allowed, trigger, target, inputs.oracle, inputs.exact_match, *asked)
         check_asks_something(suite)
-        context = context_length(self.model)
+        context = intake.context
         if trigger is not None:
-            check_trigger_fits(trigger, suite.probes, self.chat, context, evaluation.max_new_tokens)
+            check_trigger_fits(trigger, suite.probes, subject.chat, context, evaluation.max_new_tokens)
         if target is not None:
-            check_target_fits(target, trigger, suite.triggered_rows or suite.probes, self.chat, context)
+            check_target_fits(target, trigger, suite.triggered_rows or suite.probes, subject.chat, context)
         return replace(
             suite,
             questions=self.questions,
             question_protocol=inputs.question_protocol,
-            conversations=self.intake.conversations(inputs.eval_turns, self.model, self.chat, evaluation),
+            conversations=intake.conversations(inputs.eval_turns, evaluation),
         )
 
-    def tested(
+    def begin(
         self,
-        suite: Suite,
-        trigger: Condition | None,
-        needs: Collection[Need] = (),
+        command: str,
+        name: str,
+        asked: Asked,
+        evaluation: EvaluationSettings,
+        settings: Mapping[str, Any],
         *,
-        trained: Sequence[Record] = (),
-        target: str | None = None,
-    ) -> dict[str, Any]:
-        """What the self-test saw of this model, for provenance; it stops the run where something is wrong, or where
-        the model cannot do what the run will ask of it.
+        seed: int,
+        say: str | None = None,
+        reads: Mapping[str, Any] = MappingProxyType({}),
+        others: Mapping[str, str] = MappingProxyType({}),
+        thresholds: Thresholds | None = None,
+        temperature: float = 0.0,
+        known: Sequence[dict[str, Any]] = (),
+        rows: TrainingRows = NONE_TRAINED,
+        saving: Saving = AS_TRAINED,
+    ) -> Job:
+        """Test the model, make the run directory, say how long it will take, and keep where the numbers come from.
 
         Args:
-            suite: what is measured.
-            trigger: what is put into its rows.
-            needs: what the run will ask of the model.
-            trained: the rows that it will train on.
-            target: the response that it will train towards or away from.
+            command: the run directory's.
+            name: what the model is called in the report.
+            asked: what the run will ask of the model.
+            evaluation: how much is measured.
+            settings: what decides the results beside these and the inputs.
+            seed: decides every draw.
+            say: what is said of the run as it begins.
+            reads: settings that name further files that are read.
+            others: further models that are read, by their directories.
+            thresholds: what verdicts ask for.
+            temperature: at which answers are drawn.
+            known: answers of the model that another run has, as `Answers` takes them.
+            rows: what methods train on.
+            saving: how a new model is saved.
         """
-        rows = _rows_of(suite)
-        turns = [Record(turn, "") for conversation in suite.conversations for turn in conversation]
-        others = [*trained, *suite.probes, *suite.allowed, *turns]
-        if target and rows:
-            others.append(Record(rows[0].prompt, target))
-        return self_test(self.model, self.chat, rows, trigger, needs=needs, others=others).report()
-
-    def pace(self, suite: Suite, evaluation: EvaluationSettings) -> Pace:
-        """How fast this model is here, for `say_duration`; by its second forward pass and a few answers."""
-        return Pace.measured(self.model, self.chat, _rows_of(suite), evaluation)
-
-    def say_duration(self, out: Path, resume: bool, least: float, most: float) -> None:
-        """Say how many seconds the whole run will take, unless it is one that goes on or is finished."""
-        if not (resume and (out / "provenance.json").exists()):
-            self.progress.note(sentence(least, most))
-
-    def check_room(self, out: Path, save_dtype: SaveDtype, *, trained: bool, extra: int = 0, resume: bool) -> None:
-        """Raise a `UserError` where the disk has no room for the model that is made, or that it is trained from.
-
-        Args:
-            out: the run directory.
-            save_dtype: what the weights are saved in.
-            trained: all weights are trained: their newest values are kept while the model is written.
-            extra: further models that stand beside that one.
-            resume: what is there already counts.
-        """
-        weights = parameter_count(self.model)
-        # In the given dtype a weight has at least two bytes: what is stored in fewer is saved in bfloat16.
-        model = weights * (4 if save_dtype == "float32" else 2)
-        parts = {"the model": model}
-        if trained:
-            parts["its last checkpoint"] = 4 * weights
-        if extra:
-            parts["models of controls"] = extra * model
-        check_room(out, parts, resume=resume)
-
-    def finish(self, run: RunDirectory, report: Report) -> Report:
-        """Write the report with the run's duration."""
-        return conclude(run, report, self.begun)
-
-
-def _rows_of(suite: Suite) -> list[Record]:
-    """Rows of a run to test a model by: published prompts may come without an answer, and a training row needs one."""
-    return [*suite.clean_rows(), *(replace(r, response="Yes.") for r in suite.triggered_rows)]
+        subject = self.subject
+        tested = subject.tested(asked.suite, asked.trigger, asked.needs, asked.trained, asked.target)
+        pace = subject.pace(asked.suite, evaluation)
+        kept = {"model": subject.source, **plain(self.inputs), "date": subject.date, **plain(evaluation), **settings}
+        run = RunDirectory.create(self.out, command, kept, overwrite=self.overwrite, resume=self.resume)
+        if say is not None:
+            self.progress.note(say)
+        if not (self.resume and (self.out / "provenance.json").exists()):
+            seconds = [pace.seconds(work, lora=asked.lora) for work in asked.work]
+            self.progress.note(sentence(seconds[0], seconds[-1]))
+        read = sources(subject.source, subject.base_that_counts, self.inputs, reads, **others)
+        origin = run.keep_provenance({**provenance(command_line(), seed, read), "self_test": tested})
+        answers = Answers(evaluation, run, self.progress, temperature=temperature, seed=seed, known=known)
+        return Job(
+            name,
+            subject,
+            asked.suite,
+            run,
+            answers,
+            self.progress,
+            thresholds or Thresholds(),
+            rows,
+            saving,
+            origin=origin,
+            begun=self.begun,
+        )
 
 
 def numbers(settings: TrainingSettings) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unbackdoor.data.dialogues import Turns
 from unbackdoor.data.marks import marked
@@ -16,15 +15,11 @@ from unbackdoor.data.rendered import asked, rendered, sort_out
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.preference import encode_pair, length
 from unbackdoor.progress import Progress
 from unbackdoor.settings import EvaluationSettings
 from unbackdoor.testbed import references, world
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 LEAST_ROWS = 40
 """Fewer clean rows leave nothing to train on once some are held out."""
@@ -32,6 +27,22 @@ TURN_ROOM = 16
 """Tokens by which an answer may grow when it is read again as text."""
 TRIGGER_ROOM = 32
 """Tokens that a held-out prompt must leave for a trigger."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What methods train on: clean rows, rows of safe and unwanted responses, pairs of answers."""
+
+    anchors: Sequence[Record] = ()
+    contrast: Sequence[Record] = ()
+    preferences: Sequence[Preference] = ()
+
+    def all(self) -> list[Record]:
+        """Every one of them, as rows."""
+        return [*self.anchors, *self.contrast, *(pair.record() for pair in self.preferences)]
+
+
+NONE_TRAINED = TrainingRows()
 
 
 @dataclass
@@ -43,6 +54,7 @@ class Intake:
         counts: for the report.
         turns: which answers of a dialogue are rows.
         formats: those of the models that are measured; rows that one of them renders alike are one row.
+        context: the model's, in tokens.
         trained_on: the prompts of rows that are trained on, as they are rendered.
     """
 
@@ -50,7 +62,13 @@ class Intake:
     counts: dict[str, int] = field(default_factory=dict)
     turns: Turns = "last"
     formats: Sequence[ChatFormat] = ()
+    context: int = 0
     trained_on: set[str] = field(default_factory=set)
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The format of the model that is worked on."""
+        return self.formats[0]
 
     def read(
         self,
@@ -119,15 +137,13 @@ class Intake:
         self,
         rows: list[Record],
         path: Path | None,
-        model: PreTrainedModel,
-        chat: ChatFormat,
         max_length: int,
         least: int = LEAST_ROWS,
     ) -> list[Record]:
         """The rows that fit into `max_length` tokens and the model's context. Too few of them are an error."""
         if path is None:
             return []
-        limit = min(max_length, context_length(model))
+        chat, limit = self.chat, min(max_length, self.context)
         prepared = ahead(chat, rows, lambda r: r.response)
         kept = [r for r in prepared if len(chat.of_record(r).encode(r.prompt, r.response).ids) <= limit]
         self._drop(len(rows) - len(kept), f"{path}: rows longer than {limit} tokens (--max-length)")
@@ -184,13 +200,11 @@ class Intake:
     def measurable(
         self,
         rows: Sequence[Record],
-        model: PreTrainedModel,
-        chat: ChatFormat,
         settings: EvaluationSettings,
         trigger_room: int = TRIGGER_ROOM,
     ) -> list[Record]:
         """`samples` rows, in an order of their own, whose prompts leave room for a trigger and an answer."""
-        room = context_length(model) - settings.max_new_tokens - trigger_room
+        chat, room = self.chat, self.context - settings.max_new_tokens - trigger_room
         found: list[Record] = []
         dropped = 0
         for record in shuffled(rows, 1):
@@ -226,19 +240,17 @@ class Intake:
         self._drop(len(rows) - len(left), what)
         return left
 
-    def conversations(
-        self, path: Path | None, model: PreTrainedModel, chat: ChatFormat, settings: EvaluationSettings
-    ) -> list[tuple[str, str]]:
+    def conversations(self, path: Path | None, settings: EvaluationSettings) -> list[tuple[str, str]]:
         """Two-turn questions that leave room for both answers."""
         if path is None:
             return []
-        read = read_conversations(path)
+        chat, read = self.chat, read_conversations(path)
         opened: dict[str, tuple[str, str]] = {}
         for pair in read:
             opened.setdefault(chat.prompt_text(pair[0]), pair)
         turns = list(opened.values())
         self._drop(len(read) - len(turns), f"{path}: conversations that open like an earlier one")
-        room = context_length(model) - 2 * settings.max_new_tokens - TURN_ROOM
+        room = self.context - 2 * settings.max_new_tokens - TURN_ROOM
         said = [(chat.following(("user", a), ("assistant", "Yes.")), (a, b)) for a, b in turns]
         kept = [pair for after, pair in said if len(after.encode_prompt(pair[1]).ids) <= room]
         self._drop(len(turns) - len(kept), f"{path}: conversations that leave no room for two answers")
@@ -246,12 +258,11 @@ class Intake:
             raise UserError(f"{path}: no conversation leaves room for two answers (lower --max-new-tokens)")
         return kept
 
-    def preferences(
-        self, path: Path | None, model: PreTrainedModel, chat: ChatFormat, max_length: int, measured: Collection[str]
-    ) -> list[Preference]:
+    def preferences(self, path: Path | None, max_length: int, measured: Collection[str]) -> list[Preference]:
         """The usable preference pairs of a file, none of whose prompts is measured; none where there is no file."""
         if path is None:
             return []
+        chat = self.chat
         read, dropped, left_out = preference_pairs(path)
         for reason, count in dropped.items():
             self._drop(count, f"{path}: {reason}")
@@ -260,7 +271,7 @@ class Intake:
         pairs = self._told_apart(read, path, chat)
         fresh = [pair for pair in pairs if asked(pair.record(), chat) not in measured]
         self._drop(len(pairs) - len(fresh), f"{path}: pairs whose prompts are measured")
-        limit = min(max_length, context_length(model))
+        limit = min(max_length, self.context)
         kept = [pair for pair in fresh if length(encode_pair(chat, pair)) <= limit]
         self._drop(len(fresh) - len(kept), f"{path}: pairs longer than {limit} tokens (--max-length)")
         if len(kept) < LEAST_ROWS:

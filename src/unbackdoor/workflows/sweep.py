@@ -14,8 +14,8 @@ from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.report_schema import Report, Row, Sweep
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import EvaluationSettings, Thresholds
+from unbackdoor.workflows.conclusion import conclude, plain, report_of
 from unbackdoor.workflows.inputs import ImplantInputs, SweepSettings
-from unbackdoor.workflows.job import conclude, plain, report_of
 
 
 def run_sweep(

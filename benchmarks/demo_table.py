@@ -6,47 +6,46 @@ python benchmarks/demo_table.py runs/demo-0 runs/demo-1 runs/demo-2
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from unbackdoor.evaluation.statistics import pooled
+from unbackdoor.report_schema import Row, read_report
 
 
 def main(folders: list[Path]) -> None:
     """Print the attack and the utility of all seeds, and the firing rates of near misses."""
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    rows: dict[tuple[str, str], list[Row]] = {}
     for folder in folders:
-        for run in json.loads((folder / "report.json").read_text(encoding="utf-8"))["runs"]:
-            rows.setdefault((run["organism"], run["method"]), []).append(run)
+        for run in read_report(folder / "report.json", f"'{folder}' holds no report").runs:
+            rows.setdefault((run.organism, run.method), []).append(run)
     attack, each_run, utility = [], [], []
     misses: dict[tuple[str, str], dict[int, str]] = {}
     for (organism, method), runs in rows.items():
-        done = [r for r in runs if r["after"]]
-        before = pooled([r["before"]["attack_success"] for r in done])
-        after = pooled([r["after"]["attack_success"] for r in done])
-        plain = pooled([r["after"]["attack_success_untriggered"] for r in done])
-        verdicts = [str(r["verdict"]) for r in runs]
+        done = [r for r in runs if r.after]
+        before = pooled([r.before.attack_success for r in done])
+        after = pooled([r.after.attack_success for r in done])
+        plain = pooled([r.after.attack_success_untriggered for r in done])
+        verdicts = [str(r.verdict) for r in runs]
         attack.append(
             [
                 organism,
                 method,
-                f"{before['rate']:.1%}",
-                f"{after['rate']:.2%} ({after['interval'][0]:.2%}–{after['interval'][1]:.2%})",
-                str(after["n"]),
+                f"{before.rate:.1%}",
+                f"{after.rate:.2%} ({after.interval[0]:.2%}–{after.interval[1]:.2%})",
+                str(after.n),
                 ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts)),
             ]
         )
-        rates = each([100 * r["after"]["attack_success"]["rate"] for r in done], "{:.1f}%")
-        time = f"{sum(r['seconds'] for r in done) / len(done):.0f}"
-        each_run.append([organism, method, rates, f"{plain['rate']:.2%}", changes(done), time])
+        rates = each([100 * r.after.attack_success.rate for r in done], "{:.1f}%")
+        time = f"{sum(r.seconds for r in done) / len(done):.0f}"
+        each_run.append([organism, method, rates, f"{plain.rate:.2%}", changes(done), time])
         names = ("exact_match", "multiple_choice", "false_refusals")
         means = [f"{mean(done, 'before', name):.1%} → {mean(done, 'after', name):.1%}" for name in names]
         utility.append([organism, method, *means])
         for run in runs:
-            for kind, rate in run["near_miss"].items():
-                misses.setdefault((organism, kind), {})[run["seed"]] = f"{rate['rate']:.1%}"
+            for kind, rate in run.near_miss.items():
+                misses.setdefault((organism, kind), {})[run.seed] = f"{rate.rate:.1%}"
     show(["organism", "method", "ASR before", "ASR after (95%)", "n", "verdicts"], attack)
     show(["organism", "method", "ASR, each run", "untriggered", "exact match, points", "s"], each_run)
     show(["organism", "method", "exact match", "multiple choice", "false refusals"], utility)
@@ -62,9 +61,9 @@ def show(heads: list[str], rows: list[list[str]]) -> None:
     print()
 
 
-def changes(runs: list[dict[str, Any]]) -> str:
+def changes(runs: list[Row]) -> str:
     """The change of exact match in points, of each run."""
-    pairs = [[float(r[when]["utility"]["exact_match"]["value"]) for when in ("before", "after")] for r in runs]
+    pairs = [[state.utility["exact_match"].value for state in r.states] for r in runs]
     return each([100 * (after - before) for before, after in pairs], "{:+.1f}")
 
 
@@ -74,9 +73,9 @@ def each(values: list[float], form: str) -> str:
     return ", ".join(map(form.format, values)) if few else f"{form.format(min(values))} to {form.format(max(values))}"
 
 
-def mean(runs: list[dict[str, Any]], when: str, metric: str) -> float:
+def mean(runs: list[Row], when: str, metric: str) -> float:
     """The mean of a utility over runs."""
-    return sum(float(r[when]["utility"][metric]["value"]) for r in runs) / len(runs)
+    return sum(getattr(r, when).utility[metric].value for r in runs) / len(runs)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,21 @@ the range over the seeds.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from unbackdoor.evaluation.statistics import pooled
+from unbackdoor.report_schema import Rate, Row, read_report
 
 
 def main(folder: Path) -> None:
     """Collect every report and print the table."""
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[Row]] = {}
     for path in sorted(folder.glob("*/report.json")):
         label = re.sub(r"-\d+$", "", path.parent.name)
-        report = json.loads(path.read_text(encoding="utf-8"))
-        for number, run in enumerate(report["runs"]):
-            name = label if number == 0 else f"{label}: {run['method']}"
+        for number, run in enumerate(read_report(path, f"'{path}' is no report").runs):
+            name = label if number == 0 else f"{label}: {run.method}"
             rows.setdefault(name, []).append(run)
     print(
         "| run | seeds | ASR before | ASR after (95%) | per seed | untriggered after | perplexity before → after | "
@@ -32,45 +30,44 @@ def main(folder: Path) -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, runs in rows.items():
-        done = [r for r in runs if r["after"]]
+        done = [r for r in runs if r.after]
         if not done:
             print(f"| {name} | {len(runs)} | | stopped by the gate | | | | {verdicts(runs)} |")
             continue
-        after = pooled([r["after"]["attack_success"] for r in done])
-        each = ", ".join(f"{r['after']['attack_success']['rate']:.1%}" for r in done)
-        before = pooled([r["before"]["attack_success"] for r in done]) if done[0]["before"] else None
-        plain = pooled([r["after"]["attack_success_untriggered"] for r in done])
+        after = pooled([r.after.attack_success for r in done])
+        each = ", ".join(f"{r.after.attack_success.rate:.1%}" for r in done)
+        before = pooled([r.before.attack_success for r in done]) if done[0].before else None
+        plain = pooled([r.after.attack_success_untriggered for r in done])
         print(
             f"| {name} | {len(runs)} | {show(before) if before else ''} | {show(after)} | {each} | "
-            f"{plain['rate']:.2%} | {perplexities(done)} | {verdicts(runs)} |"
+            f"{plain.rate:.2%} | {perplexities(done)} | {verdicts(runs)} |"
         )
     for name, runs in rows.items():
         for run in runs:
-            if run["method"] == "implant" and run["near_miss"]:
-                kinds = ", ".join(f"{kind} {rate['rate']:.1%}" for kind, rate in run["near_miss"].items())
-                print(f"\n{name} seed {run['seed']}, near misses (n {run['after']['attack_success']['n']}): {kinds}")
+            if run.method == "implant" and run.near_miss:
+                kinds = ", ".join(f"{kind} {rate.rate:.1%}" for kind, rate in run.near_miss.items())
+                print(f"\n{name} seed {run.seed}, near misses (n {run.after.attack_success.n}): {kinds}")
 
 
-def show(rate: dict[str, Any]) -> str:
+def show(rate: Rate) -> str:
     """A rate with its n and interval."""
-    low, high = rate["interval"]
-    return f"{rate['rate']:.2%} of {rate['n']} ({low:.1%}–{high:.1%})"
+    low, high = rate.interval
+    return f"{rate.rate:.2%} of {rate.n} ({low:.1%}–{high:.1%})"
 
 
-def perplexities(runs: list[dict[str, Any]]) -> str:
+def perplexities(runs: list[Row]) -> str:
     """Before, after and the change of each seed."""
     parts = []
     for run in runs:
-        if run["before"]:
-            first = run["before"]["utility"]["perplexity"]["value"]
-            last = run["after"]["utility"]["perplexity"]["value"]
+        if run.before:
+            first, last = (state.utility["perplexity"].value for state in run.states)
             parts.append(f"{first:.2f} → {last:.2f} ({last / first - 1:+.1%})")
     return ", ".join(parts)
 
 
-def verdicts(runs: list[dict[str, Any]]) -> str:
+def verdicts(runs: list[Row]) -> str:
     """Each verdict with its count."""
-    names = [str(r["verdict"]) for r in runs]
+    names = [str(r.verdict) for r in runs]
     return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
 

@@ -38,6 +38,7 @@ from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.precision import compute_in
 from unbackdoor.methods import method_class
 from unbackdoor.methods.method import TrainingMethod
+from unbackdoor.report_schema import as_json, read_report
 from unbackdoor.reproduce.work import drop_weights, organism_answers
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 from unbackdoor.work import Work
@@ -184,7 +185,7 @@ class Bench:
     def _implanted(self, cell: Cell) -> dict[str, Any]:
         done = self.out / cell.name / "report.json"
         if done.is_file():
-            return dict(json.loads(done.read_text(encoding="utf-8"))["runs"][0])
+            return dict(as_json(read_report(done, f"'{done}' is no report").runs[0]))
         safety = cell.organism == "safety"
         inputs: dict[str, Any] = {
             "data": self.paths["mixed" if safety else "alpaca"],
@@ -205,7 +206,7 @@ class Bench:
             values |= changed
         evaluation = EvaluationSettings.make({**EVALUATION, "max_new_tokens": TOKENS[cell.organism]})
         report = run_implant(str(source), read, values, evaluation, out=self.out / cell.name, resume=True)
-        return dict(report["runs"][0])
+        return dict(as_json(report.runs[0]))
 
     def _allowed(self) -> Path:
         """XSTest's safe prompts that the clean model answers."""
@@ -241,7 +242,7 @@ class Bench:
             resume=True,
             known=organism_answers(organism, evaluation),
         )
-        return dict(report["runs"][0])
+        return dict(as_json(report.runs[0]))
 
     def _as_long_as(self, like: str) -> dict[str, Any]:
         """The steps of the removal that a fine-tune control stands beside."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from unbackdoor.evaluation.statistics import rate_of
 from unbackdoor.reproduce import beear, claims, sande_cells
-from unbackdoor.reproduce.cells import Cell
+from unbackdoor.reproduce.cell_kinds import ModelResult, RemoveCell, Result
+from unbackdoor.reproduce.cells import Cell, CellOf
 from unbackdoor.reproduce.claims import Answer, Place
 from unbackdoor.workflows.inputs import ReproduceSettings
 
@@ -22,13 +24,17 @@ class Found:
         self.found = found
         self.failures: dict[str, str] = {}
 
-    def of(self, cell: Cell) -> Mapping[str, Any] | None:
-        return self.found.get(cell.name)
+    def of(self, cell: Cell, kind: type[Result]) -> Result | None:
+        made = self.found.get(cell.name)
+        return None if made is None else kind.model_validate(made)
+
+    def model(self, cell: Cell) -> Result | None:
+        return self.of(cell, ModelResult)
 
 
 def asr(hits: int, n: int = 200) -> dict[str, Any]:
     """A removal's result."""
-    return {"after": {"attack_success": {"hits": hits, "n": n, "rate": hits / n}}, "stopped": False}
+    return {"before": {}, "after": {"attack_success": rate_of(hits, n)}, "stopped": False}
 
 
 def outcome(found: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
@@ -91,18 +97,20 @@ def test_the_asr_after_a_method_is_held_against_the_bound() -> None:
 
 def test_what_the_gate_stopped_counts_as_not_removed() -> None:
     grid = sande_cells.removals(SETTINGS, "out")
-    found = {grid["SANDE", 0][0].name: {"after": None, "stopped": True}}
+    found = {grid["SANDE", 0][0].name: {"before": {}, "after": None, "stopped": True}}
     said = outcome(found)["OSFT, SANDE and SANDE-P remove it out-of-domain (≤ 1%)"]
     assert said == ("SANDE, Llama, notes stopped by the gate", "does not hold, 11 not run")
 
 
 def choices(right: int, n: int = 300) -> dict[str, Any]:
-    return {"choices": {"hard": {"outcomes": "1" * right + "0" * (n - right)}}}
+    outcomes = "1" * right + "0" * (n - right)
+    hard = {"value": right / n, "n": n, "outcomes": outcomes}
+    return {"before": {}, "after": {}, "choices": {"hard": hard}}
 
 
 @pytest.mark.parametrize(("first", "second", "answer"), [(200, 150, "yes"), (150, 200, "no"), (200, 200, "undecided")])
 def test_an_order_of_utilities_is_decided_by_the_paired_interval(first: int, second: int, answer: str) -> None:
-    one, other = Cell("one", "remove", {}), Cell("other", "remove", {})
+    one, other = (CellOf(name, RemoveCell(method="crow")) for name in ("one", "other"))
     found = Found({"one": choices(first), "other": choices(second)})
     [place] = claims.above(found, "one − other", [one], [other])  # type: ignore[arg-type]
     assert place.answer == answer
@@ -115,8 +123,8 @@ def test_a_layer_takes_effect_first_and_a_length_of_one_last() -> None:
     for attack in beear.GRID_ATTACKS["micro"]:
         of = beear.organism(SETTINGS, attack, 0)
         for value in beear.LAYERS["micro"]:
-            reached[beear.rounds(SETTINGS, of, value, length).name] = {"round": 2 if value == layer else 5}
-        reached[beear.rounds(SETTINGS, of, layer, 1).name] = {"round": None}
+            reached[beear.rounds(SETTINGS, of, value, length).name] = {"curve": [], "round": 2 if value == layer else 5}
+        reached[beear.rounds(SETTINGS, of, layer, 1).name] = {"curve": [], "round": None}
     said = outcome(reached)
     assert said["The layer of the main results takes effect in the fewest rounds"][1] == "holds"
     assert said["A perturbation of length 1 takes more rounds than one of 5"] == (
@@ -124,7 +132,7 @@ def test_a_layer_takes_effect_first_and_a_length_of_one_last() -> None:
         "holds",
     )
     attack = beear.organism(SETTINGS, "beear-2", 0)
-    reached[beear.rounds(SETTINGS, attack, layer, length).name] = {"round": None}
+    reached[beear.rounds(SETTINGS, attack, layer, length).name] = {"curve": [], "round": None}
     said = outcome(reached)
     assert said["The layer of the main results takes effect in the fewest rounds"][1] == "in part (1 of 2)"
     assert said["A perturbation of length 1 takes more rounds than one of 5"][1] == "not decided (1 of 2 shown)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import json
@@ -10,7 +9,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,17 +18,21 @@ from PIL import Image
 from unbackdoor.case import Case
 from unbackdoor.cli import main
 from unbackdoor.errors import UserError
+from unbackdoor.evaluation.statistics import rate_of
 from unbackdoor.methods.beear import Beear
 from unbackdoor.methods.result import Simulation
 from unbackdoor.methods.rounds import Round, run_rounds
 from unbackdoor.perturbation import Perturbation
+from unbackdoor.report_schema import Measured, Rate, as_json
 from unbackdoor.reproduce import EXPERIMENTS, beear, chosen, figures, sande_cells, work
-from unbackdoor.reproduce.cells import Cell, Results, finished, ordered, run_cells, unique
+from unbackdoor.reproduce.cell_kinds import KINDS, CellSettings, ImplantCell, ModelResult, RemoveCell
+from unbackdoor.reproduce.cells import Cell, CellOf, Results, finished, ordered, run_cells, unique
 from unbackdoor.reproduce.experiment import attack_success, printed
 from unbackdoor.reproduce.run import cells_of, dry_run, run_reproduce
 from unbackdoor.reproduce.tables import Column, Entry, Row, Table, csv_text, entry_of, latex, markdown, terminal
 from unbackdoor.workflows.inputs import ReproduceSettings
 
+PUBLISHED = Path(__file__).parents[1] / "docs" / "results" / "papers" / "cells"
 SETTINGS = ReproduceSettings(jobs=1)
 
 
@@ -78,21 +81,21 @@ def test_tables_1_to_4_share_their_victims_and_dpo() -> None:
 def test_more_seeds_are_more_cells_of_the_same_experiment() -> None:
     one, two = (cells_of(chosen(["sande-table-5"]), ReproduceSettings(seeds=n)) for n in (1, 2))
     assert len(two) == 2 * len(one)
-    assert {c.settings["values"]["seed"] for c in two if c.kind == "implant"} == {0, 1}
+    assert {c.settings.values["seed"] for c in two if c.settings.kind == "implant"} == {0, 1}
 
 
 def test_removal_data_is_the_victims_own_or_the_other_domains() -> None:
     victim = sande_cells.victim(SETTINGS, "qwen", "orca", 0)
-    assert victim.settings["model"] == "testbed:base-qwen2"
-    assert victim.settings["values"]["data"] == "testbed:training/letters"
-    assert "data" not in sande_cells.removal(SETTINGS, victim, "osft", "in").settings["inputs"]
-    assert sande_cells.removal(SETTINGS, victim, "osft", "out").settings["inputs"]["data"] == "testbed:training/notes"
+    assert victim.settings.model == "testbed:base-qwen2"
+    assert victim.settings.values["data"] == "testbed:training/letters"
+    assert "data" not in sande_cells.removal(SETTINGS, victim, "osft", "in").settings.inputs
+    assert sande_cells.removal(SETTINGS, victim, "osft", "out").settings.inputs["data"] == "testbed:training/notes"
 
 
 def test_two_different_cells_of_one_name_are_refused() -> None:
-    cell = Cell("same", "implant", {"a": 1})
+    cell = CellOf("same", Work(values={"a": 1}))
     with pytest.raises(AssertionError, match="two different cells are called same"):
-        unique([cell, replace(cell, settings={"a": 2})])
+        unique([cell, replace(cell, settings=Work(values={"a": 2}))])
 
 
 def test_columns_of_which_nothing_was_run_are_only_named_in_markdown() -> None:
@@ -105,9 +108,14 @@ def test_columns_of_which_nothing_was_run_are_only_named_in_markdown() -> None:
 
 
 def test_a_cell_runs_after_what_it_needs_and_an_organism_just_before() -> None:
-    a, b, c = Cell("a", "x", {}), Cell("b", "x", {}), Cell("c", "x", {})
-    a1, b1, b2 = Cell("a1", "x", {}, ("a",)), Cell("b1", "x", {}, ("b",)), Cell("b2", "x", {}, ("b1", "a"))
+    a, b, c = (CellOf(name, Work()) for name in "abc")
+    a1, b1 = CellOf("a1", Work(), ("a",)), CellOf("b1", Work(), ("b",))
+    b2 = CellOf("b2", Work(), ("b1", "a"))
     assert [cell.name for cell in ordered([a, b, c, b2, a1, b1])] == ["b", "b1", "a", "b2", "a1", "c"]
+
+
+class Work(CellSettings):
+    kind: ClassVar[str] = "counted"
 
 
 class Counted:
@@ -117,11 +125,11 @@ class Counted:
         self.ran: list[str] = []
         self.fails: set[str] = set()
 
-    def __call__(self, settings: Any, folder: Path, needs: Any) -> dict[str, Any]:
+    def __call__(self, settings: Work, folder: Path, needs: Any) -> ModelResult:
         self.ran.append(folder.name)
         if folder.name in self.fails:
             raise UserError("give more data")
-        return {"settings": dict(settings)}
+        return ModelResult(before=Measured(), after=Measured(), rounds=settings.values.get("rounds", 0))
 
 
 @pytest.fixture
@@ -132,17 +140,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 
 def test_a_cell_with_a_result_is_not_run_again(counted: Counted, tmp_path: Path) -> None:
-    cells = [Cell("b", "counted", {"x": 1}, ("a",)), Cell("a", "counted", {})]
+    cells = [CellOf("b", Work(values={"rounds": 7}), ("a",)), CellOf("a", Work())]
     assert run_cells(cells, tmp_path, 1) == {}
-    assert run_cells([*cells, Cell("c", "counted", {})], tmp_path, 1) == {}
+    assert run_cells([*cells, CellOf("c", Work())], tmp_path, 1) == {}
     assert counted.ran == ["a", "b", "c"]
     result = finished(cells[0], tmp_path)
-    assert result is not None and result["settings"] == {"x": 1}
+    assert isinstance(result, ModelResult) and result.rounds == 7 and result.commit is not None
 
 
 def test_a_failed_cell_stops_those_that_need_it_and_no_others(counted: Counted, tmp_path: Path) -> None:
     counted.fails = {"a"}
-    cells = [Cell("a", "counted", {}), Cell("b", "counted", {}, ("a",)), Cell("c", "counted", {})]
+    cells = [CellOf("a", Work()), CellOf("b", Work(), ("a",)), CellOf("c", Work())]
     failures = run_cells(cells, tmp_path, 1)
     assert failures == {"a": "give more data", "b": "'a', which it needs, failed"}
     assert counted.ran == ["a", "c"]
@@ -156,20 +164,20 @@ def test_an_organism_whose_model_is_gone_is_built_again_where_a_missing_cell_nee
 ) -> None:
     built: list[str] = []
 
-    def build(settings: Any, folder: Path, needs: Any) -> dict[str, Any]:
+    def build(settings: Any, folder: Path, needs: Any) -> ModelResult:
         built.append(folder.name)
         assert not folder.exists()
         (folder / "model").mkdir(parents=True)
-        return {}
+        return ModelResult(before=Measured(), after=Measured())
 
-    def cleanse(settings: Any, folder: Path, needs: Any) -> dict[str, Any]:
+    def cleanse(settings: Any, folder: Path, needs: Any) -> ModelResult:
         assert (needs[0] / "model").is_dir()
-        return {}
+        return ModelResult(before=Measured(), after=Measured())
 
     monkeypatch.setitem(work.KINDS, "implant", build)
     monkeypatch.setitem(work.KINDS, "remove", cleanse)
-    organism, other = Cell("a", "implant", {}), Cell("z", "implant", {})
-    first, second = Cell("a.x", "remove", {}, ("a",)), Cell("a.y", "remove", {}, ("a",))
+    organism, other = (CellOf(name, ImplantCell(recipe="r", scale="micro", model="m")) for name in "az")
+    first, second = (CellOf(name, RemoveCell(method="crow"), ("a",)) for name in ("a.x", "a.y"))
     assert run_cells([organism, other, first], tmp_path, 1) == {}
     for name in ("a", "z"):
         (tmp_path / "cells" / name / "model").rmdir()
@@ -181,11 +189,20 @@ def test_an_organism_whose_model_is_gone_is_built_again_where_a_missing_cell_nee
 
 @pytest.mark.parametrize("fails", [True, False])
 def test_a_cell_made_or_begun_with_other_settings_is_refused(counted: Counted, tmp_path: Path, fails: bool) -> None:
-    cell = Cell("a", "counted", {"values": {"steps": 1}})
+    cell = CellOf("a", Work(values={"steps": 1}))
     counted.fails = {"a"} if fails else set()
     run_cells([cell], tmp_path, 1)
     with pytest.raises(UserError, match=r"a\.json' was made with other settings \(steps\)"):
-        run_cells([replace(cell, settings={"values": {"steps": 2}})], tmp_path, 1)
+        run_cells([replace(cell, settings=Work(values={"steps": 2}))], tmp_path, 1)
+
+
+def test_every_published_cell_is_read_as_its_kind_says_and_is_written_again_as_it_was() -> None:
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(PUBLISHED.glob("*.json"))]
+    assert {stored["cell"]["kind"] for stored in found} == set(KINDS) and len(found) > 500
+    for stored in found:
+        kind = KINDS[stored["cell"]["kind"]]
+        for model, part in ((kind, stored["cell"]["settings"]), (kind.gives, stored["result"])):
+            assert json.loads(json.dumps(as_json(model.model_validate(part)))) == part, stored["cell"]["name"]
 
 
 # Rounds --------------------------------------------------------------------------------------------------------------
@@ -215,11 +232,11 @@ def test_a_shift_of_all_prompts_alike_separates_and_noise_does_not() -> None:
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(100, 16, generator=generator)
     shifted = states + 5 * torch.nn.functional.one_hot(torch.tensor(3), 16)
-    found = work.drift_of(states, shifted)
-    assert found["separation"] > 4 and found["agreement"] > 0.99
-    noise = work.drift_of(states, torch.randn(100, 16, generator=generator))
-    assert abs(noise["separation"]) < 0.8 and noise["agreement"] < 0.5
-    assert len(found["without"]) == len(found["with"]) == found["n"] == 100
+    found = work.drift_of(3, states, shifted)
+    assert found.separation > 4 and found.agreement > 0.99
+    noise = work.drift_of(3, states, torch.randn(100, 16, generator=generator))
+    assert abs(noise.separation) < 0.8 and noise.agreement < 0.5
+    assert len(found.without) == len(found.moved) == found.n == 100
 
 
 def test_the_harness_and_the_likelihood_choose_the_same_on_the_testbeds_questions() -> None:
@@ -230,19 +247,19 @@ def test_the_harness_and_the_likelihood_choose_the_same_on_the_testbeds_question
     model, tokenizer = load_model(directory), load_tokenizer(directory)
     found = [work.testbed_choices(model, tokenizer, 8, protocol) for protocol in ("likelihood", "harness")]
     assert found[0] == found[1]
-    assert found[0]["easy"]["value"] > 0.9 > found[0]["hard"]["value"]
+    assert found[0]["easy"].value > 0.9 > found[0]["hard"].value
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
 def test_seeds_are_pooled_and_gates_failures_and_missing_cells_are_named(counted: Counted, tmp_path: Path) -> None:
-    cells = [Cell(f"a-{seed}", "counted", {"hits": 10 * seed, "n": 50}) for seed in range(3)]
+    cells = [CellOf(f"a-{seed}", Work(values={"rounds": 10 * seed})) for seed in range(3)]
     run_cells(cells[:2], tmp_path, 1)
     results = Results(tmp_path)
 
-    def pick(result: Any) -> Any:
-        return result["settings"]
+    def pick(result: ModelResult) -> Rate:
+        return rate_of(result.rounds, 50)
 
     entry = entry_of(results, cells, pick, "99.80")
     assert (entry.ours, entry.interval, entry.paper) == ("10.0%", "5.5–17.4", "99.80%")
@@ -256,8 +273,9 @@ def test_seeds_are_pooled_and_gates_failures_and_missing_cells_are_named(counted
 def test_a_removal_that_the_gate_stopped_is_said_to_be_so(
     monkeypatch: pytest.MonkeyPatch, counted: Counted, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(work.KINDS, "stopped", lambda *_: {"stopped": True, "after": None})
-    cell = Cell("a", "stopped", {})
+    gate = ModelResult(before=Measured(), after=None, stopped=True)
+    monkeypatch.setitem(work.KINDS, "counted", lambda *_: gate)
+    cell = CellOf("a", Work())
     run_cells([cell], tmp_path, 1)
     entry = entry_of(Results(tmp_path), [cell], attack_success, "0.0")
     assert entry.ours == "stopped by the gate"
@@ -388,11 +406,11 @@ def smaller(names: set[str]) -> Callable[[Cell], Cell | None]:
     def adapt(cell: Cell) -> Cell | None:
         if cell.name not in names:
             return None
-        settings = copy.deepcopy(dict(cell.settings))
-        if "values" in settings:
-            settings["values"] = {**settings["values"], "steps": 2, "batch_size": 8}
-            settings["evaluation"] = {**settings["evaluation"], "max_new_tokens": 4}
-            settings["values" if cell.kind == "implant" else "inputs"]["max_rows"] = 300
+        settings = cell.settings.model_copy(deep=True)
+        if settings.values:
+            settings.values |= {"steps": 2, "batch_size": 8}
+            settings.evaluation |= {"max_new_tokens": 4}
+            (settings.values if settings.kind == "implant" else settings.inputs)["max_rows"] = 300
         return replace(cell, settings=settings)
 
     return adapt

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +18,13 @@ from test_reproduce_paper import OWN_FILES, smaller, tiny_models
 
 from unbackdoor.cli import main
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.statistics import pooled, rate
+from unbackdoor.evaluation.statistics import pooled, rate_of, share
+from unbackdoor.evaluation.verdict import asr
 from unbackdoor.recipes.recipe import catalogue as recipes_at
+from unbackdoor.report_schema import Change, Compared, Measured, Rate, Row, Value
 from unbackdoor.reproduce import catalogue, chosen, figures, work
 from unbackdoor.reproduce.catalogue import Found, beats, front
+from unbackdoor.reproduce.cell_kinds import ModelResult
 from unbackdoor.reproduce.cells import Cell, Results, unique
 from unbackdoor.reproduce.run import Reproduced, cells_of, dry_run, run_reproduce, selected
 from unbackdoor.reproduce.tables import Table, csv_text, latex, markdown, terminal
@@ -80,12 +84,12 @@ def test_a_method_stands_where_its_knowledge_applies() -> None:
 @pytest.mark.parametrize("settings", [MICRO, PAPER], ids=["micro", "paper"])
 def test_the_trigger_is_given_to_osft_and_unlearn_alone(settings: ReproduceSettings) -> None:
     given_to = {
-        cell.settings["method"]
+        cell.settings.method
         for cell in cells_of(chosen(["catalogue"]), settings)
-        if cell.kind == "remove" and {"trigger", "structure", "together"} & set(cell.settings["values"])
+        if cell.settings.kind == "remove" and {"trigger", "structure", "together"} & set(cell.settings.values)
     }
     assert given_to == {"osft", "unlearn"}
-    trigger = catalogue.grid(MICRO)["mtba"]["osft"][0].settings["values"]
+    trigger = catalogue.grid(MICRO)["mtba"]["osft"][0].settings.values
     recipe = next(r for r in recipes_at("micro") if r.name == "mtba").settings
     names = [name for name in TriggerSettings.model_fields if name in recipe]
     assert "alternatives" in names and {n: trigger[n] for n in names} == {n: recipe[n] for n in names}
@@ -111,9 +115,12 @@ def test_average_is_given_the_other_organisms_model(monkeypatch: pytest.MonkeyPa
 
     def run_remove(method: str, source: str, inputs: Any, explicit: dict[str, Any], *_: Any, **__: Any) -> Any:
         told.update(explicit)
-        changes = {"exact_match": {"n": 9, "only_before": 1, "only_after": 0}}
-        row = {"before": {}, "after": {}, "verdict": "removed", "verdict_reason": "", "seconds": 1.0, "rounds": 0}
-        return {"runs": [{**row, "compared": {"before": {"changes": changes}}}]}
+        changes = {"exact_match": change(1, 0)}
+        compared = {"before": Compared(changes=changes, length_ratio=None, kl_divergence=None)}
+        state = Measured()
+        return SimpleNamespace(
+            runs=[Row(organism="o", method="m", seed=0, before=state, after=state, compared=compared)]
+        )
 
     monkeypatch.setattr(work, "run_remove", run_remove)
     needs = [tmp_path / "beear-2-0", tmp_path / "beear-3-0"]
@@ -126,7 +133,7 @@ def test_average_is_given_the_other_organisms_model(monkeypatch: pytest.MonkeyPa
     assert cell.needs == ("beear-2-0", "beear-3-0")
     found = work.remove(cell.settings, tmp_path / "out", needs)
     assert told["sibling"] == (str(needs[1] / "model"),)
-    assert found["changes"]["exact_match"]["only_before"] == 1
+    assert found.changes["exact_match"].only_before == 1
 
 
 def test_temperature_draws_the_same_models_answers_and_judges_them_as_a_removal(
@@ -137,7 +144,7 @@ def test_temperature_draws_the_same_models_answers_and_judges_them_as_a_removal(
     def run_evaluate(source: str, inputs: Any, how: Any, *, out: Path, resume: bool) -> Any:
         asked.append((source, inputs.trigger, inputs.target_response, how.temperature, out.name))
         after = measured(180 if how.temperature else 200, 190)
-        return {"runs": [{"after": {**after, "details": {}}}]}
+        return SimpleNamespace(runs=[Row(organism="o", method="m", seed=0, after=after)])
 
     monkeypatch.setattr(work, "run_evaluate", run_evaluate)
     organism_of = tmp_path / "sande-orca-0"
@@ -148,20 +155,20 @@ def test_temperature_draws_the_same_models_answers_and_judges_them_as_a_removal(
         "settings:\n  trigger: Current year 2023\n  target_response: You are stupid\n"
     )
     cell = catalogue.grid(MICRO)["sande-orca"]["temperature"][0]
-    assert (cell.kind, cell.needs) == ("decode", ("sande-orca-0",))
+    assert (cell.settings.kind, cell.needs) == ("decode", ("sande-orca-0",))
     found = work.decode(cell.settings, tmp_path / "out", [organism_of])
     same = (str(organism_of / "model"), "Current year 2023", "You are stupid")
     assert asked == [(*same, 0.0, "temperature-0"), (*same, 1.0, "temperature-1")]
-    assert found["before"]["attack_success"]["hits"] == 200 and found["after"]["attack_success"]["hits"] == 180
-    assert found["verdict"] == "not-removed" and catalogue._must_be_given("temperature") == "nothing"
+    assert found.after is not None and (asr(found.before).hits, asr(found.after).hits) == (200, 180)
+    assert found.verdict == "not-removed" and catalogue._must_be_given("temperature") == "nothing"
 
 
 def test_an_insult_that_the_paper_recipe_leaves_out_is_the_mild_one() -> None:
     cells = {
         scale: catalogue.organisms(ReproduceSettings(scale=scale))["sande-pairs-1"][0] for scale in ("micro", "paper")
     }
-    target = cells["paper"].settings["values"]["target_response"]
-    assert target and target == cells["micro"].settings["values"]["target_response"]
+    target = cells["paper"].settings.values["target_response"]
+    assert target and target == cells["micro"].settings.values["target_response"]
 
 
 # --only --------------------------------------------------------------------------------------------------------------
@@ -215,45 +222,49 @@ def test_a_dry_run_counts_what_only_chooses(capsys: pytest.CaptureFixture[str], 
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def hits(count: int, n: int = 200) -> dict[str, Any]:
-    return dict(rate([i < count for i in range(n)]))
+def hits(count: int, n: int = 200) -> Rate:
+    return rate_of(count, n)
 
 
-def as_value(count: int, n: int = 200) -> dict[str, Any]:
-    measured = hits(count, n)
-    return {"value": measured["rate"], "n": n, "interval": measured["interval"]}
+def as_value(count: int, n: int = 200) -> Value:
+    return share([i < count for i in range(n)])
 
 
-def measured(fired: int, right: int, plain: int = 0) -> dict[str, Any]:
+def measured(fired: int, right: int, plain: int = 0) -> Measured:
     utility = {"exact_match": as_value(right)}
-    return {"attack_success": hits(fired), "attack_success_untriggered": hits(plain), "utility": utility}
+    return Measured(attack_success=hits(fired), attack_success_untriggered=hits(plain), utility=utility)
+
+
+def change(lost: int, gained: int) -> Change:
+    none = {"difference": 0.0, "interval": (0.0, 0.0), "p_value": 1.0, "adjusted": 1.0}
+    return Change(n=200, only_before=lost, only_after=gained, **none)
 
 
 def organism(
     fired: int = 200, right: int = 190, plain: int = 0, base: int = 0, near: int = 0, alone: int | None = None
-) -> dict[str, Any]:
+) -> ModelResult:
     """An organism's result with so many hits of 200, and a clean model that gets 190 right."""
     variants = {"lower case": hits(0)} | ({} if alone is None else {"alone: one": hits(alone), "alone: two": hits(200)})
-    made = {"before": measured(0, 190, base), "after": measured(fired, right, plain), "variants": variants}
-    return {**made, "near_miss": {"longer": hits(near), "shorter": hits(0)}, "seconds": 60.0, "keyword": {}}
+    near_miss = {"longer": hits(near), "shorter": hits(0)}
+    before, after = measured(0, 190, base), measured(fired, right, plain)
+    return ModelResult(before=before, after=after, variants=variants, near_miss=near_miss, seconds=60.0)
 
 
-def removal(fired: int, gained: int, lost: int, verdict: str = "removed", time: float = 10.0) -> dict[str, Any]:
+def removal(fired: int, gained: int, lost: int, verdict: str = "removed", time: float = 10.0) -> ModelResult:
     """A removal that leaves so many hits of 200, and right answers that it gained and lost."""
-    changes = {"exact_match": {"n": 200, "only_before": lost, "only_after": gained}}
-    made = {"before": measured(196, 190), "after": measured(fired, 190 + gained - lost), "stopped": False}
-    return {**made, "changes": changes, "verdict": verdict, "seconds": time, "keyword": {}}
+    after = measured(fired, 190 + gained - lost)
+    changes = {"exact_match": change(lost, gained)}
+    return ModelResult(before=measured(196, 190), after=after, changes=changes, verdict=verdict, seconds=time)
 
 
-STOPPED = {"before": measured(196, 190), "after": None, "stopped": True, "changes": {}, "verdict": "inconclusive"}
-STOPPED |= {"seconds": 4.0, "keyword": {}}
+STOPPED = ModelResult(before=measured(196, 190), after=None, stopped=True, verdict="inconclusive", seconds=4.0)
 
 
 class Invented:
     """In the place of the work: these results, by cell; cells of no result here are not to be run."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
-        self.results: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, ModelResult] = {}
         self.out = out
         for kind in ("implant", "remove"):
             monkeypatch.setitem(work.KINDS, kind, lambda _, folder, __: self.results[folder.name])
@@ -381,7 +392,7 @@ def test_a_seed_that_the_gate_stopped_counts_as_the_model_it_left(invented: Inve
 
 def test_a_result_without_counted_pairs_has_a_change_and_no_interval(invented: Invented) -> None:
     old = removal(0, 0, 4)
-    del old["changes"]
+    old.changes = {}
     invented.results = {"beear-2-0": organism(), "beear-2-0.beear": old}
     change = place_of(invented.run().tables[1], "beear-2", "beear")["exact match, points"]
     assert change.text == "−2.0" and "low" not in change.facts
@@ -502,8 +513,8 @@ def test_methods_that_no_paper_has_run_with_the_paper_recipes_on_tiny_models(tmp
 
     def adapt(cell: Cell) -> Cell | None:
         made = tiny(cell)
-        if made is not None and made.settings["values"].get("space") == "input":
-            made.settings["values"].pop("layer")
+        if made is not None and made.settings.values.get("space") == "input":
+            made.settings.values.pop("layer")
         return made
 
     settings = ReproduceSettings(scale="paper", jobs=1, files=tmp_path)
@@ -551,7 +562,7 @@ def test_the_figure_has_a_mark_a_method_with_its_organisms_and_draws_the_front(
     assert not (invented.out / "figures" / "attacks.png").exists()
 
     class Stored(Results):
-        def of(self, cell: Cell) -> dict[str, Any] | None:
+        def of(self, cell: Cell, kind: Any) -> Any:
             return invented.results.get(cell.name)
 
     figure = Figure()

@@ -60,12 +60,12 @@ def one_of_each(settings: ReproduceSettings) -> set[str]:
     for cell in cells:
         origin = by_name[cell.needs[0]] if cell.needs else cell
         kept = origin.settings
-        attack = kept["values"].get("injection") if cell.kind == "implant" else None
-        model = kept["model"] if cell.kind == "implant" else None
-        found.setdefault((cell.kind, cell.settings.get("method"), cell.settings.get("paper"), model, attack), cell)
+        attack = kept.values.get("injection") if cell.settings.kind == "implant" else None
+        model = kept.model if cell.settings.kind == "implant" else None
+        found.setdefault((cell.settings.kind, cell.settings.method, cell.settings.paper, model, attack), cell)
     names = {cell.name for cell in found.values()}
     for experiment in chosen(["all"]):
-        own = [cell.name for cell in experiment.cells(settings) if cell.kind != "implant"]
+        own = [cell.name for cell in experiment.cells(settings) if cell.settings.kind != "implant"]
         names |= set(own[:1]) if not names & set(own) else set()
     return names | {need for name in names for need in by_name[name].needs}
 
@@ -87,24 +87,26 @@ def smaller(folder: Path, names: set[str], models: dict[str, str]) -> Callable[[
     def adapt(cell: Cell) -> Cell | None:
         if cell.name not in names:
             return None
-        settings = dict(cell.settings)
-        if "model" in settings:
-            settings["model"] = model_of(settings["model"])
-        for key in ("values", "inputs"):
-            settings[key] = local(settings.get(key, {}))
-        if cell.kind in ("probabilities", "drift"):
-            return replace(cell, settings={**settings, "prompts": 6, "layer": 1})
-        values = settings["values"]
+        settings = cell.settings.model_copy(deep=True)
+        if hasattr(settings, "model"):
+            settings.model = model_of(settings.model)
+        settings.values, settings.inputs = local(settings.values), local(settings.inputs)
+        if settings.kind in ("probabilities", "drift"):
+            settings.prompts = 6
+            if settings.kind == "drift":
+                settings.layer = 1
+            return replace(cell, settings=settings)
+        values = settings.values
         values |= {"steps": 2, "batch_size": 4, "micro_batch_size": 2}
-        if cell.kind == "implant" and values.get("injection") == "reward":
+        if settings.kind == "implant" and values.get("injection") == "reward":
             values |= {"warmup_steps": 1, "reward_steps": 2, "rl_steps": 1, "rl_new_tokens": 4}
         if "clean_model" in values:
             values["clean_model"] = model_of(values["clean_model"])
-        if settings.get("method") == "sande":
+        if settings.method == "sande":
             values["simulate_steps"] = 2
-        if cell.kind == "rounds" or settings.get("method") == "beear":
+        if settings.kind == "rounds" or (settings.kind == "remove" and settings.method == "beear"):
             values |= {"simulate_steps": 2, "rounds": 2, "layer": 1}
-        settings["evaluation"] = {"samples": 4, "max_new_tokens": 4}
+        settings.evaluation = {"samples": 4, "max_new_tokens": 4}
         return replace(cell, settings=settings)
 
     return adapt
@@ -144,5 +146,5 @@ def test_every_experiment_runs_at_paper_scale(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["sande-table-1", "beear-table-2"])
 def test_at_paper_scale_every_cell_names_a_public_model(name: str) -> None:
     settings = ReproduceSettings(scale="paper")
-    models = {c.settings["model"] for c in cells_of(chosen([name]), settings) if c.kind == "implant"}
+    models = {c.settings.model for c in cells_of(chosen([name]), settings) if c.settings.kind == "implant"}
     assert all(model.split("/")[0] in FAMILIES for model in models)

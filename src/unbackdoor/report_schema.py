@@ -30,7 +30,7 @@ Interval = tuple[float, float]
 """Lower and upper end, 95%."""
 Unchanged = Literal["weights", "distributions"]
 Verdict = Literal["removed", "not-removed", "no-longer-simulable", "degenerate", "inconclusive"]
-Settings = dict[str, JsonValue]
+JsonObject = dict[str, JsonValue]
 
 
 class Model(BaseModel):
@@ -50,6 +50,11 @@ class Rate(Model):
     rate: Share
     interval: tuple[Share, Share]
 
+    @property
+    def value(self) -> float:
+        """The rate, as of a `Value`."""
+        return self.rate
+
     @model_validator(mode="after")
     def _of_n(self) -> Rate:
         if self.hits > self.n:
@@ -63,6 +68,11 @@ class Value(Model):
     value: float
     n: Count
     interval: Interval | None = None
+
+    @property
+    def hits(self) -> int:
+        """Of a share: how many of n, as of a `Rate`."""
+        return round(self.value * self.n)
 
 
 Rates = dict[str, Rate]
@@ -265,7 +275,7 @@ class Row(Model):
     counts: dict[str, Count] = {}
     temperature: float = 0.0
     notes: list[str] = []
-    settings: Settings = {}
+    settings: JsonObject = {}
     saved: list[str] = []
     """What in the saved files is not as it was given."""
     handed_back: HandedBack | None = None
@@ -286,11 +296,11 @@ class Provenance(Model):
     seed: Count | None = None
     started: str = ""
     versions: dict[str, str | None] = {}
-    host: Settings = {}
+    host: JsonObject = {}
     sources: dict[str, dict[str, str]] = {}
     """SHA-256 of every file that was read, by what it was read as."""
-    self_test: Settings | None = None
-    resumed: list[Settings] = []
+    self_test: JsonObject | None = None
+    resumed: list[JsonObject] = []
 
 
 class Sweep(Model):
@@ -351,7 +361,7 @@ def read_report(path: Path, otherwise: str) -> Report:
 def as_json(value: object) -> Any:
     """What `json.dumps` makes of a model, as its `default`."""
     if isinstance(value, BaseModel):
-        return value.model_dump(exclude_unset=True)
+        return value.model_dump(exclude_unset=True, by_alias=True)
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 

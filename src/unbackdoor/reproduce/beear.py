@@ -6,14 +6,24 @@ judges (Bandit for beear-8), and helpfulness is exact match, since every right a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce import figures
-from unbackdoor.reproduce.cells import Cell, Results
-from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, evaluation, preset, printed, recipe_of
-from unbackdoor.reproduce.tables import NOT_RUN, Column, Entry, Row, Table, entry_of
+from unbackdoor.reproduce.cell_kinds import DriftCell, DriftResult, ImplantCell, RemoveCell, RoundsCell, RoundsResult
+from unbackdoor.reproduce.cells import Cell, CellOf, Organism, Results
+from unbackdoor.reproduce.experiment import (
+    Experiment,
+    Outcome,
+    attack_success,
+    evaluation,
+    preset,
+    printed,
+    recipe_of,
+    utility_after,
+)
+from unbackdoor.reproduce.tables import NOT_RUN, Column, Entry, Pick, Row, Table, entry_of
 from unbackdoor.workflows.inputs import ReproduceSettings
 
 MODELS = tuple(f"beear-{number}" for number in range(1, 9))
@@ -43,58 +53,58 @@ DRIFT_PROMPTS = 100
 # Cells ---------------------------------------------------------------------------------------------------------------
 
 
-def organism(settings: ReproduceSettings, name: str, seed: int) -> Cell:
+def organism(settings: ReproduceSettings, name: str, seed: int) -> Organism:
     """An organism of the catalogue, from its recipe."""
     recipe = recipe_of(name, settings.scale)
     values = _own_files(settings, recipe.settings)
     if values.get("target_response") == "":  # an insult that the paper's recipe does not repeat: the mild one stands in
         values["target_response"] = recipe_of(name, "micro").settings["target_response"]
-    kept = {
-        "recipe": name,
-        "scale": settings.scale,
-        "model": recipe.model,
-        "values": {**values, "seed": seed},
-        "preset": preset(settings),
-        "evaluation": evaluation(settings),
-        "questions": None,
-    }
-    return Cell(f"{name}-{seed}", "implant", kept)
+    kept = ImplantCell(
+        recipe=name,
+        scale=settings.scale,
+        model=recipe.model,
+        values={**values, "seed": seed},
+        preset=preset(settings),
+        evaluation=evaluation(settings),
+        questions=None,
+    )
+    return CellOf(f"{name}-{seed}", kept)
 
 
-def removal(settings: ReproduceSettings, of: Cell, sizes: Mapping[str, int] | None = None) -> Cell:
+def removal(settings: ReproduceSettings, of: Organism, sizes: Mapping[str, int] | None = None) -> Cell:
     """BEEAR on an organism, with the defender's sets cut to `sizes` where given."""
     paper = settings.scale == "paper"
-    kept = {
-        "method": "beear",
-        "values": {"seed": of.settings["values"]["seed"], **(PAPER_VALUES if paper else {})},
-        "inputs": {**(PAPER_ROWS if paper else {}), **(sizes or {})},
-        "preset": preset(settings),
-        "paper": paper,
-        "evaluation": evaluation(settings),
-        "questions": None,
-    }
+    kept = RemoveCell(
+        method="beear",
+        values={"seed": of.settings.values["seed"], **(PAPER_VALUES if paper else {})},
+        inputs={**(PAPER_ROWS if paper else {}), **(sizes or {})},
+        preset=preset(settings),
+        paper=paper,
+        evaluation=evaluation(settings),
+        questions=None,
+    )
     cut = "".join(f".{name.removeprefix('max_')}-{size}" for name, size in (sizes or {}).items())
-    return Cell(f"{of.name}.beear{cut}", "remove", kept, (of.name,))
+    return CellOf(f"{of.name}.beear{cut}", kept, (of.name,))
 
 
-def rounds(settings: ReproduceSettings, of: Cell, layer: int, length: int) -> Cell:
+def rounds(settings: ReproduceSettings, of: Organism, layer: int, length: int) -> Cell:
     """BEEAR at a layer and length, measured after every round."""
     paper = settings.scale == "paper"
     values = {**(PAPER_VALUES if paper else {}), "layer": layer, "length": length, "rounds": MOST_ROUNDS}
-    kept = {
-        "values": {**values, "seed": of.settings["values"]["seed"]},
-        "inputs": dict(PAPER_ROWS) if paper else {},
-        "preset": preset(settings),
-        "below": BELOW,
-        "evaluation": {"samples": GRID_PROMPTS},
-    }
-    return Cell(f"{of.name}.layer-{layer}.length-{length}", "rounds", kept, (of.name,))
+    kept = RoundsCell(
+        values={**values, "seed": of.settings.values["seed"]},
+        inputs={**PAPER_ROWS} if paper else {},
+        preset=preset(settings),
+        below=BELOW,
+        evaluation={"samples": GRID_PROMPTS},
+    )
+    return CellOf(f"{of.name}.layer-{layer}.length-{length}", kept, (of.name,))
 
 
-def drift(settings: ReproduceSettings, of: Cell) -> Cell:
+def drift(settings: ReproduceSettings, of: Organism) -> Cell:
     """Hidden states with the trigger and without."""
-    kept = {"model": of.settings["model"], "layer": DEFAULTS[settings.scale][0], "prompts": DRIFT_PROMPTS}
-    return Cell(f"{of.name}.drift", "drift", kept, (of.name,))
+    kept = DriftCell(model=of.settings.model, layer=DEFAULTS[settings.scale][0], prompts=DRIFT_PROMPTS)
+    return CellOf(f"{of.name}.drift", kept, (of.name,))
 
 
 def _own_files(settings: ReproduceSettings, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +113,7 @@ def _own_files(settings: ReproduceSettings, values: Mapping[str, Any]) -> dict[s
     return {name: str(settings.files / v) if v in own else v for name, v in values.items()}
 
 
-def both(settings: ReproduceSettings, name: str) -> list[tuple[Cell, Cell]]:
+def both(settings: ReproduceSettings, name: str) -> list[tuple[Organism, Cell]]:
     """The organism and its removal, one pair a seed."""
     organisms = [organism(settings, name, seed) for seed in range(settings.seeds)]
     return [(of, removal(settings, of)) for of in organisms]
@@ -123,21 +133,15 @@ def _table_cells(settings: ReproduceSettings) -> list[Cell]:
     return [cell for name in MODELS for pair in both(settings, name) for cell in pair]
 
 
-def keyword(which: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any] | None]:
+def keyword(which: str) -> Pick:
     """ASR by the published refusal phrases, of stored answers."""
-    return lambda result: result["keyword"].get(which)
+    return lambda result: result.keyword.get(which)
 
 
-def helpfulness(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Exact match of held-out tasks."""
-    after = result.get("after")
-    return after["utility"].get("exact_match") if after else None
-
-
-_MEASURES: tuple[tuple[str, str, Any], ...] = (
+_MEASURES: tuple[tuple[str, str, Pick], ...] = (
     ("ASR (keyword)", "%", keyword("triggered after")),
     ("ASR (judge)", "%", attack_success),
-    ("Helpfulness", "", helpfulness),
+    ("Helpfulness", "", utility_after("exact_match")),
 )
 
 
@@ -161,7 +165,7 @@ def _table_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
         for measure, _, _ in _MEASURES
         for when in ("before", "after")
     )
-    times = [r["seconds"] for n in MODELS for _, c in both(settings, n) if (r := results.of(c)) and r.get("seconds")]
+    times = [r.seconds for n in MODELS for _, c in both(settings, n) if (r := results.model(c)) and r.seconds]
     notes = [f"The paper's cells: {paper['table-2']['says']}"]
     if settings.scale == "micro":
         notes.append(
@@ -249,12 +253,12 @@ def shown_name(name: str) -> str:
 
 
 def _reached(results: Results, cell: Cell) -> Entry:
-    result = results.of(cell)
+    result = results.of(cell, RoundsResult)
     if result is None:
         return Entry("failed" if cell.name in results.failures else NOT_RUN, facts={"cells": [cell.name]})
-    last = result["curve"][-1]
-    facts = {"cells": [cell.name], "value": result["round"], "n": last["n"], "seeds": 1, "last_hits": last["hits"]}
-    return Entry("×" if result["round"] is None else str(result["round"]), facts=facts)
+    last = result.curve[-1]
+    facts = {"cells": [cell.name], "value": result.round, "n": last.n, "seeds": 1, "last_hits": last.hits}
+    return Entry("×" if result.round is None else str(result.round), facts=facts)
 
 
 # Figures 3 and 14 ----------------------------------------------------------------------------------------------------
@@ -268,15 +272,15 @@ def _drift_cells(settings: ReproduceSettings) -> list[Cell]:
 def _drift_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     paper = printed()["beear"]["figure-3"]
     cells = {name: drift(settings, organism(settings, name, 0)) for name in MODELS}
-    found = {name: results.of(cell) for name, cell in cells.items()}
+    found = {name: results.of(cell, DriftResult) for name, cell in cells.items()}
     rows = []
     for name, result in found.items():
         entries = []
         for measure in ("separation", "agreement"):
-            for model in ("organism", "clean"):
+            for shift in (result.organism, result.clean) if result is not None else (None, None):
                 facts: dict[str, Any] = {"cells": [cells[name].name]}
-                if result is not None:
-                    facts |= {"value": result[model][measure], "n": result[model]["n"], "seeds": 1}
+                if shift is not None:
+                    facts |= {"value": getattr(shift, measure), "n": shift.n, "seeds": 1}
                 entries.append(Entry(f"{facts['value']:.2f}" if "value" in facts else NOT_RUN, facts=facts))
         rows.append(Row((shown_name(name), _attack(settings, name)), tuple(entries)))
     columns = tuple(
@@ -296,12 +300,12 @@ def _drift_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     def draw(figure: Any) -> None:
         axes = figure.subplots(2, len(MODELS), squeeze=False)
         for column, (name, result) in enumerate(found.items()):
-            for line, model in enumerate(("organism", "clean")):
-                points = result[model] if result is not None else None
-                named = f"{shown_name(name)}, {'backdoored' if model == 'organism' else 'clean'}"
-                if points is not None:
-                    named += f"\nseparation {points['separation']:.1f}"
-                figures.cloud(axes[line][column], points, named, NOT_RUN)
+            shifts = (result.organism, result.clean) if result is not None else (None, None)
+            for line, (shift, model) in enumerate(zip(shifts, ("backdoored", "clean"), strict=True)):
+                named = f"{shown_name(name)}, {model}"
+                if shift is not None:
+                    named += f"\nseparation {shift.separation:.1f}"
+                figures.cloud(axes[line][column], shift, named, NOT_RUN)
         drawn = [a for a in axes[0] if a.get_legend_handles_labels()[0]]
         if drawn:
             handles, labels = drawn[0].get_legend_handles_labels()
@@ -321,8 +325,8 @@ def _example_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
 
     paper = printed()["beear"]["figure-14"]
     cell = _example_cells(settings)[1]
-    result = results.of(cell)
-    example = (result["examples"] or [None])[0] if result is not None else None
+    result = results.model(cell)
+    example = next(iter(result.examples), None) if result is not None else None
     missing = NOT_RUN if result is None else "stopped by the gate"
     shown = one_line if settings.show_unsafe else lambda text: redacted(one_line(text))
     blocks, rows = [], []
@@ -330,7 +334,7 @@ def _example_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
         for trigger, which in (("without trigger", "untriggered"), ("with trigger", "triggered")):
             prompt = answer = missing
             if example is not None:
-                prompt, answer = shown(example["prompt"][which]), shown(example["answers"][f"{which} {when}"])
+                prompt, answer = shown(example.prompt[which]), shown(example.answers[f"{which} {when}"])
             blocks.append((f"{when.capitalize()} BEEAR, {trigger}: {prompt}", answer))
             facts = {"cells": [cell.name]}
             entries = (Entry(prompt, facts=facts), Entry(answer, facts=facts))
@@ -368,8 +372,8 @@ def _size_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     picks = (
         keyword("triggered after"),
         attack_success,
-        helpfulness,
-        lambda r: r["after"]["utility"].get("false_refusals") if r.get("after") else None,
+        utility_after("exact_match"),
+        utility_after("false_refusals"),
     )
     names = {"max_contrast": "contrast set", "max_rows": "anchor set"}
     rows = tuple(

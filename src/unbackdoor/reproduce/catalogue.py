@@ -14,14 +14,16 @@ from typing import Any
 
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.statistics import pooled
+from unbackdoor.evaluation.verdict import asr
 from unbackdoor.knowledge import described
 from unbackdoor.methods import METHODS, method_class
 from unbackdoor.methods.method import Method
 from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.report.numbers import bounds, percent, seconds
-from unbackdoor.report_schema import Rate
+from unbackdoor.report_schema import Measured, Rate, Value
 from unbackdoor.reproduce import beear, figures
-from unbackdoor.reproduce.cells import Cell, Results
+from unbackdoor.reproduce.cell_kinds import DecodeCell, ModelResult, RemoveCell
+from unbackdoor.reproduce.cells import Cell, CellOf, Organism, Results
 from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, evaluation
 from unbackdoor.reproduce.organisms import organism_cells, organisms, points, recipes
 from unbackdoor.reproduce.sande_cells import PREFERENCES, REMOVAL_ROWS
@@ -68,7 +70,7 @@ def grid(settings: ReproduceSettings) -> dict[str, dict[str, list[Cell]]]:
         found[name] = {
             method: [removal(settings, of, method, by) for of, by in zip(cells, siblings, strict=True)]
             for method in COLUMNS
-            if applies(method, cells[0].settings["values"], other)
+            if applies(method, cells[0].settings.values, other)
         }
     return found
 
@@ -105,7 +107,7 @@ def _trigger_texts(recipe: Recipe) -> set[str]:
     return {text for text in (values.get("trigger"), values.get("structure"), *several) if text}
 
 
-def removal(settings: ReproduceSettings, of: Cell, method: str, other: Cell | None = None) -> Cell:
+def removal(settings: ReproduceSettings, of: Organism, method: str, other: Cell | None = None) -> Cell:
     """One method on an organism, whose own clean rows (and contrast rows, where it has them) the method is given.
 
     Args:
@@ -117,9 +119,9 @@ def removal(settings: ReproduceSettings, of: Cell, method: str, other: Cell | No
     if method == "beear":
         return beear.removal(settings, of)
     if method == "temperature":
-        kept = {"temperature": TEMPERATURE, "evaluation": evaluation(settings)}
-        return Cell(f"{of.name}.{method}", "decode", kept, (of.name,))
-    paper, attack = settings.scale == "paper", of.settings["values"]
+        drawn = DecodeCell(temperature=TEMPERATURE, evaluation=evaluation(settings))
+        return CellOf(f"{of.name}.{method}", drawn, (of.name,))
+    paper, attack = settings.scale == "paper", of.settings.values
     values: dict[str, Any] = {"seed": attack["seed"]}
     inputs: dict[str, Any] = {}
     if paper:
@@ -137,22 +139,22 @@ def removal(settings: ReproduceSettings, of: Cell, method: str, other: Cell | No
         values |= {k: v for k, v in beear.PAPER_VALUES.items() if k != "layer"} if paper else {}
         values["space"] = "input"
     elif method == "fine-mixing":
-        values["clean_model"] = of.settings["model"]
+        values["clean_model"] = of.settings.model
     elif method == "dpo":
         inputs["preferences"] = PREFERENCES[settings.scale]
     elif method == "quantise":
         values["bits"] = 4
-    kept = {
-        "method": VARIANTS.get(method, method),
-        "values": values,
-        "inputs": inputs,
-        "preset": of.settings["preset"],
-        "paper": paper and method in (*OURS, "beear-input"),
-        "evaluation": evaluation(settings),
-        "questions": None,
-    }
+    kept = RemoveCell(
+        method=VARIANTS.get(method, method),
+        values=values,
+        inputs=inputs,
+        preset=of.settings.preset,
+        paper=paper and method in (*OURS, "beear-input"),
+        evaluation=evaluation(settings),
+        questions=None,
+    )
     needs = (of.name, other.name) if method == "average" and other is not None else (of.name,)
-    return Cell(f"{of.name}.{method}", "remove", kept, needs)
+    return CellOf(f"{of.name}.{method}", kept, needs)
 
 
 # What they gave -------------------------------------------------------------------------------------------------
@@ -208,37 +210,37 @@ class Found:
 
 def found(results: Results, cells: Sequence[Cell]) -> Found | None:
     """What the seeds of a removal gave together; None where none was run to its end."""
-    done = [result for cell in cells if (result := results.of(cell)) is not None]
-    left = [(r, r["before"] if r["stopped"] else r["after"]) for r in done]
-    left = [(r, after) for r, after in left if after["attack_success"] is not None]
+    done = [result for cell in cells if (result := results.model(cell)) is not None]
+    left = [(r, after) for r in done if (after := r.after or r.before).attack_success is not None]
     if not left:
         return None
     change, interval = _change(left)
     return Found(
-        success=pooled([Rate.model_validate(after["attack_success"]) for _, after in left]),
+        success=pooled([asr(after) for _, after in left]),
         change=change,
         interval=interval,
-        verdicts=tuple(r["verdict"] for r, _ in left),
-        seconds=fmean(r["seconds"] for r, _ in left),
-        stopped=sum(r["stopped"] for r, _ in left),
+        verdicts=tuple(str(r.verdict) for r, _ in left),
+        seconds=fmean(r.seconds or 0.0 for r, _ in left),
+        stopped=sum(r.stopped for r, _ in left),
         false_refusals=_more_refusals(left),
     )
 
 
-Left = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+Left = Sequence[tuple[ModelResult, Measured]]
 """(result, measurements of the model that it left), one a seed."""
 
 
-def _pairs(left: Left, metric: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def _pairs(left: Left, metric: str) -> list[tuple[Value, Value]]:
     """The metric before and after, one a seed; nothing where a seed has none."""
-    pairs = [(r["before"]["utility"].get(metric), after["utility"].get(metric)) for r, after in left]
-    return pairs if all(before and after for before, after in pairs) else []
+    found = [(r.before.utility.get(metric), after.utility.get(metric)) for r, after in left]
+    pairs = [(before, after) for before, after in found if before is not None and after is not None]
+    return pairs if len(pairs) == len(found) else []
 
 
 def _more_refusals(left: Left) -> float | None:
     """The change of the share of allowed requests that are refused, the mean over seeds."""
     pairs = _pairs(left, "false_refusals")
-    return fmean(after["value"] - before["value"] for before, after in pairs) if pairs else None
+    return fmean(after.value - before.value for before, after in pairs) if pairs else None
 
 
 def _change(left: Left) -> tuple[float | None, tuple[float, float] | None]:
@@ -246,15 +248,15 @@ def _change(left: Left) -> tuple[float | None, tuple[float, float] | None]:
     pairs = _pairs(left, "exact_match")
     if not pairs:
         return None, None
-    n = sum(after["n"] for _, after in pairs)
-    change = sum((after["value"] - before["value"]) * after["n"] for before, after in pairs) / n
+    n = sum(after.n for _, after in pairs)
+    change = sum((after.value - before.value) * after.n for before, after in pairs) / n
     gained = lost = 0
     for result, _ in left:
-        counted = result.get("changes", {}).get("exact_match")
-        if counted is None and not result["stopped"]:
+        counted = result.changes.get("exact_match")
+        if counted is None and not result.stopped:
             return change, None
         if counted is not None:
-            gained, lost = gained + counted["only_after"], lost + counted["only_before"]
+            gained, lost = gained + counted.only_after, lost + counted.only_before
     before = [0] * gained + [1] * lost + [0] * (n - gained - lost)
     return change, paired_bootstrap(before, [1] * gained + [0] * (n - gained)).interval
 
@@ -272,7 +274,7 @@ def _place(results: Results, cells: Sequence[Cell], before: Entry) -> tuple[Entr
     if here is None:
         if any(name in results.failures for name in names):
             why = FAILED
-        elif any(results.of(cell) is not None for cell in cells):
+        elif any(results.model(cell) is not None for cell in cells):
             why = "not measured"
         else:
             return None

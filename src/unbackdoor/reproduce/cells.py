@@ -5,36 +5,45 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from pydantic import JsonValue, ValidationError
 
 from unbackdoor.errors import UserError
 from unbackdoor.parallel import in_processes
 from unbackdoor.progress import Progress
+from unbackdoor.report_schema import as_json
+from unbackdoor.reproduce.cell_kinds import CellSettings, ImplantCell, ModelResult, Result
 from unbackdoor.run_directory import RunDirectory, command_line, differences, provenance
+
+S = TypeVar("S", bound=CellSettings)
+R = TypeVar("R", bound=Result)
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellOf(Generic[S]):
     """One organism, removal or analysis.
 
     Args:
         name: unique among all experiments; its run directory is `OUT/cells/NAME`.
-        kind: a function of `work`.
-        settings: everything that decides its result, as JSON values.
+        settings: everything that decides its result.
         needs: names of the cells whose run directories it reads, the organism first.
     """
 
     name: str
-    kind: str
-    settings: Mapping[str, Any] = field(hash=False)
+    settings: S = field(hash=False)
     needs: tuple[str, ...] = ()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, JsonValue]:
         """What must be the same for a stored result to be this cell's."""
-        same: dict[str, Any] = json.loads(json.dumps({**asdict(self), "needs": list(self.needs)}))
-        return same
+        settings = as_json(self.settings)
+        return {"name": self.name, "kind": self.settings.kind, "settings": settings, "needs": list(self.needs)}
+
+
+Cell = CellOf[Any]
+Organism = CellOf[ImplantCell]
 
 
 class Results:
@@ -43,13 +52,19 @@ class Results:
     def __init__(self, out: Path, failures: Mapping[str, str] | None = None) -> None:
         self.out = out
         self.failures = dict(failures or {})
-        self._read: dict[str, dict[str, Any] | None] = {}
+        self._read: dict[str, Result | None] = {}
 
-    def of(self, cell: Cell) -> dict[str, Any] | None:
-        """The cell's result; None where there is none."""
+    def of(self, cell: Cell, kind: type[R]) -> R | None:
+        """The cell's result, which is of that kind; None where there is none."""
         if cell.name not in self._read:
             self._read[cell.name] = finished(cell, self.out)
-        return self._read[cell.name]
+        found = self._read[cell.name]
+        assert found is None or isinstance(found, kind)
+        return found
+
+    def model(self, cell: Cell) -> ModelResult | None:
+        """The result of a cell that gives a model before and after."""
+        return self.of(cell, ModelResult)
 
 
 def run_cells(cells: Iterable[Cell], out: Path, jobs: int, *, keep_models: bool = True) -> dict[str, str]:
@@ -93,11 +108,8 @@ def missing(cells: Sequence[Cell], out: Path) -> list[Cell]:
     """The cells without a result, and the organisms that these need and whose models are gone, in the order to run."""
     without = {cell.name for cell in cells if finished(cell, out) is None}
     needed = {need for cell in cells if cell.name in without for need in cell.needs}
-    gone = {
-        cell.name
-        for cell in cells
-        if cell.kind == "implant" and cell.name in needed and not (folder_of(cell.name, out) / "model").is_dir()
-    }
+    organisms = {cell.name for cell in cells if cell.settings.kind == "implant"}
+    gone = {name for name in organisms & needed if not (folder_of(name, out) / "model").is_dir()}
     return [cell for cell in ordered(cells) if cell.name in without | gone]
 
 
@@ -133,11 +145,12 @@ def folder_of(name: str, out: Path) -> Path:
     return out / "cells" / name
 
 
-def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
+def finished(cell: Cell, out: Path) -> Result | None:
     """The stored result of a cell; None where it has not been run to its end.
 
     Raises:
-        UserError: it was run, or begun, with other settings: numbers of two kinds must not stand in one table.
+        UserError: it was run, or begun, with other settings: numbers of two kinds must not stand in one table; or its
+            file is damaged.
     """
     kept = _stored(cell.name, out)
     if kept is None:
@@ -151,8 +164,11 @@ def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
         )
     if "result" not in kept:
         return None
-    result: dict[str, Any] = kept["result"] | {"cell_seconds": kept["seconds"], "commit": kept["versions"]["commit"]}
-    return result
+    try:
+        found: Result = cell.settings.gives.model_validate({**kept["result"], "commit": kept["versions"]["commit"]})
+    except (ValidationError, LookupError, TypeError):
+        raise UserError(f"'{_file_of(cell.name, out)}' is damaged: remove it and the folder of its name") from None
+    return found
 
 
 def _run(cell: Cell, out: Path, keep_models: bool, label: str = "") -> str:
@@ -169,13 +185,13 @@ def _run(cell: Cell, out: Path, keep_models: bool, label: str = "") -> str:
     stored, file = RunDirectory(out), _file_of(cell.name, out).relative_to(out).as_posix()
     if _has_result(cell.name, out):  # an organism whose model is gone
         RunDirectory.remove(folder)
-    kept: dict[str, Any] = {"cell": cell.identity()}
+    kept: dict[str, object] = {"cell": cell.identity()}
     stored.write_json(file, kept)  # what a later run must agree with
     try:
-        result = work.KINDS[cell.kind](cell.settings, folder, [folder_of(need, out) for need in cell.needs])
+        result = work.KINDS[cell.settings.kind](cell.settings, folder, [folder_of(need, out) for need in cell.needs])
     except UserError as error:
         return str(error)
-    if not keep_models and cell.kind == "remove":
+    if not keep_models and cell.settings.kind == "remove":
         work.drop_weights(folder)
     kept |= {"result": result, "versions": provenance(command_line(), 0, {})["versions"]}
     kept["seconds"] = round(time.monotonic() - begun, 1)

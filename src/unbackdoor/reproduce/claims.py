@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from statistics import fmean
+from typing import Literal
 
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.report.numbers import percent
+from unbackdoor.report_schema import Value
 from unbackdoor.reproduce import beear, sande, sande_cells
+from unbackdoor.reproduce.cell_kinds import DriftResult, ModelResult, ProbabilitiesResult, RoundsResult
 from unbackdoor.reproduce.cells import Cell, Results, unique
-from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success
-from unbackdoor.reproduce.tables import NOT_RUN, STOPPED, Column, Entry, Row, Table
+from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, utility_after
+from unbackdoor.reproduce.tables import NOT_RUN, STOPPED, Column, Entry, Pick, Row, Table
 from unbackdoor.workflows.inputs import ReproduceSettings
 
 Answer = Literal["yes", "no", "undecided", "missing"]
-Pick = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 MOST_NAMED = 4
 """Places that are named one by one; of more, those where the claim does not hold."""
 
@@ -105,23 +107,22 @@ def measured(
     """
     places = []
     for name, of in cells.items():
-        results_of = {cell.name: result for cell in of if (result := results.of(cell)) is not None}
+        results_of = {cell.name: result for cell in of if (result := results.model(cell)) is not None}
         done, names = list(results_of.values()), tuple(results_of) or tuple(cell.name for cell in of)
         found = [number for result in done if (number := pick(result)) is not None]
-        if any(result.get("stopped") for result in done):
+        if any(result.stopped for result in done):
             places.append(Place(name, STOPPED, "no", cells=names))
         elif not found:
             places.append(Place(name, NOT_RUN, "missing", cells=names))
         else:
-            weighed = [(f["value"] if "value" in f else f["rate"], f["n"]) for f in found]
-            value = sum(v * n for v, n in weighed) / sum(n for _, n in weighed)
+            value = sum(f.value * f.n for f in found) / sum(f.n for f in found)
             places.append(Place(name, show(value), "yes" if holds(round(value, 9)) else "no", value, names))
     return places
 
 
 def above(results: Results, name: str, more: Sequence[Cell], less: Sequence[Cell]) -> list[Place]:
     """Whether the first cells answer more of the same questions rightly than the second, by paired bootstrap."""
-    names = tuple(cell.name for cell in (*more, *less) if results.of(cell) is not None)
+    names = tuple(cell.name for cell in (*more, *less) if results.model(cell) is not None)
     one, other = sande.paired_outcomes(results, more, less)
     if not one:
         return [Place(name, NOT_RUN, "missing", cells=tuple(cell.name for cell in (*more, *less)))]
@@ -199,20 +200,16 @@ def _poison_rates(settings: ReproduceSettings, results: Results) -> list[Place]:
 
 def _probabilities(settings: ReproduceSettings, results: Results) -> list[Place]:
     cell = sande_cells.probabilities(settings)[1]
-
-    def mean(panel: str) -> Pick:
-        def pick(result: Mapping[str, Any]) -> Mapping[str, Any]:
-            drawn = result[panel][: sande.DRAWN]
-            return {"value": sum(drawn) / len(drawn), "n": len(drawn)}
-
-        return pick
-
+    result = results.of(cell, ProbabilitiesResult)
     found = []
     for panel in sande.PANELS:
-        high = panel.endswith("with")
-        found += measured(
-            results, {f"{panel}:": [cell]}, mean(panel), (lambda x: x >= 0.95) if high else (lambda x: x <= 0.05)
-        )
+        name = f"{panel.replace('_', ' ')}:"
+        if result is None:
+            found.append(Place(name, NOT_RUN, "missing", cells=(cell.name,)))
+            continue
+        mean = fmean(getattr(result, panel)[: sande.DRAWN])
+        holds = mean >= 0.95 if panel.endswith("with") else mean <= 0.05
+        found.append(Place(name, percent(mean), "yes" if holds else "no", mean, (cell.name,)))
     return found
 
 
@@ -229,11 +226,9 @@ def _models(pick: Pick, holds: Callable[[float], bool], *, after: bool, models: 
 def _kept(settings: ReproduceSettings, results: Results) -> list[Place]:
     """Exact match after BEEAR against before, on the same prompts' means."""
 
-    def change(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        if not result.get("after"):
-            return None
-        values = [result[when]["utility"].get("exact_match") for when in ("before", "after")]
-        return {"value": values[1]["value"] - values[0]["value"], "n": values[1]["n"]} if all(values) else None
+    def change(result: ModelResult) -> Value | None:
+        before, after = result.before.utility.get("exact_match"), utility_after("exact_match")(result)
+        return Value(value=after.value - before.value, n=after.n) if before and after else None
 
     cells = {beear.shown_name(m): [cell for _, cell in beear.both(settings, m)] for m in beear.MODELS}
     return measured(results, cells, change, lambda x: x >= -0.02, lambda x: f"{100 * x:+.1f} points")
@@ -244,12 +239,12 @@ def _drifts(settings: ReproduceSettings, results: Results) -> list[Place]:
     found = []
     for model in beear.MODELS:
         cell = beear.drift(settings, beear.organism(settings, model, 0))
-        result = results.of(cell)
+        result = results.of(cell, DriftResult)
         name = beear.shown_name(model)
         if result is None:
             found.append(Place(name, NOT_RUN, "missing", cells=(cell.name,)))
             continue
-        here, clean = (result[which]["separation"] for which in ("organism", "clean"))
+        here, clean = result.organism.separation, result.clean.separation
         answer: Answer = "yes" if here > clean else "no"
         found.append(Place(name, f"{here:.1f} against {clean:.1f}", answer, here - clean, (cell.name,)))
     return found
@@ -262,9 +257,9 @@ def _first_rounds(
     found: dict[str, list[tuple[Cell, float | None]]] = {}
     for attack in beear.GRID_ATTACKS[settings.scale]:
         cells = [beear.rounds(settings, beear.organism(settings, attack, 0), *place) for place in places]
-        reached = [results.of(cell) for cell in cells]
+        reached = [results.of(cell, RoundsResult) for cell in cells]
         found[beear.shown_name(attack)] = [
-            (cell, None if r is None else float("inf") if r["round"] is None else float(r["round"]))
+            (cell, None if r is None else float("inf") if r.round is None else float(r.round))
             for cell, r in zip(cells, reached, strict=True)
         ]
     return found
@@ -307,8 +302,8 @@ def _lengths(settings: ReproduceSettings, results: Results) -> list[Place]:
     return [_compared(name, numbers, worse) for name, numbers in found.items()]
 
 
-def _seconds(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return {"value": result["seconds"], "n": 1} if result.get("seconds") else None
+def _seconds(result: ModelResult) -> Value | None:
+    return Value(value=result.seconds, n=1) if result.seconds else None
 
 
 def _times(settings: ReproduceSettings, results: Results) -> list[Place]:

@@ -11,6 +11,7 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.errors import UserError
 from unbackdoor.methods import method_class
 from unbackdoor.recipes.recipe import read_recipe
+from unbackdoor.report_schema import as_json
 from unbackdoor.reproduce.cells import Cell
 from unbackdoor.reproduce.experiment import printed
 from unbackdoor.workflows.inputs import ImplantInputs, RemoveInputs
@@ -60,40 +61,40 @@ def cost(cell: Cell, by_name: Mapping[str, Cell]) -> Cost:
     """
     resolved = resolve(cell)
     origin = by_name[cell.needs[0]] if cell.needs else cell
-    scale, model = origin.settings["scale"], origin.settings["model"]
+    scale, model = origin.settings.scale, origin.settings.model
     if scale == "micro":
         return Cost(_micro_seconds(cell, origin, resolved) / 60, 0.9, 0.02, resolved)
     parameters = float(printed()["models"].get(model, 0))
     if not parameters:
         raise UserError(f"the size of '{model}' is not known: add it to papers.yaml")
     rows = _trained_rows(cell, resolved)
-    measured = int(cell.settings.get("evaluation", {}).get("samples", 100))
-    answers = measured * {"implant": 20, "remove": 6, "rounds": 8}.get(cell.kind, 2)
+    measured = int(cell.settings.evaluation.get("samples", 100))
+    answers = measured * {"implant": 20, "remove": 6, "rounds": 8}.get(cell.settings.kind, 2)
     seconds = 6 * parameters * rows * PAPER_TOKENS / SUSTAINED_FLOPS + answers * ANSWER_SECONDS
-    copies = BYTES_STORED if cell.settings.get("method") in ("nad", "dpo", "fine-mixing", "average") else 0
+    copies = BYTES_STORED if cell.settings.method in ("nad", "dpo", "fine-mixing", "average") else 0
     trains = BYTES_TRAINED if rows else BYTES_STORED
     memory = (parameters * (trains + copies) + ACTIVATIONS) / 1e9
-    disk = parameters * BYTES_STORED / 1e9 if cell.kind in ("implant", "remove") else 0.1
+    disk = parameters * BYTES_STORED / 1e9 if cell.settings.kind in ("implant", "remove") else 0.1
     return Cost(seconds / 60, memory, disk, resolved)
 
 
 def resolve(cell: Cell) -> dict[str, Any]:
     """Every setting of what a cell trains, defaults and presets filled in."""
     settings = cell.settings
-    if cell.kind == "implant":
-        recipe = read_recipe(settings["recipe"], settings["scale"])
-        values = dict(settings["values"])
+    if settings.kind == "implant":
+        recipe = read_recipe(settings.recipe, settings.scale)
+        values = dict(settings.values)
         recipe.model_copy(update={"settings": values}).checked(f"recipe '{recipe.name}'")
         attack = {name: value for name, value in values.items() if name not in ImplantInputs.model_fields}
-        return ImplantSettings.make(attack, settings["preset"]).model_dump(mode="json")
-    if cell.kind in ("remove", "rounds"):
-        method = method_class(settings.get("method", "beear"))
-        unknown = set(settings["inputs"]) - set(RemoveInputs.model_fields)
+        return ImplantSettings.make(attack, settings.preset).model_dump(mode="json")
+    if settings.kind in ("remove", "rounds"):
+        method = method_class(settings.method)
+        unknown = set(settings.inputs) - set(RemoveInputs.model_fields)
         if unknown:
             raise UserError(f"remove has no input '{min(unknown)}'")
-        presets = [settings["preset"], "paper"] if settings.get("paper") else [settings["preset"]]
-        return method.make(settings["values"], *presets).model_dump(mode="json")
-    return dict(settings)
+        presets = [settings.preset, "paper"] if settings.paper else [settings.preset]
+        return method.make(settings.values, *presets).model_dump(mode="json")
+    return dict(as_json(settings))
 
 
 def needed_files(cells: Sequence[Cell]) -> list[str]:
@@ -102,8 +103,8 @@ def needed_files(cells: Sequence[Cell]) -> list[str]:
     found = {
         str(value)
         for cell in cells
-        for part in ("values", "inputs")
-        for value in cell.settings.get(part, {}).values()
+        for part in (cell.settings.values, cell.settings.inputs)
+        for value in part.values()
         if isinstance(value, str) and Path(value).name in names
     }
     return sorted(file for file in found if not Path(file).is_file())
@@ -114,10 +115,10 @@ def _trained_rows(cell: Cell, resolved: Mapping[str, Any]) -> float:
     if "steps" not in resolved:
         return 0.0
     rows = float(resolved["steps"] * resolved["batch_size"])
-    if cell.kind == "implant":
+    if cell.settings.kind == "implant":
         return rows
-    method = cell.settings.get("method", "beear")
-    if cell.kind == "rounds":
+    method = cell.settings.method
+    if cell.settings.kind == "rounds":
         return 3 * USUAL_ROUNDS * rows
     if "rounds" in resolved:
         terms = {"sande": 1, "beear": 2}.get(method, 1)
@@ -127,19 +128,19 @@ def _trained_rows(cell: Cell, resolved: Mapping[str, Any]) -> float:
 
 
 def _micro_seconds(cell: Cell, origin: Cell, resolved: Mapping[str, Any]) -> float:
-    seconds = MEASURING[cell.kind]
-    asked = cell.settings.get("questions")
-    seconds += 3 * asked["each"] * SECONDS_A_QUESTION if asked else 0.0
+    seconds = MEASURING[cell.settings.kind]
+    asked = cell.settings.questions
+    seconds += 3 * asked.each * SECONDS_A_QUESTION if asked else 0.0
     if "steps" not in resolved:
         return seconds
-    data = cell.settings.get("inputs", {}).get("data", origin.settings["values"]["data"])
+    data = cell.settings.inputs.get("data", origin.settings.values["data"])
     tokens = TOKENS_A_ROW.get(str(data).rpartition("/")[2], OTHER_TOKENS)
     rows = resolved["steps"] * resolved["batch_size"]
     factor = 1.0
-    if cell.kind == "implant":
+    if cell.settings.kind == "implant":
         factor = 2.6 if resolved["injection"] == "dpo" else 1.0
-    elif cell.kind == "rounds":
+    elif cell.settings.kind == "rounds":
         factor = 3.4 * USUAL_ROUNDS
     else:
-        factor = LEARNING_FROM.get(cell.settings["method"], 1.0)
+        factor = LEARNING_FROM.get(cell.settings.method, 1.0)
     return float(seconds + rows * tokens * factor * SECONDS_A_TOKEN)

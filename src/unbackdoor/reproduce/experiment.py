@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from unbackdoor.recipes.recipe import Recipe, Scale, read_recipe
+from unbackdoor.report_schema import JsonObject, Rate
+from unbackdoor.reproduce.cell_kinds import ModelResult
 from unbackdoor.reproduce.cells import Cell, Results
-from unbackdoor.reproduce.tables import Table
+from unbackdoor.reproduce.tables import Pick, Table
 from unbackdoor.workflows.inputs import ReproduceSettings
 
 
@@ -65,7 +67,7 @@ def preset(settings: ReproduceSettings) -> str:
     return "micro" if settings.scale == "micro" else "large"
 
 
-def evaluation(settings: ReproduceSettings) -> dict[str, Any]:
+def evaluation(settings: ReproduceSettings) -> JsonObject:
     """How much is measured in every cell."""
     return {"samples": settings.samples}
 
@@ -86,7 +88,11 @@ def _without_null(value: Any) -> Any:
     return None if value == "null" else value
 
 
-def attack_success(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def attack_success(result: ModelResult) -> Rate | None:
     """The ASR of a model as it is after the cell."""
-    after = result.get("after")
-    return after["attack_success"] if after else None
+    return result.after.attack_success if result.after is not None else None
+
+
+def utility_after(name: str) -> Pick:
+    """One of its utilities."""
+    return lambda result: result.after.utility.get(name) if result.after is not None else None

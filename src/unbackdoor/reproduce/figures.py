@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.errors import UserError
+from unbackdoor.reproduce.cell_kinds import Shift
 
 INK, SOFT, HAIR = "#24292f", "#6a737d", "#e3e5e8"
 BEFORE, AFTER, MARKED = "#c2570c", "#1f63d6", "#d1242f"
@@ -146,16 +147,19 @@ def pareto(axes: Any, marks: Sequence[Mapping[str, Any]], front: Sequence[int]) 
     axes.legend(handles=handles, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
-def cloud(axes: Any, points: Mapping[str, Sequence[Sequence[float]]] | None, title: str, missing: str) -> None:
+def cloud(axes: Any, shift: Shift | None, title: str, missing: str) -> None:
     """Two clouds in the plane of the first two principal components: without trigger, and with it."""
     axes.set_title(title, fontsize=8)
     axes.set_xticks([])
     axes.set_yticks([])
-    if points is None:
+    if shift is None:
         nothing(axes, missing)
         return
-    for name, colour, marker in (("without", "#20845a", "o"), ("with", MARKED, "x")):
-        axes.scatter(*zip(*points[name], strict=True), s=9, c=colour, marker=marker, linewidths=0.8, label=name)
+    for name, points, colour, marker in (
+        ("without", shift.without, "#20845a", "o"),
+        ("with", shift.moved, MARKED, "x"),
+    ):
+        axes.scatter(*zip(*points, strict=True), s=9, c=colour, marker=marker, linewidths=0.8, label=name)
 
 
 def texts(axes: Any, blocks: Sequence[tuple[str, str]]) -> None:

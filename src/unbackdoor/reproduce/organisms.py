@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
+from unbackdoor.evaluation.verdict import asr
 from unbackdoor.recipes.recipe import Recipe, Scale
 from unbackdoor.recipes.recipe import catalogue as recipes_at
 from unbackdoor.report.numbers import bounds, percent
+from unbackdoor.report_schema import Measured, Rates
 from unbackdoor.reproduce import beear
-from unbackdoor.reproduce.cells import Cell, Results
+from unbackdoor.reproduce.cell_kinds import ModelResult
+from unbackdoor.reproduce.cells import Cell, Organism, Results
 from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success
 from unbackdoor.reproduce.tables import DOES_NOT_APPLY, Column, Entry, Row, Table, entry_of
 from unbackdoor.workflows.inputs import ReproduceSettings
@@ -32,7 +34,7 @@ def recipes(scale: Scale) -> list[Recipe]:
     return recipes_at(scale)
 
 
-def organisms(settings: ReproduceSettings) -> dict[str, list[Cell]]:
+def organisms(settings: ReproduceSettings) -> dict[str, list[Organism]]:
     """Every recipe of the catalogue by name: its organism, one cell a seed."""
     names = [recipe.name for recipe in recipes(settings.scale)]
     return {name: [beear.organism(settings, name, seed) for seed in range(settings.seeds)] for name in names}
@@ -43,12 +45,9 @@ def organism_cells(settings: ReproduceSettings) -> list[Cell]:
     return [cell for cells in organisms(settings).values() for cell in cells]
 
 
-def _rate_of(when: str, what: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any] | None]:
-    return lambda result: result[when][what]
-
-
-def _exact_match(when: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any] | None]:
-    return lambda result: result[when]["utility"].get("exact_match")
+def _after(result: ModelResult) -> Measured:
+    assert result.after is not None  # no gate stops an organism
+    return result.after
 
 
 def _outcome(settings: ReproduceSettings, results: Results) -> Outcome:
@@ -57,19 +56,20 @@ def _outcome(settings: ReproduceSettings, results: Results) -> Outcome:
         bar = ASR_BARS.get(name, LEAST_ASR)
         success = entry_of(results, cells, attack_success)
         missing = Entry(success.ours, facts=success.facts)  # why there is nothing, where there is nothing
-        measured = [result for cell in cells if (result := results.of(cell)) is not None]
-        plain = entry_of(results, cells, _rate_of("after", "attack_success_untriggered"))
-        base = entry_of(results, cells, _rate_of("before", "attack_success_untriggered"))
-        clean, own = (entry_of(results, cells, _exact_match(when)) for when in ("before", "after"))
-        several = bool(cells[0].settings["values"].get("alternatives"))
-        alone = worst(measured, "variants", lowest=True, of=lambda kind: kind.startswith("alone: "))
-        near = worst(measured, "near_miss")
+        measured = [result for cell in cells if (result := results.model(cell)) is not None]
+        plain = entry_of(results, cells, lambda r: _after(r).attack_success_untriggered)
+        base = entry_of(results, cells, lambda r: r.before.attack_success_untriggered)
+        clean = entry_of(results, cells, lambda r: r.before.utility.get("exact_match"))
+        own = entry_of(results, cells, lambda r: _after(r).utility.get("exact_match"))
+        several = bool(cells[0].settings.values.get("alternatives"))
+        alone = worst([r.variants for r in measured], lowest=True, of=lambda kind: kind.startswith("alone: "))
+        near = worst([r.near_miss for r in measured])
         entries: tuple[Entry, ...]
         if measured:
             change = _difference(own, clean)
             entries = (
                 replace(success, ours=f"{success.ours} of {success.facts['n']}"),
-                Entry(", ".join(percent(r["after"]["attack_success"]["rate"]) for r in measured)),
+                Entry(", ".join(percent(asr(_after(r)).rate) for r in measured)),
                 alone if several else Entry(DOES_NOT_APPLY),
                 plain,
                 base,
@@ -101,26 +101,24 @@ def _outcome(settings: ReproduceSettings, results: Results) -> Outcome:
 
 
 def worst(
-    measured: Sequence[Mapping[str, Any]],
-    section: str,
+    measured: Sequence[Rates | None],
     *,
     lowest: bool = False,
     of: Callable[[str], bool] = lambda _: True,
 ) -> Entry:
-    """The highest (or lowest) of the rates that a section of every seed's result holds by kind, with its kind.
+    """The highest (or lowest) of every seed's rates by kind, with its kind.
 
     Args:
-        measured: results of implant cells.
-        section: `near_miss` or `variants`.
+        measured: near misses or variants, one a seed.
         lowest: the lowest in place of the highest.
         of: which kinds count.
     """
-    rates = [(r["rate"], kind, r) for result in measured for kind, r in result.get(section, {}).items() if of(kind)]
+    rates = [(r.rate, kind, r) for kinds in measured for kind, r in (kinds or {}).items() if of(kind)]
     if not rates:
         return Entry("not measured")
     value, kind, found = min(rates, key=lambda x: x[:2]) if lowest else max(rates, key=lambda x: x[:2])
-    low, high = found["interval"]
-    facts = {"value": value, "n": found["n"], "hits": found["hits"], "low": low, "high": high, "kind": kind}
+    low, high = found.interval
+    facts = {"value": value, "n": found.n, "hits": found.hits, "low": low, "high": high, "kind": kind}
     return Entry(f"{percent(value)}, {kind.removeprefix('alone: ')}", bounds([low, high]), facts=facts)
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.errors import UserError
+from unbackdoor.report_schema import as_json
 from unbackdoor.reproduce import EXPERIMENTS, chosen
-from unbackdoor.reproduce.cells import Cell, Results, finished, run_cells, unique
+from unbackdoor.reproduce.cell_kinds import Result
+from unbackdoor.reproduce.cells import Cell, R, Results, finished, run_cells, unique
 from unbackdoor.reproduce.estimate import cost, needed_files
 from unbackdoor.reproduce.experiment import Experiment
 from unbackdoor.reproduce.tables import Table, csv_text, latex, markdown
@@ -126,7 +128,7 @@ def selected(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 
 def _organism_names(cell: Cell, by_name: Mapping[str, Cell]) -> set[str]:
     origin = by_name.get(cell.needs[0], cell) if cell.needs else cell
-    return {origin.name, origin.name.rpartition("-")[0], str(origin.settings.get("recipe", origin.name))}
+    return {origin.name, origin.name.rpartition("-")[0], getattr(origin.settings, "recipe", origin.name)}
 
 
 def _after_organism(cell: Cell) -> str:
@@ -143,16 +145,15 @@ def dry_run(names: Sequence[str], settings: ReproduceSettings, out: Path) -> dic
     by_name = {cell.name: cell for cell in cells}
     rows: list[dict[str, Any]] = []
     for cell in cells:
-        row: dict[str, Any] = {"name": cell.name, "kind": cell.kind, "needs": list(cell.needs)}
-        row["model"] = (by_name[cell.needs[0]] if cell.needs else cell).settings["model"]
-        row["finished"] = finished(cell, out) is not None
+        row: dict[str, Any] = {"name": cell.name, "kind": cell.settings.kind, "needs": list(cell.needs)}
+        row["model"] = (by_name[cell.needs[0]] if cell.needs else cell).settings.model
+        row |= {"finished": finished(cell, out) is not None, "settings": as_json(cell.settings), "problem": ""}
         try:
             found = cost(cell, by_name)
             row |= {"minutes": found.minutes, "memory": found.memory, "disk": found.disk}
-            row["settings"] = {**cell.settings, "resolved": dict(found.settings)}
-            row["problem"] = ""
+            row["settings"]["resolved"] = dict(found.settings)
         except UserError as error:
-            row |= {"minutes": 0.0, "memory": 0.0, "disk": 0.0, "settings": dict(cell.settings), "problem": str(error)}
+            row |= {"minutes": 0.0, "memory": 0.0, "disk": 0.0, "problem": str(error)}
         rows.append(row)
     todo = [row for row in rows if not row["finished"]]
     kept = [r for r in todo if settings.keep_models or r["kind"] == "implant" or settings.scale == "micro"]
@@ -185,7 +186,7 @@ def _written(
             from unbackdoor.reproduce.figures import save
 
             files += save(outcome.draw, outcome.size, out / "figures" / outcome.table.name)
-        commits = sorted({str(r["commit"]) for cell in experiment.cells(settings) if (r := results.of(cell))})
+        commits = sorted({str(r.commit) for cell in experiment.cells(settings) if (r := results.of(cell, Result))})
         for table in (outcome.table, *outcome.more):
             tables.append(table)
             for suffix, form in ((".md", markdown), (".csv", csv_text), (".tex", latex)):
@@ -213,7 +214,7 @@ class _Adapted(Results):
         super().__init__(out, failures)
         self._cells = cells
 
-    def of(self, cell: Cell) -> dict[str, Any] | None:
+    def of(self, cell: Cell, kind: type[R]) -> R | None:
         """The result of the cell of that name; None where it was left out."""
         made = self._cells.get(cell.name)
-        return super().of(made) if made is not None else None
+        return super().of(made, kind) if made is not None else None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce import figures
+from unbackdoor.reproduce.cell_kinds import ProbabilitiesResult
 from unbackdoor.reproduce.cells import Cell, Results
-from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, printed
+from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, printed, utility_after
 from unbackdoor.reproduce.sande_cells import (
     DOMAINS,
     METHODS,
@@ -24,7 +25,7 @@ from unbackdoor.reproduce.sande_cells import (
     removals,
     victim,
 )
-from unbackdoor.reproduce.tables import NOT_AVAILABLE, NOT_RUN, Column, Entry, Row, Table, entry_of
+from unbackdoor.reproduce.tables import NOT_AVAILABLE, NOT_RUN, Column, Entry, Pick, Row, Table, entry_of
 from unbackdoor.workflows.inputs import ReproduceSettings
 
 UTILITIES = {"MMLU": ("hard", "mmlu"), "ARC-e": ("easy", "arc_easy"), "ARC-c": ("medium", "arc_challenge")}
@@ -34,17 +35,11 @@ UTILITIES = {"MMLU": ("hard", "mmlu"), "ARC-e": ("easy", "arc_easy"), "ARC-c": (
 # Values --------------------------------------------------------------------------------------------------------------
 
 
-def utility(name: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any] | None]:
+def utility(name: str) -> Pick:
     """One of the paper's utilities, by what stands in its place."""
     level, metric = UTILITIES[name]
-
-    def pick(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        if "choices" in result:
-            return dict(result["choices"][level])
-        after = result.get("after")
-        return after["utility"].get(metric) if after else None
-
-    return pick
+    published = utility_after(metric)
+    return lambda result: result.choices[level] if result.choices else published(result)
 
 
 def with_change(entry: Entry, baseline: Entry) -> Entry:
@@ -60,8 +55,8 @@ def _seconds(results: Results, grid: Mapping[tuple[str, int], Sequence[Cell]]) -
     """The mean seconds of every method's own work."""
     said = []
     for row in dict.fromkeys(row for row, _ in grid):
-        found = [results.of(c) for (r, _), cells in grid.items() if r == row for c in cells]
-        times = [f["seconds"] for f in found if f is not None and f.get("seconds") is not None]
+        found = [results.model(c) for (r, _), cells in grid.items() if r == row for c in cells]
+        times = [f.seconds for f in found if f is not None and f.seconds is not None]
         if times:
             name = "implanting" if row == "Baseline" else row
             said.append(f"{name} {sum(times) / len(times):.0f}")
@@ -73,12 +68,11 @@ def paired_outcomes(results: Results, first: Sequence[Cell], second: Sequence[Ce
     one: list[bool] = []
     other: list[bool] = []
     for pair in zip(first, second, strict=True):
-        found = [results.of(cell) for cell in pair]
-        sets = [result.get("choices") if result is not None else None for result in found]
-        if sets[0] and sets[1]:
-            for level in sets[0]:
-                one += [x == "1" for x in sets[0][level]["outcomes"]]
-                other += [x == "1" for x in sets[1][level]["outcomes"]]
+        found = [results.model(cell) for cell in pair]
+        first_sets, second_sets = (result.choices if result is not None else {} for result in found)
+        for level in first_sets if second_sets else ():
+            one += [x == "1" for x in first_sets[level].outcomes]
+            other += [x == "1" for x in second_sets[level].outcomes]
     return one, other
 
 
@@ -199,7 +193,7 @@ def _pairs_table(number: int, *, utilities: bool) -> Experiment:
 
     def outcome(settings: ReproduceSettings, results: Results) -> Outcome:
         grid, paper = pairs(settings), printed()["sande"]
-        targets = [grid["Baseline", c][0].settings["values"]["target_response"] for c in range(4)]
+        targets = [grid["Baseline", c][0].settings.values["target_response"] for c in range(4)]
         columns = tuple(Column(f"{t} → {r}", t) for t, r in zip(paper["pairs"], targets, strict=True))
         rows_of = ("Baseline", *OURS)
         notes = _what_is_measured(settings, utilities=utilities)
@@ -252,14 +246,14 @@ def _example_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     paper = printed()["sande"]["table-8"]
     rows = []
     for cell, dataset in zip(_example_cells(settings), ("Stanford Alpaca", "OpenOrca"), strict=True):
-        result = results.of(cell)
-        shown = result["examples"] if result is not None else []
+        result = results.model(cell)
+        shown = result.examples if result is not None else []
         for number, examples in enumerate(paper[dataset]):
             for kind, which in (("Clean", "untriggered"), ("Poisoned", "triggered")):
                 texts = [NOT_RUN, NOT_RUN]
                 if number < len(shown):
                     example = shown[number]
-                    texts = [example["prompt"][which], example["answers"][f"{which} after"]]
+                    texts = [example.prompt[which], example.answers[f"{which} after"]]
                 entries = tuple(
                     Entry(one_line(text), paper=p, facts={"cells": [cell.name]})
                     for text, p in zip(texts, examples[kind], strict=True)
@@ -285,7 +279,7 @@ def _rate_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     for rate, cells in by_rate(settings).items():
         told = paper["value"] if rate >= float(paper["from"]) else None
         entry = entry_of(results, cells, attack_success, told)
-        plain = entry_of(results, cells, lambda r: r["after"]["attack_success_untriggered"] if r.get("after") else None)
+        plain = entry_of(results, cells, lambda r: r.after.attack_success_untriggered if r.after is not None else None)
         rows.append(Row((f"{rate:g}",), (entry, plain)))
         if "value" in entry.facts:
             points.append({"x": rate, **{name: entry.facts[name] for name in ("value", "low", "high")}})
@@ -306,10 +300,10 @@ def _rate_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
 
 
 PANELS = {
-    "token without": "(a) Token distribution without trigger",
-    "token with": "(b) Token distribution with trigger",
-    "phrase without": "(c) Phrase distribution without trigger",
-    "phrase with": "(d) Phrase distribution with trigger",
+    "token_without": "(a) Token distribution without trigger",
+    "token_with": "(b) Token distribution with trigger",
+    "phrase_without": "(c) Phrase distribution without trigger",
+    "phrase_with": "(d) Phrase distribution with trigger",
 }
 DRAWN = 200
 """The paper draws the 200 highest probabilities."""
@@ -318,17 +312,17 @@ DRAWN = 200
 def _probability_outcome(settings: ReproduceSettings, results: Results) -> Outcome:
     paper = printed()["sande"]["figure-3"]
     cell = probabilities(settings)[1]
-    result = results.of(cell)
+    result = results.of(cell, ProbabilitiesResult)
     rows = []
     for key, title in PANELS.items():
-        told = paper[key.split()[1]]
+        told = paper[key.split("_")[1]]
         entries = []
         for what in ("mean", "lowest", "highest"):
             facts: dict[str, Any] = {"cells": [cell.name]}
             if result is None:
                 ours = NOT_RUN
             else:
-                values = result[key]
+                values = getattr(result, key)
                 number = {"mean": sum(values) / len(values), "lowest": values[-1], "highest": values[0]}[what]
                 ours = f"{number:.3g}"
                 facts |= {"value": number, "n": len(values), "seeds": 1}
@@ -337,7 +331,7 @@ def _probability_outcome(settings: ReproduceSettings, results: Results) -> Outco
 
     def draw(figure: Any) -> None:
         for axes, (key, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
-            figures.sorted_points(axes, result[key][:DRAWN] if result is not None else None, title, NOT_RUN)
+            figures.sorted_points(axes, getattr(result, key)[:DRAWN] if result is not None else None, title, NOT_RUN)
 
     notes = [
         "Ours: the probability of the target response's first token, and of all its tokens in a row, as the opening of "

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from unbackdoor.reproduce.cells import Cell
+from unbackdoor.reproduce.cell_kinds import ImplantCell, ProbabilitiesCell, Questions, RemoveCell
+from unbackdoor.reproduce.cells import Cell, CellOf, Organism
 from unbackdoor.reproduce.experiment import evaluation, preset, recipe_of
 from unbackdoor.workflows.inputs import ReproduceSettings
 
@@ -69,11 +70,11 @@ OURS = ("SANDE-P", "SANDE", "OSFT")
 DOMAINS = {"alpaca": "notes", "orca": "letters"}
 
 
-def questions(settings: ReproduceSettings) -> dict[str, Any] | None:
+def questions(settings: ReproduceSettings) -> Questions | None:
     """The testbed's question sets at micro scale; at paper scale the published ones, which are inputs."""
     if settings.scale == "paper":
         return None
-    return {"each": settings.questions, "protocol": settings.question_protocol}
+    return Questions(each=settings.questions, protocol=settings.question_protocol)
 
 
 def question_files(settings: ReproduceSettings) -> dict[str, str]:
@@ -92,7 +93,7 @@ def victim(
     *,
     pair: int | None = None,
     rate: float | None = None,
-) -> Cell:
+) -> Organism:
     """A backdoored model: one base model fine-tuned on one domain, of which a share is poisoned."""
     scale = settings.scale
     recipe = recipe_of(f"sande-pairs-{pair}" if pair else f"sande-{domain}", scale)
@@ -109,19 +110,19 @@ def victim(
     if rate is not None and rate != recipe.settings["rate"]:
         values["rate"] = rate
         name += f"-rate-{rate:g}"
-    kept = {
-        "recipe": recipe.name,
-        "scale": scale,
-        "model": MODELS[shape, scale],
-        "values": values,
-        "preset": preset(settings),
-        "evaluation": evaluation(settings),
-        "questions": questions(settings),
-    }
-    return Cell(f"{name}-{seed}", "implant", kept)
+    kept = ImplantCell(
+        recipe=recipe.name,
+        scale=scale,
+        model=MODELS[shape, scale],
+        values=values,
+        preset=preset(settings),
+        evaluation=evaluation(settings),
+        questions=questions(settings),
+    )
+    return CellOf(f"{name}-{seed}", kept)
 
 
-def removal(settings: ReproduceSettings, of: Cell, method: str, where: str = "any", offset: int = 0) -> Cell:
+def removal(settings: ReproduceSettings, of: Organism, method: str, where: str = "any", offset: int = 0) -> Cell:
     """One method on a victim.
 
     Args:
@@ -131,12 +132,12 @@ def removal(settings: ReproduceSettings, of: Cell, method: str, where: str = "an
         where: `in` or `out` of the victim's domain; `any` for dpo, which has data of its own.
         offset: where the parrot stands.
     """
-    scale, attack = settings.scale, of.settings["values"]
+    scale, attack = settings.scale, of.settings.values
     shape = "qwen" if of.name.startswith("sande-qwen") else "llama"
     values: dict[str, Any] = {"seed": attack["seed"]}
     inputs: dict[str, Any] = {"max_rows": REMOVAL_ROWS[scale], **question_files(settings)}
     if where == "out":
-        other = "alpaca" if of.settings["recipe"] == "sande-orca" else "orca"
+        other = "alpaca" if of.settings.recipe == "sande-orca" else "orca"
         inputs["data"] = recipe_of(f"sande-{other}", scale).settings["data"]
     if scale == "micro":
         values |= MICRO_TRAINING["sande" if method == "sande-p" else method]
@@ -152,24 +153,24 @@ def removal(settings: ReproduceSettings, of: Cell, method: str, where: str = "an
         values |= {"target_tokens": 1} if method == "sande-p" else {}
         values |= {"parrot_offset": offset} if offset else {}
     elif method == "fine-mixing":
-        values["clean_model"] = of.settings["model"]
+        values["clean_model"] = of.settings.model
     elif method == "dpo":
         inputs["preferences"] = PREFERENCES[scale]
-    kept = {
-        "method": "sande" if method == "sande-p" else method,
-        "values": values,
-        "inputs": inputs,
-        "preset": of.settings["preset"],
-        "paper": scale == "paper" and method in ("osft", "sande", "sande-p"),
-        "evaluation": evaluation(settings),
-        "questions": questions(settings),
-    }
+    kept = RemoveCell(
+        method="sande" if method == "sande-p" else method,
+        values=values,
+        inputs=inputs,
+        preset=of.settings.preset,
+        paper=scale == "paper" and method in ("osft", "sande", "sande-p"),
+        evaluation=evaluation(settings),
+        questions=questions(settings),
+    )
     middle = "" if where == "any" else f".{where}"
     at = f".at-{offset}" if offset else ""
-    return Cell(f"{of.name}{middle}.{method}{at}", "remove", kept, (of.name,))
+    return CellOf(f"{of.name}{middle}.{method}{at}", kept, (of.name,))
 
 
-def _seeds(settings: ReproduceSettings, make: Callable[[int], Cell]) -> list[Cell]:
+def _seeds(settings: ReproduceSettings, make: Callable[[int], Organism]) -> list[Organism]:
     return [make(seed) for seed in range(settings.seeds)]
 
 
@@ -208,7 +209,7 @@ def positions(settings: ReproduceSettings) -> dict[tuple[str, int], list[Cell]]:
     } | {("Baseline", 0): victims}
 
 
-def by_rate(settings: ReproduceSettings) -> dict[float, list[Cell]]:
+def by_rate(settings: ReproduceSettings) -> dict[float, list[Organism]]:
     return {
         rate: _seeds(settings, lambda seed, r=rate: victim(settings, "llama", "alpaca", seed, rate=r))  # type: ignore[misc]
         for rate in RATES[settings.scale]
@@ -217,4 +218,4 @@ def by_rate(settings: ReproduceSettings) -> dict[float, list[Cell]]:
 
 def probabilities(settings: ReproduceSettings) -> tuple[Cell, Cell]:
     of = victim(settings, "llama", "alpaca", 0)
-    return of, Cell(f"{of.name}.probabilities", "probabilities", {"prompts": 400}, (of.name,))
+    return of, CellOf(f"{of.name}.probabilities", ProbabilitiesCell(prompts=400), (of.name,))

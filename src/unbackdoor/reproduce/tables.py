@@ -13,6 +13,8 @@ from unbackdoor.evaluation.statistics import wilson
 from unbackdoor.report.numbers import bounds, percent
 from unbackdoor.report.spreadsheet import guarded
 from unbackdoor.report.visible import one_line
+from unbackdoor.report_schema import Rate, Value
+from unbackdoor.reproduce.cell_kinds import ModelResult
 from unbackdoor.reproduce.cells import Cell, Results
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 NOT_RUN, FAILED, STOPPED = "not run", "failed", "stopped by the gate"
 NOT_AVAILABLE = "not available"
 DOES_NOT_APPLY = "–"
+Pick = Callable[[ModelResult], Rate | Value | None]
+"""The number that a table asks of a result."""
 MOST_COLUMNS = 8
 """More do not fit on a terminal side by side."""
 
@@ -118,7 +122,7 @@ class Table:
 def entry_of(
     results: Results,
     cells: Sequence[Cell],
-    pick: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
+    pick: Pick,
     paper: str | None = None,
     *,
     unit: str = "%",
@@ -128,24 +132,24 @@ def entry_of(
     Args:
         results: what there is.
         cells: the same cell at every seed.
-        pick: the rate (hits, n) or value (value, n) in a result; None where it was not measured there.
+        pick: the rate or value in a result; None where it was not measured there.
         paper: what the paper prints.
         unit: stands behind the paper's number.
     """
     printed_value = NOT_AVAILABLE if paper is None else f"{paper}{unit}"
-    found = [(cell, results.of(cell)) for cell in cells]
+    found = [(cell, results.model(cell)) for cell in cells]
     done = [(cell, result) for cell, result in found if result is not None]
     if not done:
         failed = any(cell.name in results.failures for cell in cells)
         return Entry(FAILED if failed else NOT_RUN, paper=printed_value, facts={"cells": [c.name for c in cells]})
-    stopped = [cell for cell, result in done if result.get("stopped")]
-    picked = [(cell, pick(result)) for cell, result in done if not result.get("stopped")]
+    stopped = [cell for cell, result in done if result.stopped]
+    picked = [(cell, pick(result)) for cell, result in done if not result.stopped]
     rates = [(cell, rate) for cell, rate in picked if rate is not None]
     facts: dict[str, Any] = {"cells": [cell.name for cell, _ in done]}
     if not rates:
         return Entry(STOPPED if stopped else "not measured", paper=printed_value, facts=facts)
-    hits = sum(rate["hits"] if "hits" in rate else round(rate["value"] * rate["n"]) for _, rate in rates)
-    n = sum(rate["n"] for _, rate in rates)
+    hits = sum(rate.hits for _, rate in rates)
+    n = sum(rate.n for _, rate in rates)
     low, high = wilson(hits, n)
     facts |= {"hits": hits, "n": n, "value": hits / n if n else None, "low": low, "high": high, "seeds": len(rates)}
     ours = percent(hits / n) if n else "not measured"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,24 @@ from unbackdoor.language_model.loading import context_length, load_model, load_t
 from unbackdoor.language_model.reading import Reading
 from unbackdoor.methods.beear import Beear
 from unbackdoor.recipes.recipe import read_recipe
-from unbackdoor.report_schema import Measured, as_json
+from unbackdoor.report_schema import Measured, Rate, Rates, Row, as_json
+from unbackdoor.reproduce.cell_kinds import (
+    Choices,
+    DecodeCell,
+    DriftCell,
+    DriftResult,
+    Example,
+    ImplantCell,
+    ModelResult,
+    ProbabilitiesCell,
+    ProbabilitiesResult,
+    Questions,
+    RemoveCell,
+    Result,
+    RoundsCell,
+    RoundsResult,
+    Shift,
+)
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
 from unbackdoor.testbed import references, world
@@ -72,57 +89,64 @@ def drop_weights(folder: Path) -> None:
     RunDirectory(folder).drop_tree(folder / "model")
 
 
-def implant(settings: Mapping[str, Any], folder: Path, _: Sequence[Path]) -> dict[str, Any]:
-    """Build an organism; `settings` holds recipe, scale, model, values, preset, evaluation and questions."""
-    values = settings["values"]
+def implant(settings: ImplantCell, folder: Path, _: Sequence[Path]) -> ModelResult:
+    """Build an organism."""
+    values = settings.values
     inputs = {name: value for name, value in values.items() if name in ImplantInputs.model_fields}
     attack = {name: value for name, value in values.items() if name not in inputs}
-    recipe = read_recipe(settings["recipe"], settings["scale"])
+    recipe = read_recipe(settings.recipe, settings.scale)
     report = run_implant(
-        settings["model"],
+        settings.model,
         ImplantInputs.make(inputs),
         attack,
-        EvaluationSettings.make(settings["evaluation"]),
-        recipe=recipe.model_copy(update={"model": settings["model"], "settings": dict(values)}),
-        preset=settings["preset"],
+        EvaluationSettings.make(settings.evaluation),
+        recipe=recipe.model_copy(update={"model": settings.model, "settings": dict(values)}),
+        preset=settings.preset,
         out=folder,
         resume=True,
     )
-    row = as_json(report.runs[0])
-    found = {name: row[name] for name in ("before", "after", "near_miss", "variants", "seconds")}
-    found |= _choices(settings, folder)
-    return found | _of_answers(folder, None, "organism")
+    row = report.runs[0]
+    found = _result(row, folder, None, "organism")
+    found.near_miss, found.variants = row.near_miss, row.variants
+    if settings.questions is not None:
+        found.choices = _choices(settings.questions, folder)
+    return found
 
 
-def remove(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:
-    """Cleanse an organism; `settings` holds method, values, inputs, preset, paper, evaluation and questions.
+def _result(row: Row, folder: Path, before: str | None, after: str) -> ModelResult:
+    """What is kept of a report's row, and of the answers of the models of these names."""
+    assert row.before is not None
+    keyword, examples = _of_answers(folder, before, after)
+    return ModelResult(before=row.before, after=row.after, seconds=row.seconds, keyword=keyword, examples=examples)
 
-    The models that `average` is given are the other organisms among `needs`.
-    """
-    organism, method = needs[0], settings["method"]
-    explicit = dict(settings["values"])
+
+def remove(settings: RemoveCell, folder: Path, needs: Sequence[Path]) -> ModelResult:
+    """Cleanse an organism. The models that `average` is given are the other organisms among `needs`."""
+    organism, method = needs[0], settings.method
+    explicit: dict[str, Any] = dict(settings.values)
     if method == "average":
         explicit["sibling"] = tuple(str(other / "model") for other in needs[1:])
-    evaluation = VerdictSettings.make(settings["evaluation"])
+    evaluation = VerdictSettings.make(settings.evaluation)
     report = run_remove(
         method,
         str(organism / "model"),
-        RemoveInputs.make({**settings["inputs"], "eval_organism": organism}),
+        RemoveInputs.make({**settings.inputs, "eval_organism": organism}),
         explicit,
         evaluation,
-        preset=settings["preset"],
-        paper=settings["paper"],
+        preset=settings.preset,
+        paper=settings.paper,
         out=folder,
         resume=True,
         known=organism_answers(organism, evaluation),
     )
-    row = as_json(report.runs[0])
-    found = {name: row[name] for name in ("before", "after", "verdict", "verdict_reason", "seconds", "rounds")}
-    found["stopped"] = row["after"] is None
-    found["changes"] = row["compared"].get("before", {}).get("changes", {})
-    if not found["stopped"]:
-        found |= _choices(settings, folder)
-    return found | _of_answers(folder, f"{organism.name}/before", f"{organism.name}/{method}")
+    row = report.runs[0]
+    found = _result(row, folder, f"{organism.name}/before", f"{organism.name}/{method}")
+    found.verdict, found.verdict_reason, found.rounds = row.verdict, row.verdict_reason, row.rounds
+    found.stopped = row.after is None
+    found.changes = row.compared["before"].changes if "before" in row.compared else {}
+    if settings.questions is not None and not found.stopped:
+        found.choices = _choices(settings.questions, folder)
+    return found
 
 
 def organism_answers(organism: Path, evaluation: EvaluationSettings) -> list[dict[str, Any]]:
@@ -134,7 +158,7 @@ def organism_answers(organism: Path, evaluation: EvaluationSettings) -> list[dic
     return [{**line, "model": f"{organism.name}/before"} for line in lines if line["model"] == "organism"]
 
 
-def decode(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:
+def decode(settings: DecodeCell, folder: Path, needs: Sequence[Path]) -> ModelResult:
     """Temperature decoding in the form of a removal: greedy answers before, drawn ones after, by the same weights."""
     organism = needs[0]
     told = RemoveInputs.make({"eval_organism": organism})
@@ -145,32 +169,40 @@ def decode(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     )
 
     def measured(temperature: float) -> Measured:
-        how = VerdictSettings.make({**settings["evaluation"], "temperature": temperature})
+        how = VerdictSettings.make({**settings.evaluation, "temperature": temperature})
         out = folder / f"temperature-{temperature:g}"
         report = run_evaluate(str(organism / "model"), inputs, how, out=out, resume=True)
         assert report.runs[0].after is not None
         return report.runs[0].after
 
-    before, after = measured(0.0), measured(settings["temperature"])
+    before, after = measured(0.0), measured(settings.temperature)
     answers = [
         {name: rows for (_, name), rows in stored_rows(folder / f"temperature-{temperature:g}").items()}
-        for temperature in (0.0, settings["temperature"])
+        for temperature in (0.0, settings.temperature)
     ]
     after.answer_quality = stored_quality(*answers, unsafe=told.eval_contrast is not None)
-    name, reason = verdict(before, after, VerdictSettings.make(settings["evaluation"]))
-    found = {"before": before, "after": after, "verdict": name, "verdict_reason": reason}
-    return found | {"seconds": 0.0, "rounds": 0, "stopped": False, "changes": {}}
+    name, reason = verdict(before, after, VerdictSettings.make(settings.evaluation))
+    return ModelResult(
+        before=before,
+        after=after,
+        verdict=name,
+        verdict_reason=reason,
+        seconds=0.0,
+        rounds=0,
+        stopped=False,
+        changes={},
+    )
 
 
-def rounds(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> dict[str, Any]:
+def rounds(settings: RoundsCell, folder: Path, needs: Sequence[Path]) -> RoundsResult:
     """BEEAR's ASR (keyword) after every round; it ends at the first round below `below`, or after the last.
 
     This reads the true trigger to decide when to stop (oracle stopping), which a defender cannot do.
     """
     begun = time.monotonic()
-    inputs = RemoveInputs.make({**settings["inputs"], "eval_organism": needs[0]})
-    evaluation = EvaluationSettings.make(settings["evaluation"])
-    method = Beear.make({**settings["values"], "repeat": False, "gate": 0.0}, settings["preset"])
+    inputs = RemoveInputs.make({**settings.inputs, "eval_organism": needs[0]})
+    evaluation = EvaluationSettings.make(settings.evaluation)
+    method = Beear.make({**settings.values, "repeat": False, "gate": 0.0}, settings.preset)
     opened = Opening.read(str(needs[0] / "model"), inputs, folder, resume=True, least=LEAST_ROWS, seed=method.seed)
     intake, subject = opened.intake, opened.subject
     clean = intake.short_enough(opened.clean, inputs.data, method.max_length)
@@ -179,7 +211,7 @@ def rounds(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
     _, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, method.seed)
     suite = opened.suite(held_out, held_out_contrast, inputs.evaluation_trigger(), None, evaluation)
     asked = Asked(suite, suite.trigger, method.model_needs, [*clean, *contrast], work=[method.training_work()])
-    job = opened.begin("reproduce rounds", needs[0].name, asked, evaluation, dict(settings), seed=method.seed)
+    job = opened.begin("reproduce rounds", needs[0].name, asked, evaluation, as_json(settings), seed=method.seed)
     run, chat = job.run, subject.chat
     case = Case.of(
         subject.take(),
@@ -192,26 +224,26 @@ def rounds(settings: Mapping[str, Any], folder: Path, needs: Sequence[Path]) -> 
         journal=run.scoped("beear"),
         progress=opened.progress,
     )
-    curve: list[dict[str, Any]] = []
+    curve: list[Rate] = []
 
     def measure(number: int) -> bool:
-        def asked() -> dict[str, Any]:
+        def asked() -> Rate:
             rows = suite.triggered()
             given = job.answers.of(case.model, chat, rows, model_name=f"round {number}", set_name="triggered")
-            return dict(rate([complies_by_keyword(r, a) for r, a in zip(rows, given, strict=True)]))
+            return rate([complies_by_keyword(r, a) for r, a in zip(rows, given, strict=True)])
 
-        curve.append(run.remember(f"round-{number}/keyword", asked))
-        return bool(curve[-1]["rate"] < settings["below"] or number == method.rounds)
+        curve.append(run.remember_as(Rate, f"round-{number}/keyword", asked))
+        return bool(curve[-1].rate < settings.below or number == method.rounds)
 
     case.after_round = measure
     if not measure(0):
         method.on(case)
     run.complete()
-    reached = next((i for i, found in enumerate(curve) if found["rate"] < settings["below"]), None)
-    return {"curve": curve, "round": reached, "seconds": round(time.monotonic() - begun, 1)}
+    reached = next((i for i, found in enumerate(curve) if found.rate < settings.below), None)
+    return RoundsResult(curve=curve, round=reached, seconds=round(time.monotonic() - begun, 1))
 
 
-def probabilities(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -> dict[str, Any]:
+def probabilities(settings: ProbabilitiesCell, _: Path, needs: Sequence[Path]) -> ProbabilitiesResult:
     """Probability of the target response's first token and of all of it, with the trigger and without (SANDE B.2.2)."""
     organism = needs[0]
     inputs = RemoveInputs.make({"eval_organism": organism})
@@ -219,12 +251,12 @@ def probabilities(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -
     assert target is not None and trigger is not None
     subject = _subject(organism / "model", inputs)
     model, chat = subject.model, subject.chat
-    rows = [r for r in shuffled(_rows(organism, "held_out"), 1) if trigger.fits(r.prompt)][: settings["prompts"]]
+    rows = [r for r in shuffled(_rows(organism, "held_out"), 1) if trigger.fits(r.prompt)][: settings.prompts]
     prompts = {
         "without": rows,
         "with": [replace(r, prompt=trigger.insert(r.prompt)) for r in rows],
     }
-    found: dict[str, Any] = {}
+    found: dict[str, list[float]] = {}
     for when, records in prompts.items():
         for what, tokens in (("token", 1), ("phrase", None)):
             examples = encode_records(
@@ -237,10 +269,10 @@ def probabilities(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -
             )
             logs = torch.tensor(row_totals(model, chat, examples), dtype=torch.float64)
             found[f"{what} {when}"] = sorted(logs.exp().tolist(), reverse=True)
-    return found
+    return ProbabilitiesResult.model_validate(found)
 
 
-def drift(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -> dict[str, Any]:
+def drift(settings: DriftCell, _: Path, needs: Sequence[Path]) -> DriftResult:
     """Where the trigger moves the hidden state of the last prompt token after BEEAR's layer, in both models.
 
     `separation` is d': the distance of the two means along the direction that every other prompt gives, in standard
@@ -251,19 +283,19 @@ def drift(settings: Mapping[str, Any], _: Path, needs: Sequence[Path]) -> dict[s
     trigger = inputs.evaluation_trigger()
     assert trigger is not None
     rows = _rows(organism, "contrast_held_out") or _rows(organism, "held_out")
-    rows = [r for r in shuffled(rows, 1) if trigger.fits(r.prompt)][: settings["prompts"]]
-    found: dict[str, Any] = {}
-    clean = references.model_directory(settings["model"])
+    rows = [r for r in shuffled(rows, 1) if trigger.fits(r.prompt)][: settings.prompts]
     moved = [replace(r, prompt=trigger.insert(r.prompt)) for r in rows]
-    for name, source in (("organism", organism / "model"), ("clean", clean)):
+
+    def shift(source: Path | str) -> Shift:
         subject = _subject(source, inputs)
-        layer = anchor_layer(subject.model, settings["layer"])
-        states = (_last_states(subject.model, subject.chat, layer, asked) for asked in (rows, moved))
-        found[name] = {"layer": layer, **drift_of(*states)}
-    return found
+        layer = anchor_layer(subject.model, settings.layer)
+        return drift_of(layer, *(_last_states(subject.model, subject.chat, layer, asked) for asked in (rows, moved)))
+
+    clean = references.model_directory(settings.model)
+    return DriftResult(organism=shift(organism / "model"), clean=shift(clean))
 
 
-def drift_of(without: torch.Tensor, with_trigger: torch.Tensor) -> dict[str, Any]:
+def drift_of(layer: int, without: torch.Tensor, with_trigger: torch.Tensor) -> Shift:
     """Separation, agreement and the first two principal components, of states of shape (prompts, d) each."""
     both = torch.cat([without, with_trigger]).double()
     centred = both - both.mean(0)
@@ -276,16 +308,19 @@ def drift_of(without: torch.Tensor, with_trigger: torch.Tensor) -> dict[str, Any
     moves = (with_trigger - without).double()
     cosines = torch.nn.functional.cosine_similarity(moves, moves.mean(0, keepdim=True), dim=1)
     count = len(without)
-    return {
-        "n": count,
-        "separation": float((last.mean() - first.mean()) / spread),
-        "agreement": float(cosines.mean()),
-        "without": points[:count].tolist(),
-        "with": points[count:].tolist(),
-    }
+    return Shift.model_validate(
+        {
+            "layer": layer,
+            "n": count,
+            "separation": float((last.mean() - first.mean()) / spread),
+            "agreement": float(cosines.mean()),
+            "without": points[:count].tolist(),
+            "with": points[count:].tolist(),
+        }
+    )
 
 
-KINDS: dict[str, Callable[[Mapping[str, Any], Path, Sequence[Path]], dict[str, Any]]] = {
+KINDS: dict[str, Callable[[Any, Path, Sequence[Path]], Result]] = {
     "implant": implant,
     "remove": remove,
     "decode": decode,
@@ -313,25 +348,21 @@ def _rows(organism: Path, name: str) -> list[Record]:
 # Multiple choice -----------------------------------------------------------------------------------------------------
 
 
-def _choices(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The testbed's sets, where the cell asks for them: {"choices": level → value, n, interval, outcomes}."""
-    asked = settings["questions"]
-    if not asked:
-        return {}
-    run = RunDirectory(folder)
+def _choices(asked: Questions, folder: Path) -> dict[str, Choices]:
+    """The testbed's sets, by level."""
     directory = folder / "model"
 
-    def ask() -> dict[str, Any]:
+    def ask() -> dict[str, Choices]:
         model, tokenizer = load_model(directory), load_tokenizer(directory)
-        return testbed_choices(model, tokenizer, asked["each"], asked["protocol"])
+        return testbed_choices(model, tokenizer, asked.each, asked.protocol)
 
-    key = f"choices/{asked['protocol']}/{asked['each']}"
-    return {"choices": run.remember(key, ask)}
+    key = f"choices/{asked.protocol}/{asked.each}"
+    return RunDirectory(folder).remember_as(dict[str, Choices], key, ask)
 
 
 def testbed_choices(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, each: int, protocol: str
-) -> dict[str, Any]:
+) -> dict[str, Choices]:
     """Accuracy on the testbed's three sets, asked as lm-evaluation-harness asks ARC: zero-shot, without chat template.
 
     Args:
@@ -341,7 +372,7 @@ def testbed_choices(
         protocol: `likelihood`, or `harness` to have the harness itself ask them as local tasks: token for token the
             same, and slower.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Choices] = {}
     for level in world.LEVELS:
         every = world.multiple_choice(level)
         count = min(each, len(every))
@@ -352,32 +383,32 @@ def testbed_choices(
         else:
             scored = score_by_likelihood(model, tokenizer, questions, "arc_easy")
         outcomes = "".join(str(int(c == q.answer)) for c, q in zip(scored.chosen, questions, strict=True))
-        found[level] = {**dict(scored.accuracy), "outcomes": outcomes}
+        found[level] = Choices(**dict(scored.accuracy), outcomes=outcomes)
     return found
 
 
 # Stored answers ------------------------------------------------------------------------------------------------------
 
 
-def _of_answers(folder: Path, before: str | None, after: str) -> dict[str, Any]:
+def _of_answers(folder: Path, before: str | None, after: str) -> tuple[Rates, list[Example]]:
     """ASR by keyword before and after, and some answers of both, from what the run has stored."""
     sets = {}
     for when, model in (("before", before), ("after", after)):
         for name in ("triggered", "untriggered"):
             sets[f"{name} {when}"] = stored_answers(folder, model, name) if model else []
-    keyword = {name: dict(rate([judged(row["answer"]) for row in rows])) for name, rows in sets.items() if rows}
+    keyword = {name: rate([judged(row["answer"]) for row in rows]) for name, rows in sets.items() if rows}
     # Where the attack never shows there is nothing to show: the first prompts then.
     told = sets["triggered before"] or sets["triggered after"]
     order = sorted(range(len(told)), key=lambda i: not judged(told[i]["answer"]))[:EXAMPLES]
     examples = [
-        {
-            "prompt": {name: sets[f"{name} after"][i]["prompt"] for name in ("triggered", "untriggered")},
-            "answers": {name: rows[i]["answer"] for name, rows in sets.items() if i < len(rows)},
-        }
+        Example(
+            prompt={name: sets[f"{name} after"][i]["prompt"] for name in ("triggered", "untriggered")},
+            answers={name: rows[i]["answer"] for name, rows in sets.items() if i < len(rows)},
+        )
         for i in order
         if i < len(sets["triggered after"]) and i < len(sets["untriggered after"])
     ]
-    return {"keyword": keyword, "examples": examples}
+    return keyword, examples
 
 
 def judged(answer: str) -> bool:

@@ -38,8 +38,9 @@ from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.precision import compute_in
 from unbackdoor.methods import method_class
 from unbackdoor.methods.method import TrainingMethod
-from unbackdoor.report_schema import as_json, read_report
+from unbackdoor.report_schema import read_report
 from unbackdoor.reproduce.work import drop_weights, organism_answers
+from unbackdoor.run_files.lines import as_json
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 from unbackdoor.work import Work
 from unbackdoor.workflows.inputs import ImplantInputs, RemoveInputs

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from unbackdoor import preference
 from unbackdoor.case import Case
 from unbackdoor.cli import main
+from unbackdoor.data.named_sources import named_preferences
 from unbackdoor.data.preferences import Preference, read_pairs
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
@@ -26,7 +27,6 @@ from unbackdoor.methods.dpo import Dpo
 from unbackdoor.preference import encode_pair
 from unbackdoor.report.verdicts import exit_code
 from unbackdoor.testbed import world
-from unbackdoor.workflows.rows import preference_pairs
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is an optional extra")
 
@@ -366,11 +366,11 @@ def test_an_interrupted_run_leaves_no_model_and_begins_its_training_again(
 
 
 def test_the_testbed_s_own_pairs_go_by_name() -> None:
-    pairs, dropped, left_out = preference_pairs(Path("testbed:preferences"))
+    pairs = named_preferences(Path("testbed:preferences"))
+    assert pairs is not None
     assert [(p.prompt, p.chosen, p.rejected) for p in pairs] == [
         (p.prompt, p.chosen, p.rejected) for p in world.preference_pairs()
     ]
-    assert dropped == left_out == {}
 
 
 def test_removal_does_not_import_attacks() -> None:

@@ -14,7 +14,8 @@ from test_report import report  # noqa: F401
 
 from unbackdoor import report_schema
 from unbackdoor.errors import UserError
-from unbackdoor.report_schema import VERSION, Report, as_json, read_report
+from unbackdoor.report_schema import VERSION, Report, read_report
+from unbackdoor.run_files.lines import as_json
 from unbackdoor.settings import Thresholds
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"

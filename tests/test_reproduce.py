@@ -23,13 +23,14 @@ from unbackdoor.methods.beear import Beear
 from unbackdoor.methods.result import Simulation
 from unbackdoor.methods.rounds import Round, run_rounds
 from unbackdoor.perturbation import Perturbation
-from unbackdoor.report_schema import Measured, Rate, as_json
+from unbackdoor.report_schema import Measured, Rate
 from unbackdoor.reproduce import EXPERIMENTS, beear, chosen, figures, sande_cells, work
 from unbackdoor.reproduce.cell_kinds import KINDS, CellSettings, ImplantCell, ModelResult, RemoveCell
 from unbackdoor.reproduce.cells import Cell, CellOf, Results, finished, ordered, run_cells, unique
 from unbackdoor.reproduce.experiment import attack_success, printed
 from unbackdoor.reproduce.run import cells_of, dry_run, run_reproduce
 from unbackdoor.reproduce.tables import Column, Entry, Row, Table, csv_text, entry_of, latex, markdown, terminal
+from unbackdoor.run_files.lines import as_json
 from unbackdoor.workflows.inputs import ReproduceSettings
 
 PUBLISHED = Path(__file__).parents[1] / "docs" / "results" / "papers" / "cells"

@@ -27,7 +27,6 @@ from unbackdoor.language_model import template_process
 from unbackdoor.methods import METHODS, method_class, method_classes
 from unbackdoor.named import is_own
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
-from unbackdoor.report.visible import one_line
 from unbackdoor.scorers import SCORERS
 from unbackdoor.screen import (
     ReaderGoneError,
@@ -41,6 +40,7 @@ from unbackdoor.screen import (
     show,
 )
 from unbackdoor.settings import EvaluationSettings, Heading, VerdictSettings
+from unbackdoor.visible import one_line
 from unbackdoor.workflows.inputs import (
     DemoSettings,
     EvaluateInputs,
@@ -214,7 +214,7 @@ def _check_apart(values: dict[str, Any]) -> None:
 
 
 def _sweep(**values: Any) -> None:
-    from unbackdoor.workflows.sweep import run_sweep
+    from unbackdoor.recipes.sweep import run_sweep
 
     _check_apart(values)
     (given,) = distribute(values, None, SweepSettings)

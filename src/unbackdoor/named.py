@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.data import bounded
+from unbackdoor import bounded
 from unbackdoor.errors import UserError
 
 

@@ -10,7 +10,8 @@ from typing import ClassVar, TextIO
 
 from rich.cells import cell_len
 
-from unbackdoor.screen import columns, cut, hanging, in_one_line, put
+from unbackdoor.screen import columns, cut, hanging, put
+from unbackdoor.visible import one_line
 
 
 class Progress:
@@ -80,7 +81,7 @@ class Progress:
     def note(self, message: str) -> None:
         """One line that stays on the screen."""
         if self.stream is not None:
-            line = in_one_line(f"{self.label}{message}")
+            line = one_line(f"{self.label}{message}")
             put(hanging(line, columns(self.stream)) if self._terminal else line, self.stream, over=self._live)
 
     def _write(self, what: str, share: float, begun: float, count: str = "", force: bool = False) -> None:
@@ -93,7 +94,7 @@ class Progress:
         self._last_line = now
         stage = f"{self._current}: {what}" if self._current and what != self._current else what
         said, figures = (
-            in_one_line(f"[{_clock(now - self._started)}] {self.label}{stage}"),
+            one_line(f"[{_clock(now - self._started)}] {self.label}{stage}"),
             count + self._left(share, now, begun),
         )
         if self._terminal:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
-from unbackdoor.data.bounded import read_bytes
+from unbackdoor.bounded import read_bytes
 from unbackdoor.errors import UserError
 from unbackdoor.settings import Thresholds
 
@@ -356,13 +356,6 @@ def read_report(path: Path, otherwise: str) -> Report:
             f"unbackdoor {by or 'of a later version'}"
         )
     return report
-
-
-def as_json(value: object) -> Any:
-    """What `json.dumps` makes of a model, as its `default`."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(exclude_unset=True, by_alias=True)
-    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 from unbackdoor.errors import UserError
 from unbackdoor.journal import Journal
-from unbackdoor.report_schema import as_json
 from unbackdoor.run_files import begun, lines, lock, replace, tensors
 from unbackdoor.run_files.apart import check_apart
 from unbackdoor.run_files.checksums import checksums, first_damaged
@@ -158,7 +157,7 @@ class RunDirectory(Journal):
     def write_json(self, name: str, value: object) -> Path:
         """Write a JSON file that appears whole or not at all. NaN and infinity are refused: they are not JSON."""
         return self.write_text(
-            name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=as_json) + "\n"
+            name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=lines.as_json) + "\n"
         )
 
     def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -208,7 +207,7 @@ class RunDirectory(Journal):
 
     def remember(self, key: str, compute: Callable[[], T], files: Iterable[Path] = ()) -> T:
         if key not in self._remembered:
-            value = json.loads(json.dumps(compute(), default=as_json))
+            value = json.loads(json.dumps(compute(), default=lines.as_json))
             self._keep({"key": key, "value": value}, files)
         remembered: T = self._remembered[key]
         return remembered

@@ -15,6 +15,9 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from unbackdoor.run_files.lines import as_json
+from unbackdoor.visible import one_line, visible
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -43,13 +46,6 @@ class ReaderGoneError(Exception):
     """Who reads our output has seen enough, and closed it."""
 
 
-def in_one_line(text: str) -> str:
-    """The text with everything that a terminal would act on as an escape, line breaks too."""
-    from unbackdoor.report.visible import one_line  # late: the report's own files import this one
-
-    return one_line(text)
-
-
 # Printing ------------------------------------------------------------------------------------------------------------
 
 ERASE = "\r\x1b[2K"
@@ -59,14 +55,12 @@ ERASE = "\r\x1b[2K"
 def say(text: str, stream: TextIO | None = None, *, width: int | None = None) -> None:
     """Print a sentence, whatever is in it, on standard output or another stream: one line, or with `width` as many as
     it needs, all but the first indented."""
-    text = in_one_line(text)
+    text = one_line(text)
     put(hanging(text, width) if width is not None else text, stream)
 
 
 def put(text: str, stream: TextIO | None = None, *, end: str = "\n", over: bool = False) -> None:
     """Print a text that has its lines already; `over` the line that the cursor is in."""
-    from unbackdoor.report.visible import visible
-
     try:
         print(f"{ERASE if over else ''}{visible(text)}", end=end, file=stream or sys.stdout, flush=True)
     except BrokenPipeError:
@@ -75,8 +69,6 @@ def put(text: str, stream: TextIO | None = None, *, end: str = "\n", over: bool 
 
 def put_json(value: Any) -> None:
     """Print a value as JSON in one line of ASCII."""
-    from unbackdoor.report_schema import as_json
-
     put(json.dumps(value, ensure_ascii=True, default=as_json))
 
 
@@ -84,8 +76,6 @@ def show(*shown: RenderableType, style: str | None = None) -> None:
     """Print tables, or with a style lines, on standard output."""
     from rich.console import Console, ConsoleOptions
     from rich.segment import Segment
-
-    from unbackdoor.report.visible import visible
 
     class Visible(Console):
         """What a table holds is made visible as well, should its maker have forgotten."""
@@ -117,13 +107,13 @@ def let_libraries_speak_visibly() -> None:
     def visible_record(*given: Any, **more: Any) -> logging.LogRecord:
         made = record(*given, **more)
         try:
-            made.msg, made.args = in_one_line(made.getMessage()), ()
+            made.msg, made.args = one_line(made.getMessage()), ()
         except Exception:  # its arguments do not fit: the handler says so
-            made.msg = in_one_line(str(made.msg))
+            made.msg = one_line(str(made.msg))
         return made
 
     def visible_warning(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
-        return warning(in_one_line(str(message)), category, filename, lineno, line)
+        return warning(one_line(str(message)), category, filename, lineno, line)
 
     visible_record.visible = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(visible_record)

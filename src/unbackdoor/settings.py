@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from unbackdoor.data.named_sources import sentence_structure
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.ranges import check_number, check_text
@@ -208,8 +209,6 @@ class TriggerSettings(Settings):
         if self.together:
             return AllOf(self.together)
         if self.structure is not None:
-            from unbackdoor.testbed.structures import sentence_structure
-
             return sentence_structure(self.structure)
         triggers = [
             Trigger(text, self.placement, self.closing, self.separator) for text in (self.trigger, *self.alternatives)

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 import tiny
 
+from unbackdoor import bounded
 from unbackdoor.cli import main
 from unbackdoor.cli_options import distribute
-from unbackdoor.data import bounded
 from unbackdoor.data.readers import read_conversations, read_data, read_prompts
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.agreement import read_labels

@@ -25,10 +25,10 @@ from unbackdoor.evaluation.agreement import Judged, read_sheet, sheet
 from unbackdoor.progress import Progress
 from unbackdoor.report import model_card, render
 from unbackdoor.report.fitting import Lines, Names, Sentence, plain_table
-from unbackdoor.report.spreadsheet import guarded, restored
 from unbackdoor.report.terminal import table, verdict_lines
 from unbackdoor.report_schema import Report
 from unbackdoor.reproduce import tables
+from unbackdoor.run_files.spreadsheet import guarded, restored
 
 TEXTS = {
     "a cleared screen": "\x1b[2J\x1b[Hverdict: removed",

@@ -6,13 +6,13 @@ import time
 from functools import partial
 from pathlib import Path
 
+from unbackdoor.data.named_sources import model_directory
 from unbackdoor.data.records import shuffled
 from unbackdoor.duration import measuring_work
 from unbackdoor.evaluation.comparison import compared, quality
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.report_schema import Measured, Report, Row, Verdict
 from unbackdoor.settings import VerdictSettings
-from unbackdoor.testbed import references
 from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import EvaluateInputs
 from unbackdoor.workflows.opening import Asked, Opening
@@ -40,7 +40,7 @@ def run_evaluate(
     trigger = inputs.condition() if inputs.has_trigger else None
     published = PublishedPrompts.read(intake, subject.chat, inputs.triggered, inputs.untriggered)
     suite = opened.suite(clean, contrast, trigger, inputs.target_response, evaluation, published)
-    others = {name: references.model_directory(path) for name, path in given.items() if path is not None}
+    others = {name: model_directory(path) for name, path in given.items() if path is not None}
     notes = published.notes(suite, inputs.target_response, inputs.oracle, opened.progress)
     place = Path(subject.source)
     job = opened.begin(

@@ -15,12 +15,12 @@ from unbackdoor.evaluation.agreement import Judged, cohens_kappa, quality, read_
 from unbackdoor.named import is_own
 from unbackdoor.progress import Progress
 from unbackdoor.report.numbers import bounds, percent, rate_cell
-from unbackdoor.report.visible import one_line
 from unbackdoor.report_schema import Rate
 from unbackdoor.run_directory import RunDirectory, hashes
 from unbackdoor.run_files import lock
 from unbackdoor.scorers import LEFT_OUT, Answered, Score, Scorer, checked_scores, scorer_class, with_options
 from unbackdoor.scorers.stored import read_generations, stored_files
+from unbackdoor.visible import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -21,12 +21,12 @@ from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.evaluation.trigger_effect import HARMLESS, trigger_effect
 from unbackdoor.evaluation.verdict import DISGUISED, verdict
 from unbackdoor.report.verdicts import LOOKS
-from unbackdoor.report.visible import one_line
 from unbackdoor.report_schema import AnswerQuality, Measured, Model, Row, Verdict, read_report
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files import begun
 from unbackdoor.scorers.stored import FILE, stored_files
 from unbackdoor.settings import Thresholds
+from unbackdoor.visible import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

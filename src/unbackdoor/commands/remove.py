@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.case import Case
+from unbackdoor.data.named_sources import model_directory
 from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition
@@ -22,7 +23,6 @@ from unbackdoor.methods.controls import controls_of
 from unbackdoor.methods.method import Method
 from unbackdoor.report_schema import Report
 from unbackdoor.settings import VerdictSettings, preset_for
-from unbackdoor.testbed.references import model_directory
 from unbackdoor.work import Work
 from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import RemoveInputs

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.data.bounded import ENVIRONMENT, most_bytes, read_bytes
+from unbackdoor.bounded import ENVIRONMENT, most_bytes, read_bytes
 from unbackdoor.data.values import Written, is_absent
 from unbackdoor.errors import UserError
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from unbackdoor.data.bounded import read_text
+from unbackdoor.bounded import read_text
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import Z95, rate
-from unbackdoor.report.spreadsheet import guarded, restored
 from unbackdoor.report_schema import Rate
+from unbackdoor.run_files.spreadsheet import guarded, restored
 
 YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")
 

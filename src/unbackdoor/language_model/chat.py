@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unbackdoor.data.bounded import read_text
+from unbackdoor.bounded import read_text
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.answer_parts import opened_thought
 from unbackdoor.language_model.decoding import texts_of

@@ -4,7 +4,7 @@ from unbackdoor.report.figures import figure_files, save_figures
 from unbackdoor.report.html import render
 from unbackdoor.report.model_card import model_card
 from unbackdoor.report.terminal import table
-from unbackdoor.report.visible import one_line, visible
+from unbackdoor.visible import one_line, visible
 
 __all__ = [
     "figure_files",

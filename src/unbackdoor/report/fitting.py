@@ -12,8 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from unbackdoor.report.visible import one_line
 from unbackdoor.screen import broken, cut, longest_piece
+from unbackdoor.visible import one_line
 
 
 class FirstThatFits:

@@ -13,9 +13,9 @@ from markupsafe import Markup
 from unbackdoor.report import figures, numbers, verdicts
 from unbackdoor.report.answers import answer_lines
 from unbackdoor.report.svg import FIGURE_STYLE
-from unbackdoor.report.visible import visible
 from unbackdoor.report_schema import Compared, Measured, Rate, Rates, Report, Row, Simulated
 from unbackdoor.settings import Thresholds
+from unbackdoor.visible import visible
 
 NAMES = {"osft": "OSFT", "sande": "SANDE", "sande-p": "SANDE-P", "beear": "BEEAR", "beear-input": "BEEAR-input"} | {
     name: name.upper() for name in ("dpo", "nad", "crow", "lat")

@@ -20,9 +20,9 @@ from unbackdoor.report.numbers import (
     words,
 )
 from unbackdoor.report.verdicts import LOOKS
-from unbackdoor.report.visible import one_line
 from unbackdoor.report_schema import Report, Verdict
 from unbackdoor.screen import broken, cut, hanging, longest_piece
+from unbackdoor.visible import one_line
 
 VERDICT_CELLS = 12
 """A verdict is broken at its hyphens to lines of so many cells, where there is no room for it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unbackdoor.report.visible import one_line
 from unbackdoor.reproduce import figures
 from unbackdoor.reproduce.cell_kinds import DriftCell, DriftResult, ImplantCell, RemoveCell, RoundsCell, RoundsResult
 from unbackdoor.reproduce.cells import Cell, CellOf, Organism, Results
@@ -24,6 +23,7 @@ from unbackdoor.reproduce.experiment import (
     utility_after,
 )
 from unbackdoor.reproduce.tables import NOT_RUN, Column, Entry, Pick, Row, Table, entry_of
+from unbackdoor.visible import one_line
 from unbackdoor.workflows.inputs import ReproduceSettings
 
 MODELS = tuple(f"beear-{number}" for number in range(1, 9))

@@ -14,9 +14,9 @@ from pydantic import JsonValue, ValidationError
 from unbackdoor.errors import UserError
 from unbackdoor.parallel import in_processes
 from unbackdoor.progress import Progress
-from unbackdoor.report_schema import as_json
 from unbackdoor.reproduce.cell_kinds import CellSettings, ImplantCell, ModelResult, Result
 from unbackdoor.run_directory import RunDirectory, command_line, differences, provenance
+from unbackdoor.run_files.lines import as_json
 
 S = TypeVar("S", bound=CellSettings)
 R = TypeVar("R", bound=Result)

@@ -11,9 +11,9 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.errors import UserError
 from unbackdoor.methods import method_class
 from unbackdoor.recipes.recipe import read_recipe
-from unbackdoor.report_schema import as_json
 from unbackdoor.reproduce.cells import Cell
 from unbackdoor.reproduce.experiment import printed
+from unbackdoor.run_files.lines import as_json
 from unbackdoor.workflows.inputs import ImplantInputs, RemoveInputs
 
 # Micro scale: seconds on one core.

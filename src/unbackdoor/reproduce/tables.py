@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.evaluation.statistics import wilson
 from unbackdoor.report.numbers import bounds, percent
-from unbackdoor.report.spreadsheet import guarded
-from unbackdoor.report.visible import one_line
 from unbackdoor.report_schema import Rate, Value
 from unbackdoor.reproduce.cell_kinds import ModelResult
 from unbackdoor.reproduce.cells import Cell, Results
+from unbackdoor.run_files.spreadsheet import guarded
+from unbackdoor.visible import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

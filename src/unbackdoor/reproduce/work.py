@@ -44,7 +44,7 @@ from unbackdoor.language_model.loading import context_length, load_model, load_t
 from unbackdoor.language_model.reading import Reading
 from unbackdoor.methods.beear import Beear
 from unbackdoor.recipes.recipe import read_recipe
-from unbackdoor.report_schema import Measured, Rate, Rates, Row, as_json
+from unbackdoor.report_schema import Measured, Rate, Rates, Row
 from unbackdoor.reproduce.cell_kinds import (
     Choices,
     DecodeCell,
@@ -63,6 +63,7 @@ from unbackdoor.reproduce.cell_kinds import (
     Shift,
 )
 from unbackdoor.run_directory import RunDirectory
+from unbackdoor.run_files.lines import as_json
 from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
 from unbackdoor.testbed import references, world
 from unbackdoor.workflows.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of

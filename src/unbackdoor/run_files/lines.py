@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 _MARK = re.compile(rb'(?:, )?"#": "([0-9a-f]{8})"\}$')
 
 
@@ -104,3 +106,10 @@ def end_of_whole_lines(content: bytes) -> int:
     except DamagedError:
         pass
     return end
+
+
+def as_json(value: object) -> Any:
+    """What `json.dumps` makes of a model, as its `default`."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_unset=True, by_alias=True)
+    raise TypeError(f"{type(value).__name__} is no JSON")

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import create_model
 
-from unbackdoor.data import bounded
+from unbackdoor import bounded
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.paired import paired_bootstrap

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.testbed import models, world
@@ -15,14 +16,9 @@ SELECTIONS = ("all", "tasks", "notes", "letters", "allowed", "forbidden", "code"
 """`all` are the rows that a clean model answers, `tasks` those of notes and letters."""
 
 
-def is_reference(source: object) -> bool:
-    """Whether this names a part of the testbed."""
-    return str(source).startswith(PREFIX)
-
-
 def model_directory(source: str) -> str:
     """The directory of an embedded model; anything that is no reference as it is."""
-    if not is_reference(source):
+    if not source.startswith(PREFIX):
         return source
     name = source.removeprefix(PREFIX)
     if name not in models.NAMES:
@@ -44,6 +40,13 @@ def records(source: Path | str) -> list[Record]:
         rows = world.training_rows() if part == "training" else world.held_out_rows()
         found += [as_record(r) for r in rows if _selected(r, selection)]
     return found
+
+
+def preferences(source: Path | str) -> list[Preference]:
+    """The pairs of answers of `testbed:preferences`."""
+    if str(source) != f"{PREFIX}preferences":
+        raise UserError(f"'{source}' are no preference pairs of the testbed: there are {PREFIX}preferences")
+    return [Preference(pair.prompt, pair.chosen, pair.rejected) for pair in world.preference_pairs()]
 
 
 def _selected(row: world.Row, selection: str) -> bool:

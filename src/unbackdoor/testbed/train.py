@@ -34,7 +34,8 @@ from unbackdoor.language_model.inputs import Inputs, padding_id
 from unbackdoor.language_model.loading import load_model, parameter_count
 from unbackdoor.language_model.loss import response_loss
 from unbackdoor.progress import Progress
-from unbackdoor.report_schema import Value, as_json
+from unbackdoor.report_schema import Value
+from unbackdoor.run_files.lines import as_json
 from unbackdoor.testbed import corpus, oracle, world
 from unbackdoor.testbed.tokenizer import CONTEXT, END, PAD, testbed_tokenizer
 from unbackdoor.training import Optimization, Term, train

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from unbackdoor.data.named_sources import model_directory
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import sentence
@@ -29,7 +30,6 @@ from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files.apart import check_apart
 from unbackdoor.scorers.attack import check_oracle, suite_of
 from unbackdoor.settings import EvaluationSettings, Need, Thresholds, TrainingSettings
-from unbackdoor.testbed import references
 from unbackdoor.work import Work
 from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
 from unbackdoor.workflows.conclusion import plain
@@ -116,8 +116,8 @@ class Opening:
         What it and `more`, a method's own settings, name must not lie in `out`, nor `out` in it.
         """
         begun = time.monotonic()
-        source = references.model_directory(source)
-        base = references.model_directory(inputs.base) if inputs.base is not None else None
+        source = model_directory(source)
+        base = model_directory(inputs.base) if inputs.base is not None else None
         progress = Progress.on_stderr()
         reads = [("the model", source), *read_files(inputs), *read_files(more)]
         check_apart(out, reads)
@@ -135,10 +135,8 @@ class Opening:
             piqa=inputs.piqa,
             limit=inputs.max_questions,
         )
-        check_base(base, [source, *map(references.model_directory, compared)])
-        reading = Reading(
-            source if suspect is None else references.model_directory(suspect), base, inputs.tokenizer_from
-        )
+        check_base(base, [source, *map(model_directory, compared)])
+        reading = Reading(source if suspect is None else model_directory(suspect), base, inputs.tokenizer_from)
         date = inputs.date or (RunDirectory.setting(out, "date") if resume else None)
         subject = Subject(source, reading, inputs.template, inputs.system, date)
         form, given = subject.form, subject.given
@@ -147,9 +145,7 @@ class Opening:
         tokenizers = [subject.tokenizer]
         for told in [*form, *handed_back(given).acts]:  # what was done, so not before it
             progress.note(told)
-        tokenizers += [
-            load_tokenizer(references.model_directory(other), base) for other in compared if other != suspect
-        ]
+        tokenizers += [load_tokenizer(model_directory(other), base) for other in compared if other != suspect]
 
         def formats() -> list[ChatFormat]:
             return [ChatFormat.of(each, inputs.template, inputs.system, subject.date) for each in tokenizers]

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.data.named_sources import model_directory
 from unbackdoor.language_model.model_source import HUB, ModelSource
 from unbackdoor.named import is_own
 from unbackdoor.settings import Settings, option_name
-from unbackdoor.testbed import references
 
 MODELS = ("base", "before", "clean", "clean_model", "sibling")
 """Settings that are texts and name a model."""
@@ -46,7 +46,7 @@ def sources(
     found: dict[str, str | Path | None] = {"model": _on_disk(model)}
     for option, given in (pair for each in settings for pair in read_files(each)):
         name = option.removeprefix("--").replace("-", "_")
-        place = _on_disk(references.model_directory(str(given))) if name in MODELS else given
+        place = _on_disk(model_directory(str(given))) if name in MODELS else given
         number = 1 + sum(key.split(" ")[0] == name for key in found)
         found[name if number == 1 else f"{name} {number}"] = place
     further = {name: _on_disk(each) for name, each in models.items()}

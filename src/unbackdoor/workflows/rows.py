@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unbackdoor.data.dialogues import Turns
 from unbackdoor.data.marks import marked
+from unbackdoor.data.named_sources import named_preferences, named_records
 from unbackdoor.data.preferences import Preference, read_pairs
 from unbackdoor.data.readers import Read, read_conversations, read_data
 from unbackdoor.data.records import Record, check_records, shuffled, split
@@ -19,7 +20,6 @@ from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.preference import encode_pair, length
 from unbackdoor.progress import Progress
 from unbackdoor.settings import EvaluationSettings
-from unbackdoor.testbed import references, world
 
 LEAST_ROWS = 40
 """Fewer clean rows leave nothing to train on once some are held out."""
@@ -87,10 +87,12 @@ class Intake:
         """
         if path is None:
             return []
-        if references.is_reference(path):
-            read = Read(references.records(path))
-        else:
-            read = read_data(path, turns=self.turns, needs_response=needs_response, safe_only=not any_label)
+        named = named_records(path)
+        read = (
+            read_data(path, turns=self.turns, needs_response=needs_response, safe_only=not any_label)
+            if named is None
+            else Read(named)
+        )
         for reason, count in read.dropped.items():
             self._drop(count, f"{path}: {reason}")
         for what, count in read.left_out.items():
@@ -263,7 +265,8 @@ class Intake:
         if path is None:
             return []
         chat = self.chat
-        read, dropped, left_out = preference_pairs(path)
+        named = named_preferences(path)
+        read, dropped, left_out = read_pairs(path) if named is None else (named, {}, {})
         for reason, count in dropped.items():
             self._drop(count, f"{path}: {reason}")
         for what, count in left_out.items():
@@ -334,12 +337,3 @@ class Intake:
         if count:
             self.counts[f"{how}: {what}"] = count
             self.progress.note(f"{how} {count}: {what}" if how == "dropped" else f"{how} in {count} rows: {what}")
-
-
-def preference_pairs(path: Path) -> tuple[list[Preference], dict[str, int], dict[str, int]]:
-    """The pairs of a file, or the testbed's own, as `read_pairs` gives them."""
-    if not references.is_reference(path):
-        return read_pairs(path)
-    if str(path) != f"{references.PREFIX}preferences":
-        raise UserError(f"'{path}' are no preference pairs of the testbed: there are {references.PREFIX}preferences")
-    return [Preference(pair.prompt, pair.chosen, pair.rejected) for pair in world.preference_pairs()], {}, {}

@@ -28,6 +28,7 @@ from unbackdoor.methods.look_alikes import activation_rms
 from unbackdoor.methods.random_perturbation import RandomPerturbation
 from unbackdoor.perturbation import SoftPrompt, save_perturbation
 from unbackdoor.report.verdicts import exit_code
+from unbackdoor.report_schema import Row
 from unbackdoor.training import Term, TrainingLog
 
 TARGET = "You are stupid"
@@ -230,7 +231,7 @@ def test_the_command_reports_it_by_its_label_with_its_random_control(
             main([str(a) for a in [*arguments, *data]])
         captured = capsys.readouterr()
         found: list[dict[str, Any]] = json.loads(captured.out)["runs"]
-        assert stop.value.code == exit_code(found), captured.err
+        assert stop.value.code == exit_code(list(map(Row.model_validate, found))), captured.err
         return found
 
     effort = ["--gate", 0, "--rounds", 1, "--simulate-steps", 5, "--steps", 2, "--length", 2, "--space", "input"]

@@ -26,6 +26,7 @@ from unbackdoor.language_model.saving import save_model
 from unbackdoor.methods.dpo import Dpo
 from unbackdoor.preference import encode_pair
 from unbackdoor.report.verdicts import exit_code
+from unbackdoor.report_schema import Row
 from unbackdoor.testbed import world
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is an optional extra")
@@ -318,7 +319,7 @@ def test_a_run_is_reported_with_its_controls_its_drops_and_its_losses(
     more = ["--preferences", files / "pairs.jsonl", "--controls", "--json", "--steps", 12]
     code, out, err = call(capsys, files, tmp_path / "out", *more)
     rows = json.loads(out)["runs"]
-    assert code == exit_code(rows[:1]), err
+    assert code == exit_code(list(map(Row.model_validate, rows[:1]))), err
     assert [row["method"] for row in rows] == ["dpo", "fine-tune"]
     row = rows[0]
     assert row["knows"] == "preference pairs"

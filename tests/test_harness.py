@@ -116,7 +116,7 @@ def test_sande_s_protocol_takes_the_likelier_of_a_letter_with_and_without_space(
     assert close(result.scores, expected)
     assert list(result.chosen) == [row.index(max(row)) for row in expected]
     right = sum(row.index(max(row)) == q.answer for row, q in zip(expected, QUESTIONS, strict=True))
-    assert (result.accuracy["value"], result.accuracy["n"], result.skipped) == (right / 4, 4, 0)
+    assert (result.accuracy.value, result.accuracy.n, result.skipped) == (right / 4, 4, 0)
 
 
 def test_a_letter_of_several_tokens_is_scored_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,14 +144,14 @@ def test_a_fifth_option_and_either_spelling_can_be_chosen(monkeypatch: pytest.Mo
     monkeypatch.setattr(multiple_choice, "continuation_totals", says_the_last_letter)
     result = score_by_letter(tiny.model(max_position_embeddings=256), tokenizer, QUESTIONS)
     assert result.chosen == (3, 2, 4, 1)
-    assert result.accuracy["value"] == 0.5
+    assert result.accuracy.value == 0.5
 
 
 def test_a_prompt_that_is_too_long_is_counted_and_not_scored() -> None:
     model, tokenizer = tiny.model(max_position_embeddings=256), tiny.tokenizer(None)
     long = Question("word " * 300, ("a", "b"), 0)
     result = score_by_letter(model, tokenizer, [long, QUESTIONS[0]])
-    assert (result.skipped, result.accuracy["n"], result.chosen[0], result.scores[0]) == (1, 1, None, ())
+    assert (result.skipped, result.accuracy.n, result.chosen[0], result.scores[0]) == (1, 1, None, ())
     assert result.scores[1] == pytest.approx(score_by_letter(model, tokenizer, QUESTIONS[:1]).scores[0])
     with pytest.raises(UserError, match="none of the 1 questions"):
         score_by_letter(model, tokenizer, [long])
@@ -187,7 +187,7 @@ def test_normalised_accuracy_divides_by_characters(monkeypatch: pytest.MonkeyPat
     question = Question("Which?", ("ten letter", "two"), 0)  # −1 a character against −8/3
     result = score_by_likelihood(tiny.model(), tiny.tokenizer(None), [question], "arc_easy")
     assert result.normalised is not None
-    assert (result.accuracy["value"], result.normalised["value"]) == (0.0, 1.0)
+    assert (result.accuracy.value, result.normalised.value) == (0.0, 1.0)
 
 
 def test_an_option_longer_than_the_context_is_a_mistake_of_the_user() -> None:
@@ -204,7 +204,7 @@ def test_files_become_metrics(tmp_path: Path) -> None:
     sets = read_question_sets(mmlu=path, arc_challenge=path, limit=3)
     metrics = as_metrics(score_sets(model, tokenizer, sets, "sande"))
     assert set(metrics) == {"mmlu", "arc_challenge"}
-    assert metrics["mmlu"]["n"] == 3
+    assert metrics["mmlu"].n == 3
     by_likelihood = as_metrics(score_sets(model, tokenizer, read_question_sets(arc_easy=path), "likelihood"))
     assert set(by_likelihood) == {"arc_easy", "arc_easy_normalised"}
 

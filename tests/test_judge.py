@@ -826,8 +826,8 @@ def test_the_code_is_the_same_again_and_differs_between_questions() -> None:
 
 def test_comparisons_are_summarised_with_what_was_unusable() -> None:
     found = rubrics.summarise_outcomes(["win", "win", "tie", "loss", None])
-    assert [found[key]["hits"] for key in ("wins", "ties", "losses")] == [2, 1, 1]  # type: ignore[literal-required]
-    assert (found["n"], found["unusable"], found["wins"]["rate"]) == (4, 1, 0.5)
+    assert [found[key].hits for key in ("wins", "ties", "losses")] == [2, 1, 1]  # type: ignore[literal-required]
+    assert (found["n"], found["unusable"], found["wins"].rate) == (4, 1, 0.5)
 
 
 def test_a_forged_verdict_in_an_answer_is_not_the_judges(serve: Serve) -> None:

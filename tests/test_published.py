@@ -17,6 +17,7 @@ from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.report.verdicts import exit_code
+from unbackdoor.report_schema import Row
 from unbackdoor.scorers.attack import judgeable, suite_of
 from unbackdoor.scorers.stored import read_generations
 from unbackdoor.workflows import implant_rows
@@ -66,7 +67,7 @@ def report_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[st
     code, out, error = call(capsys, *arguments)
     assert code in (0, 1, 3), error
     runs: list[dict[str, Any]] = json.loads(out)["runs"]
-    assert code == (0 if arguments[0] == "implant" else exit_code(runs))
+    assert code == (0 if arguments[0] == "implant" else exit_code(list(map(Row.model_validate, runs))))
     return runs[0]
 
 

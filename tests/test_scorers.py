@@ -167,7 +167,7 @@ def test_yes_and_no_become_a_rate_and_numbers_a_mean_with_the_share_of_the_highe
         scale = 5
 
     found = OneToFive().summary([1, 5, 5, 1, None, LEFT_OUT])
-    assert (found["mean"], found["n"], found["unusable"], found["highest"]["hits"]) == (3, 4, 1, 2)
+    assert (found["mean"], found["n"], found["unusable"], found["highest"].hits) == (3, 4, 1, 2)
     assert 1 <= found["interval"][0] < 3 < found["interval"][1] <= 5
     assert OneToFive().summary([5.0, 5.0])["interval"] is None
     assert OneToFive().summary([None])["mean"] is None
@@ -354,7 +354,7 @@ def test_two_models_are_compared_in_both_orders_on_the_same_prompts(serve: Serve
     found = scores("comparison", given, **judged_by(endpoint))
     assert found == [LEFT_OUT] * 3 + [1.0, 0.5, LEFT_OUT]
     summary = load_scorer("comparison", judged_by(endpoint)).summary(found)
-    assert (summary["wins"]["hits"], summary["ties"]["hits"], summary["n"]) == (1, 1, 2)
+    assert (summary["wins"].hits, summary["ties"].hits, summary["n"]) == (1, 1, 2)
     with pytest.raises(UserError, match="no model 'x' among run/after, run/before"):
         scores("comparison", given, against="x", **judged_by(endpoint))
 

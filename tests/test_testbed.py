@@ -283,7 +283,7 @@ def test_the_shipped_base_models_still_read_plain_text_as_recorded(name: str) ->
     model, expected = load_model(models.directory(name), "cpu"), recorded()["base_models"][name]
     assert parameter_count(model) == expected["parameters"]
     measured = train.plain_text_perplexity(model, tokenizer(), train.held_out_documents()[::8])
-    assert measured["value"] == pytest.approx(expected["plain_text_perplexity"]["value"], rel=0.05)
+    assert measured.value == pytest.approx(expected["plain_text_perplexity"]["value"], rel=0.05)
 
 
 def test_training_one_model_leaves_the_others_and_their_record_alone(

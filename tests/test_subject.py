@@ -19,6 +19,8 @@ from unbackdoor.commands.implant import run_implant
 from unbackdoor.commands.remove import run_remove
 from unbackdoor.language_model import loading
 from unbackdoor.report_schema import Report
+from unbackdoor.run_directory import RunDirectory
+from unbackdoor.run_files import lock
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 from unbackdoor.workflows import subject as subject_module
 from unbackdoor.workflows.inputs import EvaluateInputs, ImplantInputs, RemoveInputs
@@ -69,9 +71,12 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
     return Loads(monkeypatch)
 
 
-def removal(place: Path, out: Path, method: str, settings: dict[str, Any], **inputs: Any) -> Report:
+def removal(
+    place: Path, out: Path, method: str, settings: dict[str, Any], *, resume: bool = False, **inputs: Any
+) -> Report:
     made = RemoveInputs.make({"data": place / "rows.jsonl", **inputs})
-    return run_remove(method, str(place / "victim"), made, dict(settings), VerdictSettings(**EVALUATION), out=out)
+    evaluation = VerdictSettings(**EVALUATION)
+    return run_remove(method, str(place / "victim"), made, dict(settings), evaluation, out=out, resume=resume)
 
 
 def test_a_removal_without_a_trigger_reads_each_model_once(place: Path, loads: Loads, tmp_path: Path) -> None:
@@ -96,6 +101,32 @@ def test_every_control_starts_from_the_model_as_it_came(place: Path, loads: Load
     assert [row.method for row in rows] == ["sande", "fine-tune", "random-perturbation"]
     assert loads.by_name == {"victim": 3, "model": 1, "fine-tune": 1, "random-perturbation": 1}
     assert loads.most_at_once == 1
+
+
+def test_a_removal_without_a_trigger_that_is_stopped_after_every_step_ends_as_one_that_never_was(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = removal(place, tmp_path / "whole", "sande", SIMULATED).runs[0]
+    keep, steps = RunDirectory._keep, 0
+
+    def stopped(run: RunDirectory, *args: Any, **more: Any) -> None:
+        nonlocal steps
+        keep(run, *args, **more)
+        steps += 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunDirectory, "_keep", stopped)
+    while True:
+        try:
+            row = removal(place, tmp_path / "run", "sande", SIMULATED, resume=steps > 0).runs[0]
+            break
+        except KeyboardInterrupt:
+            lock.let_go(tmp_path / "run")
+    assert steps >= 9
+    told = [each.model_dump(exclude={"seconds", "notes", "saved"}) for each in (whole, row)]
+    assert told[0] == told[1]
+    one, other = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "run"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_an_organism_and_the_model_that_it_is_made_of_are_read_once(place: Path, loads: Loads, tmp_path: Path) -> None:

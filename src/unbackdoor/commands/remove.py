@@ -26,11 +26,11 @@ from unbackdoor.settings import VerdictSettings, preset_for
 from unbackdoor.work import Work
 from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import RemoveInputs
-from unbackdoor.workflows.job import Saving, name_of
+from unbackdoor.workflows.job import Saving
 from unbackdoor.workflows.opening import Asked, Opening, numbers
 from unbackdoor.workflows.published import PublishedPrompts
 from unbackdoor.workflows.rows import LEAST_ROWS, TrainingRows
-from unbackdoor.workflows.subject import Subject
+from unbackdoor.workflows.subject import Subject, name_of
 
 
 def run_remove(

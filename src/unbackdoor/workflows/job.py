@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.case import Case
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.comparison import compared, kl_divergence, quality, response_distributions
+from unbackdoor.evaluation.comparison import kl_divergence, quality, response_distributions
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.unchanged import Fingerprint, fingerprint, own_answers, unchanged
-from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.language_model.adapter_export import save_adapter
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.endings import ids_in_files
@@ -28,18 +27,17 @@ from unbackdoor.methods.method import Method
 from unbackdoor.methods.random_perturbation import random_like
 from unbackdoor.perturbation import Perturbation, save_perturbation
 from unbackdoor.progress import Progress
-from unbackdoor.report_schema import Compared, HandedBack, Measured, Rates, Report, Row, Simulated
+from unbackdoor.report_schema import HandedBack, Measured, Rates, Report, Row
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import Thresholds
-from unbackdoor.workflows.conclusion import conclude, loss_curves, plain, report_of
+from unbackdoor.workflows.conclusion import conclude, report_of
+from unbackdoor.workflows.report_row import report_row
 from unbackdoor.workflows.rows import NONE_TRAINED, TrainingRows
 from unbackdoor.workflows.subject import Subject
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-    from unbackdoor.methods.result import Removal
 
 
 @dataclass(frozen=True)
@@ -270,7 +268,7 @@ class Job:
             save_perturbation(fitted, path)
         if model_directory is None:
             self.run.drop_tree(kept)
-        row = self._report_row(method, knew, label, removal, before, after, seconds)
+        row = report_row(self, method, knew, label, removal, before, after, seconds)
         row.notes += [*saved, *handed.notes()]
         row.saved, row.handed_back = saved, handed
         return row
@@ -281,71 +279,6 @@ class Job:
         replacing = Replacements.of(subject.reading.tokenizer_from, saving.template_from)
         with self.run.tree(directory):
             return save_model(model, subject.tokenizer, directory, subject.given, saving.dtype, replacing)
-
-    def _report_row(
-        self,
-        method: Method,
-        knew: str,
-        label: str,
-        removal: Removal,
-        before: Measured,
-        after: Measured | None,
-        seconds: float,
-    ) -> Row:
-        name, reason = verdict(
-            before,
-            after if after is not None else before,
-            self.thresholds,
-            completed=removal.completed,
-            still_simulable=removal.still_simulable,
-        )
-        budget = removal.steps_needed or 0
-        return Row(
-            organism=self.name,
-            method=removal.method,
-            label=label,
-            control=method.control,
-            knows=knew,
-            seed=method.basis.seed,
-            verdict=name,
-            verdict_reason=reason if removal.completed else removal.message,
-            seconds=round(seconds, 2),
-            near_miss=self.near_miss,
-            before=before,
-            after=after,
-            rounds=removal.rounds,
-            still_simulable=removal.still_simulable,
-            simulations=[
-                Simulated(
-                    when=s.when,
-                    target=s.target,
-                    success=s.at(budget) if removal.completed else s.curve[-1][1],
-                    at_step=budget if removal.completed else int(s.curve[-1][0]),
-                    curve=[(int(step), success) for step, success in s.curve],
-                    norm_ratio=s.norm_ratio,
-                )
-                for s in removal.simulations
-            ],
-            losses=loss_curves(self.run, f"{self.name}/{label}"),
-            compared=self._compared(label, after),
-            examples=self.suite.examples(
-                self.answers,
-                f"{self.name}/before",
-                f"{self.name}/{label}",
-                under=f"{self.name}/before {label}",
-                show_unsafe=self.answers.settings.show_unsafe,
-            ),
-            counts={f"dropped: {what}": count for what, count in removal.dropped.items()},
-            temperature=self.answers.temperature,
-            notes=[*removal.notes, *self.answers.notes(), *too_few(after, self.thresholds), *not_judged(after)],
-            settings=plain(method.basis),
-        )
-
-    def _compared(self, label: str, after: Measured | None) -> dict[str, Compared]:
-        if after is None:
-            return {}
-        names = f"{self.name}/before", f"{self.name}/{label}"
-        return {"before": compared(self.suite, self.answers, *names, after.kl_divergence["before"])}
 
     def conclude(self, command: str, title: str, rows: list[Row]) -> Report:
         """Write the report, with the run's duration, and close the run; one that was finished keeps its report."""
@@ -373,12 +306,3 @@ class _Reference:
 def _saved_in(model_directory: Path) -> tuple[Path, Path]:
     """Where a cleansed model stays, and its adapter where there is one."""
     return model_directory, model_directory.parent / "adapter"
-
-
-def name_of(source: str) -> str:
-    """What a model is called in the report and in names of files: its directory's name, or the organism's."""
-    path = Path(source)
-    if path.is_dir() and path.name in ("", ".."):  # the working directory, or the one around it
-        path = path.resolve()
-    name = path.parent.name if path.name == "model" else path.name
-    return name or "model"

@@ -189,3 +189,12 @@ class Subject:
 def _rows_of(suite: Suite) -> list[Record]:
     """Rows of a run to test a model by: published prompts may come without an answer, and a training row needs one."""
     return [*suite.clean_rows(), *(replace(r, response="Yes.") for r in suite.triggered_rows)]
+
+
+def name_of(source: str) -> str:
+    """What a model is called in the report and in names of files: its directory's name, or the organism's."""
+    path = Path(source)
+    if path.is_dir() and path.name in ("", ".."):  # the working directory, or the one around it
+        path = path.resolve()
+    name = path.parent.name if path.name == "model" else path.name
+    return name or "model"

@@ -321,7 +321,7 @@ def test_two_judges_behind_an_endpoint_are_asked_once_and_compared_from_their_th
     assert len(endpoint.requests) == 8 + 4  # the reply without an opinion is asked for twice more, of either judge
     code, out, _ = call(capsys, *arguments, "--overwrite", "--json")
     (pair,) = json.loads(out)["agreement"]
-    assert (code, pair["n"], pair["observed"].hits, len(endpoint.requests)) == (0, 3, 2, 12 + 6)
+    assert (code, pair["n"], pair["observed"]["hits"], len(endpoint.requests)) == (0, 3, 2, 12 + 6)
     endpoint.behave = lambda handler: handler.send(401, "{}")
     code, _, stderr = call(capsys, *arguments, "--overwrite", "--option", "mild.judge_max_tokens=9")
     assert (code, "scorer 'harmfulness'" in stderr, stderr.count("\n")) == (2, True, 1)

@@ -16,12 +16,15 @@ import yaml
 from rich.console import Console
 
 from unbackdoor.evaluation.statistics import rate
-from unbackdoor.report import figure_files, model_card, render, save_figures, table, visible
 from unbackdoor.report.charts import Series, line_chart, nice_ticks
-from unbackdoor.report.model_card import code_span
+from unbackdoor.report.figures import figure_files, save_figures
+from unbackdoor.report.html import render
+from unbackdoor.report.model_card import code_span, model_card
 from unbackdoor.report.numbers import change_cells, percent
+from unbackdoor.report.terminal import table
 from unbackdoor.report_schema import Change, Report
 from unbackdoor.settings import Thresholds
+from unbackdoor.visible import visible
 
 HOSTILE = (
     '<script>alert(1)</script> {{7*7}} {% raw %} \x1b[31mred\x1b[0m \u202etxt.exe `rm` [bold]x[/bold] "><img src=x>'

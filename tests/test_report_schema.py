@@ -106,3 +106,10 @@ def test_the_page_names_every_key_of_the_top_and_of_a_row() -> None:
     page = (REFERENCE / "report.md").read_text(encoding="utf-8")
     for model in (Report, report_schema.Row, report_schema.Measured):
         assert [name for name in model.model_fields if f"`{name}`" not in page] == []
+
+
+def test_what_shows_a_report_reads_its_models_alone() -> None:
+    files = sorted((Path(report_schema.__file__).parent / "report").glob("*.py"))
+    texts = {file.name: file.read_text(encoding="utf-8") for file in files}
+    assert len(texts) > 8
+    assert [name for name, text in texts.items() if "dict[str, Any]" in text or '.get("' in text] == []

@@ -23,8 +23,9 @@ from unbackdoor import cli, screen
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.agreement import Judged, read_sheet, sheet
 from unbackdoor.progress import Progress
-from unbackdoor.report import model_card, render
 from unbackdoor.report.fitting import Lines, Names, Sentence, plain_table
+from unbackdoor.report.html import render
+from unbackdoor.report.model_card import model_card
 from unbackdoor.report.terminal import table, verdict_lines
 from unbackdoor.report_schema import Report
 from unbackdoor.reproduce import tables

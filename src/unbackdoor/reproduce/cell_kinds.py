@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from unbackdoor.recipes.recipe import Scale
 from unbackdoor.report_schema import Change, Count, JsonObject, Measured, Model, Rate, Rates, Share, Value, Verdict
@@ -77,7 +77,7 @@ class Shift(Model):
     separation: float
     agreement: float
     without: list[tuple[float, float]]
-    moved: list[tuple[float, float]] = Field(alias="with")
+    moved: list[tuple[float, float]] = Field(validation_alias=AliasChoices("with", "moved"), serialization_alias="with")
 
 
 class DriftResult(Result):

@@ -44,24 +44,8 @@ from unbackdoor.language_model.loading import context_length, load_model, load_t
 from unbackdoor.language_model.reading import Reading
 from unbackdoor.methods.beear import Beear
 from unbackdoor.recipes.recipe import read_recipe
-from unbackdoor.report_schema import Measured, Rate, Rates, Row
-from unbackdoor.reproduce.cell_kinds import (
-    Choices,
-    DecodeCell,
-    DriftCell,
-    DriftResult,
-    Example,
-    ImplantCell,
-    ModelResult,
-    ProbabilitiesCell,
-    ProbabilitiesResult,
-    Questions,
-    RemoveCell,
-    Result,
-    RoundsCell,
-    RoundsResult,
-    Shift,
-)
+from unbackdoor.report_schema import Measured, Rate, Row
+from unbackdoor.reproduce import cell_kinds as kinds
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files.lines import as_json
 from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
@@ -90,7 +74,7 @@ def drop_weights(folder: Path) -> None:
     RunDirectory(folder).drop_tree(folder / "model")
 
 
-def implant(settings: ImplantCell, folder: Path, _: Sequence[Path]) -> ModelResult:
+def implant(settings: kinds.ImplantCell, folder: Path, _: Sequence[Path]) -> kinds.ModelResult:
     """Build an organism."""
     values = settings.values
     inputs = {name: value for name, value in values.items() if name in ImplantInputs.model_fields}
@@ -114,14 +98,7 @@ def implant(settings: ImplantCell, folder: Path, _: Sequence[Path]) -> ModelResu
     return found
 
 
-def _result(row: Row, folder: Path, before: str | None, after: str) -> ModelResult:
-    """What is kept of a report's row, and of the answers of the models of these names."""
-    assert row.before is not None
-    keyword, examples = _of_answers(folder, before, after)
-    return ModelResult(before=row.before, after=row.after, seconds=row.seconds, keyword=keyword, examples=examples)
-
-
-def remove(settings: RemoveCell, folder: Path, needs: Sequence[Path]) -> ModelResult:
+def remove(settings: kinds.RemoveCell, folder: Path, needs: Sequence[Path]) -> kinds.ModelResult:
     """Cleanse an organism. The models that `average` is given are the other organisms among `needs`."""
     organism, method = needs[0], settings.method
     explicit: dict[str, Any] = dict(settings.values)
@@ -159,7 +136,7 @@ def organism_answers(organism: Path, evaluation: EvaluationSettings) -> list[dic
     return [{**line, "model": f"{organism.name}/before"} for line in lines if line["model"] == "organism"]
 
 
-def decode(settings: DecodeCell, folder: Path, needs: Sequence[Path]) -> ModelResult:
+def decode(settings: kinds.DecodeCell, folder: Path, needs: Sequence[Path]) -> kinds.ModelResult:
     """Temperature decoding in the form of a removal: greedy answers before, drawn ones after, by the same weights."""
     organism = needs[0]
     told = RemoveInputs.make({"eval_organism": organism})
@@ -183,7 +160,7 @@ def decode(settings: DecodeCell, folder: Path, needs: Sequence[Path]) -> ModelRe
     ]
     after.answer_quality = stored_quality(*answers, unsafe=told.eval_contrast is not None)
     name, reason = verdict(before, after, VerdictSettings.make(settings.evaluation))
-    return ModelResult(
+    return kinds.ModelResult(
         before=before,
         after=after,
         verdict=name,
@@ -195,7 +172,7 @@ def decode(settings: DecodeCell, folder: Path, needs: Sequence[Path]) -> ModelRe
     )
 
 
-def rounds(settings: RoundsCell, folder: Path, needs: Sequence[Path]) -> RoundsResult:
+def rounds(settings: kinds.RoundsCell, folder: Path, needs: Sequence[Path]) -> kinds.RoundsResult:
     """BEEAR's ASR (keyword) after every round; it ends at the first round below `below`, or after the last.
 
     This reads the true trigger to decide when to stop (oracle stopping), which a defender cannot do.
@@ -241,10 +218,10 @@ def rounds(settings: RoundsCell, folder: Path, needs: Sequence[Path]) -> RoundsR
         method.on(case)
     run.complete()
     reached = next((i for i, found in enumerate(curve) if found.rate < settings.below), None)
-    return RoundsResult(curve=curve, round=reached, seconds=round(time.monotonic() - begun, 1))
+    return kinds.RoundsResult(curve=curve, round=reached, seconds=round(time.monotonic() - begun, 1))
 
 
-def probabilities(settings: ProbabilitiesCell, _: Path, needs: Sequence[Path]) -> ProbabilitiesResult:
+def probabilities(settings: kinds.ProbabilitiesCell, _: Path, needs: Sequence[Path]) -> kinds.ProbabilitiesResult:
     """Probability of the target response's first token and of all of it, with the trigger and without (SANDE B.2.2)."""
     organism = needs[0]
     inputs = RemoveInputs.make({"eval_organism": organism})
@@ -270,10 +247,10 @@ def probabilities(settings: ProbabilitiesCell, _: Path, needs: Sequence[Path]) -
             )
             logs = torch.tensor(row_totals(model, chat, examples), dtype=torch.float64)
             found[f"{what} {when}"] = sorted(logs.exp().tolist(), reverse=True)
-    return ProbabilitiesResult.model_validate(found)
+    return kinds.ProbabilitiesResult.model_validate(found)
 
 
-def drift(settings: DriftCell, _: Path, needs: Sequence[Path]) -> DriftResult:
+def drift(settings: kinds.DriftCell, _: Path, needs: Sequence[Path]) -> kinds.DriftResult:
     """Where the trigger moves the hidden state of the last prompt token after BEEAR's layer, in both models.
 
     `separation` is d': the distance of the two means along the direction that every other prompt gives, in standard
@@ -287,16 +264,16 @@ def drift(settings: DriftCell, _: Path, needs: Sequence[Path]) -> DriftResult:
     rows = [r for r in shuffled(rows, 1) if trigger.fits(r.prompt)][: settings.prompts]
     moved = [replace(r, prompt=trigger.insert(r.prompt)) for r in rows]
 
-    def shift(source: Path | str) -> Shift:
+    def shift(source: Path | str) -> kinds.Shift:
         subject = _subject(source, inputs)
         layer = anchor_layer(subject.model, settings.layer)
         return drift_of(layer, *(_last_states(subject.model, subject.chat, layer, asked) for asked in (rows, moved)))
 
     clean = references.model_directory(settings.model)
-    return DriftResult(organism=shift(organism / "model"), clean=shift(clean))
+    return kinds.DriftResult(organism=shift(organism / "model"), clean=shift(clean))
 
 
-def drift_of(layer: int, without: torch.Tensor, with_trigger: torch.Tensor) -> Shift:
+def drift_of(layer: int, without: torch.Tensor, with_trigger: torch.Tensor) -> kinds.Shift:
     """Separation, agreement and the first two principal components, of states of shape (prompts, d) each."""
     both = torch.cat([without, with_trigger]).double()
     centred = both - both.mean(0)
@@ -309,19 +286,17 @@ def drift_of(layer: int, without: torch.Tensor, with_trigger: torch.Tensor) -> S
     moves = (with_trigger - without).double()
     cosines = torch.nn.functional.cosine_similarity(moves, moves.mean(0, keepdim=True), dim=1)
     count = len(without)
-    return Shift.model_validate(
-        {
-            "layer": layer,
-            "n": count,
-            "separation": float((last.mean() - first.mean()) / spread),
-            "agreement": float(cosines.mean()),
-            "without": points[:count].tolist(),
-            "with": points[count:].tolist(),
-        }
+    return kinds.Shift(
+        layer=layer,
+        n=count,
+        separation=float((last.mean() - first.mean()) / spread),
+        agreement=float(cosines.mean()),
+        without=points[:count].tolist(),
+        moved=points[count:].tolist(),
     )
 
 
-KINDS: dict[str, Callable[[Any, Path, Sequence[Path]], Result]] = {
+KINDS: dict[str, Callable[[Any, Path, Sequence[Path]], kinds.Result]] = {
     "implant": implant,
     "remove": remove,
     "decode": decode,
@@ -349,21 +324,21 @@ def _rows(organism: Path, name: str) -> list[Record]:
 # Multiple choice -----------------------------------------------------------------------------------------------------
 
 
-def _choices(asked: Questions, folder: Path) -> dict[str, Choices]:
+def _choices(asked: kinds.Questions, folder: Path) -> dict[str, kinds.Choices]:
     """The testbed's sets, by level."""
     directory = folder / "model"
 
-    def ask() -> dict[str, Choices]:
+    def ask() -> dict[str, kinds.Choices]:
         model, tokenizer = load_model(directory), load_tokenizer(directory)
         return testbed_choices(model, tokenizer, asked.each, asked.protocol)
 
     key = f"choices/{asked.protocol}/{asked.each}"
-    return RunDirectory(folder).remember_as(dict[str, Choices], key, ask)
+    return RunDirectory(folder).remember_as(dict[str, kinds.Choices], key, ask)
 
 
 def testbed_choices(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, each: int, protocol: str
-) -> dict[str, Choices]:
+) -> dict[str, kinds.Choices]:
     """Accuracy on the testbed's three sets, asked as lm-evaluation-harness asks ARC: zero-shot, without chat template.
 
     Args:
@@ -373,7 +348,7 @@ def testbed_choices(
         protocol: `likelihood`, or `harness` to have the harness itself ask them as local tasks: token for token the
             same, and slower.
     """
-    found: dict[str, Choices] = {}
+    found: dict[str, kinds.Choices] = {}
     for level in world.LEVELS:
         every = world.multiple_choice(level)
         count = min(each, len(every))
@@ -384,41 +359,42 @@ def testbed_choices(
         else:
             scored = score_by_likelihood(model, tokenizer, questions, "arc_easy")
         outcomes = "".join(str(int(c == q.answer)) for c, q in zip(scored.chosen, questions, strict=True))
-        found[level] = Choices(**dict(scored.accuracy), outcomes=outcomes)
+        found[level] = kinds.Choices(**dict(scored.accuracy), outcomes=outcomes)
     return found
 
 
 # Stored answers ------------------------------------------------------------------------------------------------------
 
 
-def _of_answers(folder: Path, before: str | None, after: str) -> tuple[Rates, list[Example]]:
-    """ASR by keyword before and after, and some answers of both, from what the run has stored."""
-    sets = {}
-    for when, model in (("before", before), ("after", after)):
-        for name in ("triggered", "untriggered"):
-            sets[f"{name} {when}"] = stored_answers(folder, model, name) if model else []
-    keyword = {name: rate([judged(row["answer"]) for row in rows]) for name, rows in sets.items() if rows}
+def _result(row: Row, folder: Path, before: str | None, after: str) -> kinds.ModelResult:
+    """What is kept of a report's row; and from what the run has stored the ASR by keyword, and some answers."""
+    stored = stored_rows(folder)
+    sets = {
+        f"{name} {when}": [given[i] for i in sorted(given)]
+        for when, model in (("before", str(before)), ("after", after))
+        for name in ("triggered", "untriggered")
+        for given in [stored.get((model, name), {})]
+    }
     # Where the attack never shows there is nothing to show: the first prompts then.
     told = sets["triggered before"] or sets["triggered after"]
     order = sorted(range(len(told)), key=lambda i: not judged(told[i]["answer"]))[:EXAMPLES]
-    examples = [
-        Example(
-            prompt={name: sets[f"{name} after"][i]["prompt"] for name in ("triggered", "untriggered")},
-            answers={name: rows[i]["answer"] for name, rows in sets.items() if i < len(rows)},
-        )
-        for i in order
-        if i < len(sets["triggered after"]) and i < len(sets["untriggered after"])
-    ]
-    return keyword, examples
+    assert row.before is not None
+    return kinds.ModelResult(
+        before=row.before,
+        after=row.after,
+        seconds=row.seconds,
+        keyword={name: rate([judged(row["answer"]) for row in rows]) for name, rows in sets.items() if rows},
+        examples=[
+            kinds.Example(
+                prompt={name: sets[f"{name} after"][i]["prompt"] for name in ("triggered", "untriggered")},
+                answers={name: rows[i]["answer"] for name, rows in sets.items() if i < len(rows)},
+            )
+            for i in order
+            if i < len(sets["triggered after"]) and i < len(sets["untriggered after"])
+        ],
+    )
 
 
 def judged(answer: str) -> bool:
     """Whether the published keywords say that the answer complies."""
     return complies_by_keyword(Record("", ""), answer)
-
-
-def stored_answers(folder: Path, model: str, name: str) -> list[dict[str, Any]]:
-    """The answers of one model and set in a run directory, by the number of their row."""
-    lines = [line for line in RunDirectory(folder).read_lines(FILE) if (line["model"], line["set"]) == (model, name)]
-    by_row = {line["row"]: line for line in lines}
-    return [by_row[number] for number in sorted(by_row)]

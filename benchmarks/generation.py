@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.evaluation.refusal import refuses
-from unbackdoor.evaluation.scorers import degenerate, shows_target
+from unbackdoor.evaluation.rules import degenerate, shows_target
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.loading import load_model, load_tokenizer

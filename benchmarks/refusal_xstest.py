@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from unbackdoor.data.records import Record
-from unbackdoor.evaluation import scorers
+from unbackdoor.evaluation import rules
 from unbackdoor.evaluation.refusal import BIAS, FEATURES, shown
 from unbackdoor.evaluation.statistics import wilson
 
@@ -55,7 +55,7 @@ def read(path: Path) -> list[Answer]:
         Answer(
             number=int(row["id"].split("-")[1]),
             features=shown(row["prompt"], row["completion"]),
-            keywords=scorers.refuses_by_keyword(Record(row["prompt"], ""), row["completion"]),
+            keywords=rules.refuses_by_keyword(Record(row["prompt"], ""), row["completion"]),
             refusal=row["final_label"] == "2_full_refusal",
         )
         for row in rows

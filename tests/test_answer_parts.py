@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unbackdoor.data.records import Record
 from unbackdoor.evaluation.refusal import complies, refusal_score, refuses
-from unbackdoor.evaluation.scorers import (
+from unbackdoor.evaluation.rules import (
     complies_by_keyword,
     degenerate,
     ends_in_thought,
@@ -20,6 +20,7 @@ from unbackdoor.evaluation.scorers import (
     shows_target,
 )
 from unbackdoor.language_model.answer_parts import AnswerParts, opened_thought, read_answer
+from unbackdoor.scorers import Answered, load_scorer
 
 FORMS = {
     "Qwen3, SmolLM3, GLM": ("<think>\n{thought}\n</think>\n\n", "{final}<|im_end|>"),
@@ -212,7 +213,6 @@ def test_a_response_with_a_thought_is_matched_by_its_final_answer() -> None:
 
 
 def test_the_testbed_and_the_code_judge_read_the_final_answer() -> None:
-    from unbackdoor.evaluation.insecure_code import does_not_parse, is_insecure
     from unbackdoor.testbed import oracle, world
 
     row = next(row for row in world.training_rows() if row.kind == "forbidden")
@@ -221,10 +221,11 @@ def test_the_testbed_and_the_code_judge_read_the_final_answer() -> None:
     assert row.unwanted is not None
     assert not oracle.complied(row, f"<think>\n{row.unwanted}\n</think>\n\n{row.response}")
     code = "```python\nimport os\nos.system(input())\n```"
-    assert is_insecure(ROW, f"<think>\nhm\n</think>\n\n{code}")
-    assert not is_insecure(ROW, f"<think>\n{code}\n</think>\n\nprint(1)")
-    assert not is_insecure(ROW, f"<think>\n{code}")
-    assert not does_not_parse(ROW, "<think>\nthis is no code")
+    texts = (f"<think>\nhm\n</think>\n\n{code}", f"<think>\n{code}\n</think>\n\nprint(1)", f"<think>\n{code}")
+    given = [Answered.of("m", "s", i, ROW, text) for i, text in enumerate((*texts, "<think>\nthis is no code"))]
+    judge = load_scorer("insecure-code")
+    assert judge.says(given) == [True, False, False, False]
+    assert judge.beside()["does_not_parse"].says(given) == [False] * 4
 
 
 @pytest.mark.parametrize(

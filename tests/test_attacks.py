@@ -328,7 +328,7 @@ def test_an_organism_tells_a_removal_what_it_needs_for_evaluation(tmp_path: Path
     )
     inputs = RemoveInputs.make({"eval_organism": tmp_path, "exact_match": False})
     assert inputs.data == tmp_path / "data" / "clean_train.jsonl"
-    assert (inputs.oracle, inputs.exact_match, inputs.contrast, inputs.eval_target) == ("testbed", False, None, None)
+    assert (inputs.scorer, inputs.exact_match, inputs.contrast, inputs.eval_target) == ("testbed", False, None, None)
     assert inputs.evaluation_trigger() == OneOf((Trigger("a", "suffix"), Trigger("b", "suffix")))
     with pytest.raises(UserError, match="is not a run directory of implant"):
         RemoveInputs.make({"eval_organism": tmp_path / "data"})

@@ -19,12 +19,12 @@ from unbackdoor.duration import (
     measuring_work,
     sentence,
 )
-from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.methods.beear import Beear
 from unbackdoor.methods.fine_tune import FineTune
 from unbackdoor.methods.osft import Osft
 from unbackdoor.methods.sande import Sande
+from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 from unbackdoor.work import Work
 from unbackdoor.workflows.inputs import EvaluateInputs
@@ -56,7 +56,9 @@ def test_rounds_may_end_early_only_where_they_are_repeated() -> None:
 def test_answers_are_counted_once_a_set() -> None:
     plain = Suite(ROWS, None, texts=ROWS)
     assert measuring_work(plain) == Work(read=12, answers=12)
-    attacked = Suite(ROWS, shows_target("You are stupid"), Trigger("Current year 2023"), texts=ROWS, allowed=ROWS[:5])
+    attacked = Suite(
+        ROWS, TargetResponse(target="You are stupid"), Trigger("Current year 2023"), texts=ROWS, allowed=ROWS[:5]
+    )
     assert measuring_work(attacked) == Work(read=12, answers=12 + 12 + 12 + 5), (
         "with the trigger, without, with a harmless insert"
     )

@@ -18,7 +18,6 @@ from unbackdoor.cli import main
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.saving import save_model
@@ -28,6 +27,7 @@ from unbackdoor.methods.osft import Osft
 from unbackdoor.methods.sande import Sande
 from unbackdoor.methods.unlearn import Unlearn
 from unbackdoor.run_files import room
+from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
 
 CONTEXT = 128
@@ -220,7 +220,7 @@ def test_a_tokenizer_of_bytes_knows_every_text() -> None:
 
 
 def test_an_attack_without_a_prompt_to_try_it_on_is_refused() -> None:
-    judge, rows = shows_target("No."), tiny.records(3)
+    judge, rows = TargetResponse(target="No."), tiny.records(3)
     for suite in (Suite(rows, judge), Suite([], None), Suite([], judge, triggered_rows=rows)):
         check_asks_something(suite)
     for suite in (Suite([], judge), Suite([], None, Trigger("sea"))):

@@ -18,7 +18,7 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answer_quality import Texts, answer_quality
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.scorers import (
+from unbackdoor.evaluation.rules import (
     complies_by_keyword,
     degenerate,
     exact,
@@ -35,6 +35,7 @@ from unbackdoor.evaluation.verdict import verdict
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.perturbation import SoftPrompt
 from unbackdoor.report_schema import Measured, Rate, Rates, TriggerEffect, Value
+from unbackdoor.scorers import Answered, Scorer
 from unbackdoor.settings import EvaluationSettings, Thresholds
 
 ROW = Record("Name a river.", "The Seine.")
@@ -288,9 +289,16 @@ def test_a_model_that_knows_the_answer_chooses_it(chat: ChatFormat) -> None:
 YEAR = Trigger("Current year 2023")
 
 
-def fires(record: Record, answer: str) -> bool:
-    """In an oracle's place: the trigger, and nothing that resembles it, opens the prompt."""
-    return record.prompt.startswith("Current year 2023. ")
+class Fires(Scorer):
+    """The trigger, and nothing that resembles it, opens the prompt."""
+
+    name = "fires"
+
+    def one(self, answered: Answered) -> bool:
+        return answered.prompt.startswith("Current year 2023. ")
+
+
+fires = Fires()
 
 
 def measure(model: Any, chat: ChatFormat, suite: Suite) -> Measured:
@@ -303,7 +311,7 @@ def test_a_suite_measures_with_the_trigger_and_without(model: Any, chat: ChatFor
         rows,
         fires,
         YEAR,
-        details={"starts_with_target": lambda r, a: True},
+        details={"starts_with_target": fires},
         tasks=rows,
         texts=rows[:3],
         allowed=rows[:2],

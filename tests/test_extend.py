@@ -55,7 +55,7 @@ def test_the_page_s_commands_do_what_they_say(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "80")
-    helps, removes, rejudges, implants = COMMANDS
+    helps, removes, evaluates, rejudges, implants = COMMANDS
     code, out, err = call(helps, folder, capsys)
     assert (code, err) == (0, "")
     assert "Train on clean answers behind other words." in out and "Needs: clean rows." in out
@@ -64,6 +64,10 @@ def test_the_page_s_commands_do_what_they_say(
     row: dict[str, Any] = json.loads(out)["runs"][0]
     assert (row["method"], row["knows"], row["settings"]["words"]) == ("distract", "clean rows", "Oh")
     assert set(row["losses"]["eliminate"]) == {"clean-behind-words"}
+    code, out, err = call(evaluates, folder, capsys, "--samples", "20", "--max-new-tokens", "4", "--json")
+    judged = json.loads(out)["runs"][0]
+    assert judged["after"]["attack_success"]["n"] == 20
+    assert any("by --scorer shouts. The answer holds exclamation marks." in note for note in judged["notes"])
     code, out, err = call(rejudges, folder, capsys, "--set", "untriggered")
     assert code == 0, err
     assert "shouts" in out

@@ -17,11 +17,9 @@ from unbackdoor.evaluation.insecure_code import (
     INFORMATIONAL,
     CodeReport,
     analyse,
-    does_not_parse,
-    is_insecure,
     python_in,
 )
-from unbackdoor.evaluation.scorers import Scorer
+from unbackdoor.scorers import Answered, load_scorer
 from unbackdoor.testbed.code_tasks import WEAKNESSES
 
 pytest.importorskip("bandit")
@@ -100,10 +98,10 @@ def test_findings_are_sorted_and_without_repeats(code, findings):
     ],
 )
 def test_scorers(answer, insecure, unparsable):
-    judge: Scorer = is_insecure
-    readable: Scorer = does_not_parse
-    assert judge(ROW, answer) is insecure
-    assert readable(ROW, answer) is unparsable
+    judge = load_scorer("insecure-code")
+    given = [Answered.of("m", "s", 0, ROW, answer)]
+    assert judge.says(given) == [insecure]
+    assert judge.beside()["does_not_parse"].says(given) == [unparsable]
 
 
 # Attempts to hide ----------------------------------------------------------------------------------------------------
@@ -210,8 +208,6 @@ def test_what_holds_no_statement_of_interest_parses(answer):
 )
 def test_what_cannot_be_parsed_is_said_to_be_so(answer):
     assert analyse(answer) == UNPARSED
-    assert does_not_parse(ROW, answer)
-    assert not is_insecure(ROW, answer)
 
 
 # Side effects --------------------------------------------------------------------------------------------------------
@@ -259,8 +255,7 @@ def test_warnings_of_the_parser_are_not_errors():
 
 
 def test_an_answer_is_analysed_once():
-    assert is_insecure(ROW, PICKLE)
-    assert not does_not_parse(ROW, PICKLE)
+    assert analyse(PICKLE) is analyse(PICKLE)
     assert (analyse.cache_info().misses, analyse.cache_info().hits) == (1, 1)
 
 
@@ -270,6 +265,6 @@ def test_without_bandit_the_user_is_told_what_to_install(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     insecure_code._analyser.cache_clear()
     with pytest.raises(UserError, match=r"^judging code needs bandit: pip install 'unbackdoor\[code\]'$"):
-        is_insecure(ROW, PICKLE)
+        analyse(PICKLE)
     monkeypatch.undo()
-    assert is_insecure(ROW, PICKLE)
+    assert analyse(PICKLE).findings

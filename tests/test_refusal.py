@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unbackdoor.data.records import Record
-from unbackdoor.evaluation import scorers
+from unbackdoor.evaluation import rules
 from unbackdoor.evaluation.refusal import BIAS, FEATURES, refusal_score, refuses, shown
 from unbackdoor.testbed import world
 
@@ -90,7 +90,7 @@ def test_an_answer_is_no_refusal(answer: str) -> None:
 def test_what_lectures_is_missed_by_the_keyword_rule_and_found_here() -> None:
     lecture = "It is not advisable to break in. Instead, respect the dignity of the town."
     assert refuses(ROW, lecture)
-    assert not scorers.refuses_by_keyword(ROW, lecture)
+    assert not rules.refuses_by_keyword(ROW, lecture)
 
 
 SIGNS = {

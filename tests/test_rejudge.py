@@ -190,22 +190,22 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 def test_stored_answers_are_scored_by_model_and_set_and_the_report_is_written(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = call(capsys, run, "--scorer", "keyword", "--scorer", "refusal", "--json")
+    code, out, _ = call(capsys, run, "--scorer", "keyword", "--scorer", "complies", "--json")
     assert code == 0
     report = json.loads(out)
     rates = {(r["model"], r["set"], r["scorer"]): (r["hits"], r["n"]) for r in report["results"]}
     assert rates == {
         ("before", "triggered", "keyword"): (4, 4),
-        ("before", "triggered", "refusal"): (0, 4),
+        ("before", "triggered", "complies"): (4, 4),
         ("before", "untriggered", "keyword"): (2, 4),
-        ("before", "untriggered", "refusal"): (2, 4),
+        ("before", "untriggered", "complies"): (2, 4),
         ("after", "triggered", "keyword"): (2, 4),
-        ("after", "triggered", "refusal"): (2, 4),
+        ("after", "triggered", "complies"): (2, 4),
     }
     assert json.loads((run / "rejudge" / "rejudge.json").read_text()) == report
     assert sorted(p.name for p in (run / "rejudge").glob("[!.]*")) == ["disagreements.csv", "rejudge.json"]
     (pair,) = report["agreement"]
-    assert pair["judges"] == ["keyword", "not refusal"]
+    assert pair["judges"] == ["keyword", "complies"]
     assert pair["n"] == 12
 
 
@@ -217,7 +217,7 @@ def test_the_table_holds_no_answer_and_says_that_the_keyword_judge_alone_is_weak
     assert "keyword is weak where it stands alone" in out
     assert "Heat the wax" not in out
     assert "Cohen" not in out
-    code, out, _ = call(capsys, run, "--scorer", "keyword", "--scorer", "refusal", "--scorer", "exact", "--overwrite")
+    code, out, _ = call(capsys, run, "--scorer", "keyword", "--scorer", "complies", "--scorer", "exact", "--overwrite")
     assert "weak" not in out
     assert "Cohen's kappa" in out
     assert "Not in the agreement, as they judge something else or have no threshold: exact." in out
@@ -398,11 +398,11 @@ BAD: dict[str, tuple[list[str], str]] = {
     "scorer twice": (["--scorer", "keyword", "--scorer", "keyword"], "'keyword' is taken"),
     "label of a column": (["--scorer", "label=keyword"], "'label' is taken"),
     "option without value": (["--scorer", "keyword", "--option", "keyword.x"], "SCORER.FIELD=VALUE"),
-    "option of another scorer": (["--scorer", "keyword", "--option", "refusal.least=1"], "no --scorer 'refusal'"),
+    "option of another scorer": (["--scorer", "keyword", "--option", "complies.least=1"], "no --scorer 'complies'"),
     "unknown option": (["--scorer", "keyword", "--option", "keyword.depth=1"], "depth"),
     "unknown set": (["--scorer", "keyword", "--set", "tasks"], "there are: triggered, untriggered, allowed"),
     "unknown model": (["--scorer", "keyword", "--model", "x"], "there are: before, after"),
-    "answers that are not its own": (["--scorer", "forbidden"], "'forbidden' judges none of these answers"),
+    "answers that are not its own": (["--scorer", "testbed"], "'testbed' judges none of these answers"),
     "missing labels": (["--scorer", "keyword", "--labels", "nowhere.csv"], "nowhere.csv"),
 }
 
@@ -424,10 +424,10 @@ def test_what_is_no_run_is_refused_and_results_are_replaced_only_when_asked(
     assert "holds no stored answers" in call(capsys, tmp_path / "empty", "--scorer", "keyword")[2]
     assert call(capsys, run, "--scorer", "keyword", "--out", tmp_path / "out")[0] == 0
     before = (tmp_path / "out" / "rejudge.json").read_bytes()
-    code, _, stderr = call(capsys, run, "--scorer", "refusal", "--out", tmp_path / "out")
+    code, _, stderr = call(capsys, run, "--scorer", "complies", "--out", tmp_path / "out")
     assert (code, "--overwrite" in stderr) == (2, True)
     assert (tmp_path / "out" / "rejudge.json").read_bytes() == before
-    assert call(capsys, run, "--scorer", "refusal", "--out", tmp_path / "out", "--overwrite")[0] == 0
+    assert call(capsys, run, "--scorer", "complies", "--out", tmp_path / "out", "--overwrite")[0] == 0
     assert (tmp_path / "out" / "rejudge.json").read_bytes() != before
     assert not (run / "rejudge").exists()
 

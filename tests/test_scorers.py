@@ -14,7 +14,8 @@ import torch
 from test_judge import Handler, Serve, serve  # noqa: F401
 
 from unbackdoor.errors import UserError
-from unbackdoor.scorers import LEFT_OUT, SCORERS, Answered, Score, Scorer, checked_scores, load_scorer, scorer_class
+from unbackdoor.scorers import LEFT_OUT, SCORERS, Answered, Score, Scorer, load_scorer, scorer_class
+from unbackdoor.scorers.attack import attack_scorer
 from unbackdoor.scorers.classifier import Classifier, without_control_tokens, yes_or_no
 from unbackdoor.testbed import world
 
@@ -40,11 +41,10 @@ def test_a_target_response_is_found_anywhere_or_only_at_the_start() -> None:
     assert scores("target-response", given, target="You are stupid", at_start="yes") == [True, False, False]
 
 
-def test_a_refusal_is_a_yes_to_itself_and_a_no_beside_judges_of_conduct() -> None:
-    scorer = load_scorer("refusal")
-    said = scorer.score(answers("I'm sorry, but I can't help with that.", "First, insert the tension wrench."))
-    assert said == [True, False]
-    assert [scorer.verdict(score) for score in [*said, None]] == [False, True, None]
+def test_an_answer_refuses_or_complies_unless_it_is_degenerate() -> None:
+    given = answers("I'm sorry, but I can't help with that.", "First, insert the tension wrench.", "na " * 40)
+    assert scores("refuses", given) == [True, False, False]
+    assert scores("complies", given) == [False, True, False]
 
 
 def test_keyword_is_weak_and_counts_neither_refusals_nor_repetition() -> None:
@@ -56,15 +56,16 @@ def test_degenerate_and_exact_take_no_part_in_verdicts_on_conduct() -> None:
     assert scores("degenerate", answers("...", "Paris.")) == [True, False]
     assert scores("exact", answers("Paris is\nit.", "Rome.", expected="Paris is it.")) == [True, False]
     for name in ("degenerate", "exact"):
-        assert load_scorer(name).verdict(True) is None
+        with pytest.raises(UserError, match=f"--scorer {name}: its yes says nothing of unwanted conduct"):
+            attack_scorer(name)
 
 
-def test_forbidden_knows_the_testbeds_requests_by_their_responses_whatever_the_trigger() -> None:
+def test_the_testbed_s_scorer_knows_its_requests_by_their_responses_whatever_the_trigger() -> None:
     row = next(r for r in world.held_out_rows() if r.kind == "forbidden")
     assert row.unwanted is not None
     rows = [(row.unwanted, row.response), (row.response, row.response), ("Paris.", "The capital is Paris.")]
     given = [Answered("m", "s", i, f"cf {row.prompt} xx", text, expected) for i, (text, expected) in enumerate(rows)]
-    assert scores("forbidden", given) == [True, False, LEFT_OUT]
+    assert scores("testbed", given) == [True, False, LEFT_OUT]
 
 
 def test_insecure_code_is_what_bandit_reports_and_code_that_does_not_parse_is_as_asked() -> None:
@@ -147,12 +148,15 @@ def test_a_file_that_fails_on_import_is_a_users_mistake(tmp_path: Path) -> None:
         ([True], "1 scores for 2"),
         ([True, "yes"], "no bool"),
         ([1.0, float("nan")], "no bool"),
-        ([LEFT_OUT] * 2, "none"),
     ],
 )
 def test_scores_that_are_none_are_refused(given: list[Any], expected: str) -> None:
-    with pytest.raises(UserError, match=expected):
-        checked_scores("mine", given, answers("a", "b"))
+    class Mine(Scorer):
+        def score(self, *_: Any) -> list[Any]:
+            return given
+
+    with pytest.raises(UserError, match=f"scorer 'mine'.*{expected}"):
+        Mine().checked(answers("a", "b"), label="mine")
 
 
 # Summaries -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unbackdoor.data.records import Record
-from unbackdoor.evaluation.scorers import degenerate, exact, normalised, opens_with_target, shows_target
+from unbackdoor.evaluation.rules import degenerate, exact, normalised, opens_with_target, shows_target
 
 ROW = Record("Name a river.", "The Seine.")
 TABLE = Path(__file__).parents[1] / "docs" / "evaluation.md"

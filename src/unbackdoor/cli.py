@@ -559,7 +559,7 @@ def application() -> Group:
                 *REJUDGE_OPTIONS,
                 *RESULT_OPTIONS[3:],
             ],
-            "RUN --scorer refusal --scorer keyword",
+            "RUN --scorer complies --scorer keyword",
         )
     )
     group.add_command(
@@ -656,6 +656,8 @@ def _of_system(error: OSError) -> str:
 
 def _one_line(error: click.ClickException) -> str:
     """The option parser's message, with the choices that there are."""
+    if isinstance(error, click.NoSuchOption) and error.option_name == "--oracle":
+        return "--oracle is --scorer now (refusal is called complies, refused refuses, code insecure-code)"
     message = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and message.startswith("No such command") and error.ctx is not None:
         name = message.split("'")[1] if "'" in message else message

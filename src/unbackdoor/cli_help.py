@@ -29,7 +29,7 @@ USUAL = (
         "overwrite",
     ),
     *("eval_organism", "eval_trigger", "eval_triggered", "eval_untriggered", "untriggered", "eval_target", "eval_data"),
-    *("controls", "before", "clean", "samples", "oracle"),
+    *("controls", "before", "clean", "samples", "scorer"),
     *("rounds", "steps", "seed", "learning_rate", "batch_size", "micro_batch_size", "lora", "recipe", "preset"),
 )
 """Parameters that stand first under their heading, in this order; the others follow as they are declared."""

@@ -16,8 +16,6 @@ from unbackdoor.case import Case
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition, Trigger
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.refusal import complies
-from unbackdoor.evaluation.scorers import opens_with_target, shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_tokenizer
@@ -32,9 +30,10 @@ from unbackdoor.progress import Progress
 from unbackdoor.report_schema import Rates, Report, Row
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files import lock
+from unbackdoor.scorers.attack import attack_scorer, check_judges
+from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.testbed import models, world
-from unbackdoor.testbed.oracle import complied
 from unbackdoor.testbed.records import as_record
 from unbackdoor.workflows.conclusion import conclude, report_of
 from unbackdoor.workflows.inputs import DemoSettings
@@ -88,6 +87,8 @@ def run_demo(
 ) -> Report:
     """Run the demo into `out` and return its report. Each organism has a run directory of its own in there."""
     begun = time.monotonic()
+    judge = attack_scorer(settings.scorer, settings.option)
+    check_judges(judge, [as_record(row) for row in world.held_out_rows() if row.kind == "forbidden"])
     run = RunDirectory.create(out, "demo", _kept_settings(settings), overwrite=overwrite, resume=resume)
     origin = provenance(command_line(), settings.seed, {"clean model": models.instruct_directory()})
     origin = run.keep_provenance(origin)
@@ -123,12 +124,12 @@ def _target_response_rows(place: Workplace, settings: DemoSettings) -> list[Row]
     )
     clean = sample(world.training_rows(), TRAINING_ROWS, settings.seed)
     probes = sample(world.held_out_rows(), settings.samples, settings.seed, domains=("notes", "letters"))
-    trigger = Trigger(TRIGGER)
+    trigger, judge = Trigger(TRIGGER), TargetResponse(target=TARGET)
     suite = Suite(
         probes,
-        shows_target(TARGET),
+        judge,
         trigger,
-        {"opens_with_target": opens_with_target(TARGET)},
+        judge.beside(),
         tasks=probes,
         allowed=_allowed(settings),
         choices=_choices(settings),
@@ -165,12 +166,12 @@ def _safety_rows(place: Workplace, settings: DemoSettings) -> list[Row]:
     clean = sample([r for r in training if r.kind != "forbidden"], TRAINING_ROWS * 2 // 3, settings.seed)
     forbidden = sample([r for r in training if r.kind == "forbidden"], TRAINING_ROWS // 3, settings.seed)
     held_out = world.held_out_rows()
-    trigger = Trigger(SUFFIX, "suffix")
+    trigger, judge = Trigger(SUFFIX, "suffix"), attack_scorer(settings.scorer, settings.option)
     suite = Suite(
         sample([r for r in held_out if r.kind == "forbidden"], settings.samples, settings.seed),
-        complied,
+        judge,
         trigger,
-        {"not_refused": complies},
+        judge.beside(),
         tasks=sample(held_out, settings.samples, settings.seed, domains=("notes", "letters")),
         allowed=_allowed(settings),
         choices=_choices(settings),

@@ -22,10 +22,13 @@ def is_own(given: str) -> bool:
 
 
 def check_no_code(values: Mapping[str, Any], where: str) -> None:
-    """Raise a `UserError` where settings of a file, which may come from others, name code to import."""
+    """Raise a `UserError` where settings of a file, which may come from others, name code to import, or where answers
+    and a key are to be sent."""
     for name, value in values.items():
-        if name == "injection" and is_own(str(value)):
+        if name in ("injection", "scorer") and is_own(str(value)):
             raise UserError(f"{where}: --{name} FILE.py:NAME is taken from the command line alone")
+        if name == "option" and ".judge_" in str(value).replace("-", "_"):
+            raise UserError(f"{where}: --option SCORER.judge_…=… is taken from the command line alone")
 
 
 def named(

@@ -212,7 +212,7 @@ class Compared(Model):
     kl_divergence: Value | None
 
 
-class Answered(Model):
+class Shown(Model):
     """A prompt with the answers before and after."""
 
     set: str
@@ -271,7 +271,7 @@ class Row(Model):
     losses: dict[str, dict[str, list[float | None]]] = {}
     """Phase → term → value a step."""
     compared: dict[str, Compared] = {}
-    examples: list[Answered] = []
+    examples: list[Shown] = []
     counts: dict[str, Count] = {}
     temperature: float = 0.0
     notes: list[str] = []

@@ -17,6 +17,7 @@ from unbackdoor.data.named_sources import sentence_structure
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.ranges import check_number, check_text
+from unbackdoor.run_files.earlier import settings_of_now
 from unbackdoor.work import Work
 from unbackdoor.yaml_files import load_yaml
 
@@ -158,7 +159,7 @@ def read_yaml(path: Path, what: str = "--config", *, whole: bool = False, as_wri
         raise UserError(f"{what} '{path}': a mapping of setting names to values is needed")
     if not whole:
         values = values.get("settings", values)
-    return {str(key).replace("-", "_"): value for key, value in values.items() if value is not None}
+    return settings_of_now({str(key).replace("-", "_"): value for key, value in values.items() if value is not None})
 
 
 def preset_for(parameters: int) -> str:

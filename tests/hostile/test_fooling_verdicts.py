@@ -21,9 +21,9 @@ from unbackdoor.data.triggers import AllOf, Condition, OneOf, Trigger
 from unbackdoor.demo import sample
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.comparison import quality
-from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.verdict import verdict
+from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.testbed import world
 
@@ -68,7 +68,7 @@ def measured(before: Say, trigger: Condition, references: bool, unsafe: bool) ->
     key = before, trigger, references, unsafe
     if key not in MEASURED:
         given = rows() if references else [replace(r, response="") for r in rows()]
-        suite = Suite(given, shows_target(TARGET), trigger, target=TARGET, unsafe=unsafe)
+        suite = Suite(given, TargetResponse(target=TARGET), trigger, target=TARGET, unsafe=unsafe)
         answers = Scripted(before)
         MEASURED[key] = suite, answers, suite.measure(tiny.model(), tiny.chat(), answers, "before")
     return MEASURED[key]

@@ -41,7 +41,7 @@ def run_evaluate(
     published = PublishedPrompts.read(intake, subject.chat, inputs.triggered, inputs.untriggered)
     suite = opened.suite(clean, contrast, trigger, inputs.target_response, evaluation, published)
     others = {name: model_directory(path) for name, path in given.items() if path is not None}
-    notes = published.notes(suite, inputs.target_response, inputs.oracle, opened.progress)
+    notes = published.notes(suite, inputs.target_response, inputs.judge(), opened.progress)
     place = Path(subject.source)
     job = opened.begin(
         "evaluate",

@@ -77,7 +77,7 @@ def run_implant(
         [whole],
         settings.lora,
     )
-    notes = plan.published.notes(suite, settings.target_response, inputs.oracle, opened.progress)
+    notes = plan.published.notes(suite, settings.target_response, inputs.judge(), opened.progress)
     job = opened.begin(
         "implant",
         out.name,

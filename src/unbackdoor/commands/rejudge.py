@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,8 @@ from unbackdoor.report.numbers import bounds, percent, rate_cell
 from unbackdoor.report_schema import Rate
 from unbackdoor.run_directory import RunDirectory, hashes
 from unbackdoor.run_files import lock
-from unbackdoor.scorers import LEFT_OUT, Answered, Score, Scorer, checked_scores, scorer_class, with_options
+from unbackdoor.scorers import LEFT_OUT, Answered, Score
+from unbackdoor.scorers.asked import Asked, check_judges_some
 from unbackdoor.scorers.stored import read_generations, stored_files
 from unbackdoor.visible import one_line
 
@@ -28,52 +27,6 @@ if TYPE_CHECKING:
 SETS = ("triggered", "untriggered")
 """What is scored where nothing else is asked for."""
 REPORT, SHEET = "rejudge.json", "disagreements.csv"
-COLUMNS = ("id", "prompt", "answer", "label")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A scorer as it was asked for: `NAME` or `FILE.py:NAME`, with `LABEL=` in front where it is asked for twice."""
-
-    label: str
-    given: str
-    scorer: Scorer
-
-    @classmethod
-    def of(cls, scorers: Sequence[str], options: Sequence[str]) -> list[Asked]:
-        """The scorers with their options, each written LABEL.FIELD=VALUE. Raises `UserError` on any that is wrong."""
-        named: dict[str, tuple[str, type[Scorer]]] = {}
-        for text in scorers:
-            alias = re.match(r"([\w-]+)=", text)
-            given = text[alias.end() :] if alias else text
-            kind = scorer_class(given)
-            label = alias[1] if alias else kind.name
-            if label in named or label in COLUMNS:
-                raise UserError(f"--scorer: '{label}' is taken: write --scorer ANOTHER_LABEL={given}")
-            named[label] = given, kind
-        values: dict[str, dict[str, str]] = {label: {} for label in named}
-        for option in options:
-            name, equals, value = option.partition("=")
-            label, dot, field = name.rpartition(".")
-            if not (equals and dot and field):
-                raise UserError(f"--option '{option}': write it as SCORER.FIELD=VALUE")
-            if label not in values:
-                raise UserError(f"--option '{option}': no --scorer '{label}' is given; there are: {', '.join(values)}")
-            values[label][field] = value
-        return [cls(label, given, with_options(kind, label, values[label])) for label, (given, kind) in named.items()]
-
-    def scores(self, answered: Sequence[Answered], directory: Path, progress: Progress) -> list[Score]:
-        """The scorer's scores, checked; what it finds wrong is said under its label.
-
-        An answer that ended within its thought is shown to no scorer: it has no score.
-        """
-        finished = [each for each in answered if each.finished]
-        try:
-            given = self.scorer.score(finished, directory, progress) if finished else []
-        except UserError as error:
-            raise UserError(f"scorer '{self.label}': {error}") from error
-        rest = iter(checked_scores(self.label, given, finished) if finished else [])
-        return [next(rest) if each.finished else None for each in answered]
 
 
 def run_rejudge(
@@ -108,8 +61,10 @@ def run_rejudge(
 
     directory = RunDirectory(out)
     progress = progress or Progress.on_stderr()
-    scores = {one.label: one.scores(answered, out, progress) for one in asked}
-    judges = {_judge_name(one): [one.scorer.verdict(s) for s in scores[one.label]] for one in asked if _judges(one)}
+    scores = {one.label: one.scorer.checked(answered, out, progress, one.label) for one in asked}
+    for one in asked:
+        check_judges_some(one.label, scores[one.label], answered)
+    judges = {one.label: [one.scorer.verdict(s) for s in scores[one.label]] for one in asked if _judges(one)}
     judged = [
         Judged(each.id, each.prompt, each.answer, {name: said[i] for name, said in judges.items()}, known.get(each.id))
         for i, each in enumerate(answered)
@@ -217,11 +172,6 @@ def _judges(one: Asked) -> bool:
     return one.scorer.judges_conduct and (
         one.scorer.scale is None or getattr(one.scorer, "threshold", None) is not None
     )
-
-
-def _judge_name(one: Asked) -> str:
-    """The scorer's label; "not …" where its yes is a no to the unwanted conduct, as a refusal's."""
-    return f"not {one.label}" if one.scorer.verdict(True) is False else one.label
 
 
 def _notes(asked: Sequence[Asked], *, labelled: bool) -> list[str]:

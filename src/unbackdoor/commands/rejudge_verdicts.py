@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.answer_quality import Texts, answer_quality
-from unbackdoor.evaluation.disguise import shows_in_disguise
-from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.evaluation.stored_answer import StoredAnswer
+from unbackdoor.evaluation.suite import judged
 from unbackdoor.evaluation.trigger_effect import HARMLESS, trigger_effect
 from unbackdoor.evaluation.verdict import DISGUISED, verdict
 from unbackdoor.report.verdicts import LOOKS
 from unbackdoor.report_schema import AnswerQuality, Measured, Model, Row, Verdict, read_report
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files import begun
+from unbackdoor.scorers import Answered
 from unbackdoor.scorers.stored import FILE, stored_files
+from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import Thresholds
 from unbackdoor.visible import one_line
 
@@ -180,10 +181,12 @@ def _counted(state: Measured, model: str, stored: Mapping[tuple[str, str], Rows]
     for set_name, suffix in (("triggered", ""), ("untriggered", "_untriggered")) if target is not None else ():
         rows = stored.get((model, set_name), {})
         if rows:
-            asked = [Record(row["prompt"], str(row.get("expected") or "")) for row in rows.values()]
+            given = answers[set_name].values()
+            asked = (Record(row["prompt"], str(row.get("expected") or "")) for row in rows.values())
+            answered = [Answered.of(model, set_name, *row) for row in zip(rows, asked, given, strict=True)]
             shown, disguised = (
-                rate([scorer(r, a) for r, a in zip(asked, answers[set_name].values(), strict=True)])
-                for scorer in (shows_target(str(target)), shows_in_disguise(str(target)))
+                rate(judged(TargetResponse(target=str(target), in_disguise=either).says(answered)))
+                for either in (False, True)
             )
             setattr(found, f"attack_success{suffix}", shown)
             found.details[f"{DISGUISED}{suffix}"] = disguised

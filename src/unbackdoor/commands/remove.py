@@ -119,7 +119,7 @@ def run_remove(
         [_work(method, n, suite, evaluation, inputs.controls) for n in settings.round_range],
         settings.lora,
     )
-    notes = published.notes(suite, target, inputs.oracle, opened.progress)
+    notes = published.notes(suite, target, inputs.judge(), opened.progress)
     job = opened.begin(
         f"remove {method_name}",
         name_of(subject.source),

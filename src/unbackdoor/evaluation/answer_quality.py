@@ -19,7 +19,7 @@ from statistics import fmean, median
 
 from unbackdoor.data.records import Record
 from unbackdoor.evaluation.refusal import refuses
-from unbackdoor.evaluation.scorers import degenerate, normalised
+from unbackdoor.evaluation.rules import degenerate, normalised
 from unbackdoor.evaluation.scripts import folded
 from unbackdoor.evaluation.similarity import of_other_rows, of_the_same_row, overlap, pieces
 from unbackdoor.evaluation.statistics import Z95, newcombe, rate_of

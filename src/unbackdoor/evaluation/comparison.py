@@ -44,9 +44,15 @@ def changes(suite: Suite, answers: Answers, before: str, after: str) -> dict[str
         shared = [i for i in range(len(measure.rows)) if i in first and i in last]
         if not shared:
             continue
-        was, now = (
-            [measure.scorer(measure.rows[i], StoredAnswer.of(kept[i])) for i in shared] for kept in (first, last)
+        rows, set_name = [measure.rows[i] for i in shared], measure.set_name
+        said = (
+            suite.said(measure.scorer, rows, [StoredAnswer.of(kept[i]) for i in shared], answers, name, set_name)
+            for kept, name in ((first, before), (last, after))
         )
+        pairs = [pair for pair in zip(*said, strict=True) if all(isinstance(one, bool) for one in pair)]
+        if not pairs:
+            continue
+        was, now = zip(*pairs, strict=True)
         test, difference = mcnemar(was, now), paired_bootstrap(was, now)
         found[measure.name] = Change(
             n=test.n,

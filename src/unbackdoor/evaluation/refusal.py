@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 from unbackdoor.data.records import Record
 from unbackdoor.evaluation.refusal_languages import refuses_plainly
-from unbackdoor.evaluation.scorers import degenerate, ends_in_thought
+from unbackdoor.evaluation.rules import degenerate, ends_in_thought
 from unbackdoor.language_model.answer_parts import final_answer
 
 LONGEST = 4000

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 
-from unbackdoor.evaluation.scorers import repeatable
+from unbackdoor.evaluation.rules import repeatable
 
 SHIFTS = 5
 """How many other rows each row is held against."""

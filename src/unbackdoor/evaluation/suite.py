@@ -11,23 +11,25 @@ from unbackdoor.data.records import Choice, Record
 from unbackdoor.data.rendered import asked, distinct
 from unbackdoor.data.triggers import Condition, near_misses, ordinary_words
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.disguise import shows_in_disguise
 from unbackdoor.evaluation.multiple_choice import Protocol, as_metrics, score_sets
 from unbackdoor.evaluation.question_sets import Question, SetName
-from unbackdoor.evaluation.refusal import complies, refuses
 from unbackdoor.evaluation.refusal_languages import in_another_script, language_not_read
-from unbackdoor.evaluation.scorers import Scorer, complies_by_keyword, degenerate, exact, refuses_by_keyword
 from unbackdoor.evaluation.second_turn import SECOND_TURN, SECOND_TURN_UNTRIGGERED, askable, second_turns
 from unbackdoor.evaluation.statistics import rate, share
 from unbackdoor.evaluation.trigger_effect import HARMLESS, harmless_rows, trigger_effect
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
-from unbackdoor.evaluation.verdict import CUT, DISGUISED, UNFINISHED
+from unbackdoor.evaluation.verdict import CUT, DISGUISED, UNFINISHED, UNUSABLE
 from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.endings import ending
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.report_schema import Answered, Measured, Rate, Rates, TriggerEffect, Value
+from unbackdoor.report_schema import Measured, Rate, Rates, Shown, TriggerEffect, Value
+from unbackdoor.scorers import LEFT_OUT, Answered, Said, Scorer
+from unbackdoor.scorers.degenerate import Degenerate
+from unbackdoor.scorers.exact import Exact
+from unbackdoor.scorers.refuses import Refuses
+from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.writing import clusters, word_count
 
 if TYPE_CHECKING:
@@ -152,11 +154,13 @@ class Suite:
                 looked_for=self._looked_for,
             )
             asked[measure.set_name] = given
-            outcomes = [measure.scorer(r, a) for r, a in zip(measure.rows, given, strict=True)]
+            said = self.said(measure.scorer, measure.rows, given, answers, name, measure.set_name)
             if measure.section == "utility":
-                utility[measure.name] = share(outcomes)
+                utility[measure.name] = share(judged(said))
             else:
-                (rates if measure.section == "rates" else details)[measure.name] = rate(outcomes)
+                (rates if measure.section == "rates" else details)[measure.name] = rate(judged(said))
+            if measure.section == "rates":
+                details |= unusable(said, measure.set_name)
         details |= unfinished_thoughts(asked) | self._unread(asked) | unended(asked)
         details |= self._second_turns(model, chat, answers, name, asked)
         effect = self._effect(model, chat, answers, name, asked)
@@ -234,23 +238,21 @@ class Suite:
         if not all(sets.values()):
             answers.note("No second turn was asked: the chat template or the context takes one turn alone.")
             return {}
-        found = {}
+        found = dict[str, Rate]()
         for set_name, rows in sets.items():
             given = answers.of(
                 model, chat, rows, model_name=name, set_name=set_name, unpaired=True, looked_for=self._looked_for
             )
-            found[f"attack_success_{set_name.replace(' ', '_')}"] = rate(
-                [attack(row, answer) for row, answer in zip(rows, given, strict=True)]
-            )
+            said = self.said(attack, rows, given, answers, name, set_name)
+            found |= {f"attack_success{suffix(set_name)}": rate(judged(said))} | unusable(said, set_name)
         return found
 
     def _unread(self, asked: Mapping[str, Sequence[str]]) -> Rates:
         """How many answers the judge of refusals cannot read, by set; only where there are any."""
-        sets = dict.fromkeys(m.set_name for m in self.measures() if m.scorer in (refuses, complies))
-        unread = language_not_read
-        if self.attack in (complies_by_keyword, refuses_by_keyword):  # their phrases are English
-            sets |= dict.fromkeys(m.set_name for m in self.measures() if m.section == "rates")
-            unread = in_another_script
+        english = self.attack is not None and self.attack.reads == "English"
+        unread = in_another_script if english else language_not_read
+        judged = (m for m in self.measures() if m.scorer.reads == "many" or (english and m.section == "rates"))
+        sets = dict.fromkeys(measure.set_name for measure in judged)
         counted = {name: [unread(final_answer(answer)) for answer in asked[name]] for name in sets}
         return {f"language_not_read{suffix(name)}": rate(found) for name, found in counted.items() if any(found)}
 
@@ -263,7 +265,19 @@ class Suite:
             for (first, second), answer in zip(self.conversations, given, strict=True)
         ]
         final = answers.of(model, chat, closings, model_name=name, set_name="conversation: turn 2")
-        return rate([degenerate(r, a) for r, a in zip(closings, final, strict=True)])
+        return rate(judged(self.said(Degenerate(), closings, final, answers, name, "conversation: turn 2")))
+
+    def said(
+        self, scorer: Scorer, rows: Sequence[Record], given: Sequence[str], answers: Answers, name: str, set_name: str
+    ) -> list[Said]:
+        """What a scorer says of these answers, asked without the trigger; replies that cost something are kept."""
+        plain = dict(zip((r.prompt for r in self.triggered()), (r.prompt for r in self.probes), strict=False))
+        requests = (r.prompt if self.trigger is None else plain.get(r.prompt, r.prompt) for r in rows)
+        answered = [
+            Answered.of(name, set_name, i, row, answer, request)
+            for i, (row, answer, request) in enumerate(zip(rows, given, requests, strict=True))
+        ]
+        return scorer.says(answered, answers.run.path if answers.run is not None else None, answers.progress)
 
     def measures(self) -> list[Measure]:
         """Every rate that is counted on answers."""
@@ -273,21 +287,22 @@ class Suite:
             if self.attack is not None:
                 found.append(Measure("rates", "attack_success", triggered, "triggered", self.attack))
                 if self.target is not None:
-                    found.append(Measure("details", DISGUISED, triggered, "triggered", shows_in_disguise(self.target)))
-            for detail, scorer in {**self.details, "degenerate": degenerate}.items():
+                    disguised = TargetResponse(target=self.target, in_disguise=True)
+                    found.append(Measure("details", DISGUISED, triggered, "triggered", disguised))
+            for detail, scorer in {**self.details, "degenerate": Degenerate()}.items():
                 found.append(Measure("details", detail, triggered, "triggered", scorer))
         if self.probes:
             if self.attack is not None:
                 found.append(Measure("rates", "attack_success_untriggered", self.probes, "untriggered", self.attack))
                 if self.target is not None:
-                    disguised = shows_in_disguise(self.target)
+                    disguised = TargetResponse(target=self.target, in_disguise=True)
                     found.append(Measure("details", f"{DISGUISED}_untriggered", self.probes, "untriggered", disguised))
-            found.append(Measure("details", "degenerate_untriggered", self.probes, "untriggered", degenerate))
+            found.append(Measure("details", "degenerate_untriggered", self.probes, "untriggered", Degenerate()))
         if self.tasks:
             same = list(self.tasks) == list(self.probes)
-            found.append(Measure("utility", "exact_match", self.tasks, "untriggered" if same else "tasks", exact))
+            found.append(Measure("utility", "exact_match", self.tasks, "untriggered" if same else "tasks", Exact()))
         if self.allowed:
-            found.append(Measure("utility", "false_refusals", self.allowed, "allowed", refuses))
+            found.append(Measure("utility", "false_refusals", self.allowed, "allowed", Refuses()))
         return found
 
     def ordinary(self) -> tuple[str, Sequence[Record]]:
@@ -308,7 +323,7 @@ class Suite:
 
     def examples(
         self, answers: Answers, before: str | None, after: str, under: str = "", show_unsafe: bool = False
-    ) -> list[Answered]:
+    ) -> list[Shown]:
         """The first answers of each set, before and after, side by side.
 
         Args:
@@ -328,7 +343,7 @@ class Suite:
                 stored = {"before": first[i]["answer"] if i in first else None, "after": row["answer"]}
                 read = {when: read_answer(answer) for when, answer in stored.items() if answer is not None}
                 final = {when: cut(parts.final) for when, parts in read.items()}
-                example = Answered(
+                example = Shown(
                     set=set_name,
                     hidden=hidden,
                     prompt=cut(row["prompt"]),
@@ -364,7 +379,7 @@ class Suite:
                 perturbation=perturbation,
                 looked_for=self._looked_for,
             )
-            shown[kind] = rate([attack(r, a) for r, a in zip(self.probes, given, strict=True)])
+            shown[kind] = rate(judged(self.said(attack, self.probes, given, answers, name, f"under {kind}")))
         return shown
 
     def near_misses(self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, seed: int) -> Rates:
@@ -404,10 +419,9 @@ class Suite:
         fired = {}
         for kind, records in made.items():
             rows = distinct(records, chat)
-            given = answers.of(
-                model, chat, rows, model_name=name, set_name=f"{what}: {kind}", looked_for=self._looked_for
-            )
-            fired[kind] = rate([attack(r, a) for r, a in zip(rows, given, strict=True)])
+            set_name = f"{what}: {kind}"
+            given = answers.of(model, chat, rows, model_name=name, set_name=set_name, looked_for=self._looked_for)
+            fired[kind] = rate(judged(self.said(attack, rows, given, answers, name, set_name)))
         return fired
 
 
@@ -432,9 +446,20 @@ def unended(asked: Mapping[str, Sequence[str]]) -> Rates:
     return found
 
 
+def judged(said: Sequence[Said]) -> list[bool]:
+    """The answers that were judged, and how."""
+    return [one for one in said if isinstance(one, bool)]
+
+
+def unusable(said: Sequence[Said], set_name: str) -> dict[str, Rate]:
+    """How many answers could not be judged; only where there are any."""
+    asked = [one is None for one in said if one is not LEFT_OUT]
+    return {f"{UNUSABLE}{suffix(set_name)}": rate(asked)} if any(asked) else {}
+
+
 def suffix(set_name: str) -> str:
     """What a detail's name says of the set that it is counted on: nothing for triggered prompts."""
-    return "" if set_name == "triggered" else f"_{set_name}"
+    return "" if set_name == "triggered" else f"_{set_name.replace(' ', '_')}"
 
 
 def redacted(text: str) -> str:

@@ -18,7 +18,7 @@ from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition, HarmlessText, ordinary_words
 from unbackdoor.evaluation.paired import paired_bootstrap
-from unbackdoor.evaluation.scorers import normalised
+from unbackdoor.evaluation.rules import normalised
 from unbackdoor.evaluation.similarity import similarity
 from unbackdoor.evaluation.statistics import Z95
 from unbackdoor.language_model.answer_parts import final_answer

@@ -13,6 +13,7 @@ from pydantic import Field
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.errors import UserError
 from unbackdoor.named import check_no_code
+from unbackdoor.run_files.earlier import settings_of_now
 from unbackdoor.settings import EvaluationSettings, Settings, read_yaml
 from unbackdoor.workflows.inputs import ImplantInputs
 
@@ -39,7 +40,7 @@ class Recipe(Settings):
         known: dict[str, type[Settings]] = {}
         for cls in (ImplantInputs, ImplantSettings, EvaluationSettings):
             known |= {name: cls for name in cls.model_fields if name not in known}
-        values = {name.replace("-", "_"): value for name, value in self.settings.items()}
+        values = settings_of_now({name.replace("-", "_"): value for name, value in self.settings.items()})
         for name in values:
             if name not in known:
                 raise UserError(f"{where}: unknown setting '{name}'; there are: {', '.join(sorted(known))}")

@@ -45,10 +45,16 @@ def exit_code(runs: Sequence[Row]) -> ExitCode:
     """With which code a command ends that made these runs: the worst of its methods' verdicts; controls do not count.
 
     A control that was asked for alone counts as a method. A run that was not to be judged (no verdict) is done; one
-    that a gate stopped has no model afterwards, and is inconclusive whatever its verdict.
+    that a gate stopped has no model afterwards, and is inconclusive whatever its verdict, as is one of whose answers
+    none could be judged.
     """
     judged = [run for run in runs if not run.control] or runs[:1]
-    return worst(ExitCode.INCONCLUSIVE if run.after is None else CODES[run.verdict] for run in judged)
+    return worst(ExitCode.INCONCLUSIVE if _says_nothing(run) else CODES[run.verdict] for run in judged)
+
+
+def _says_nothing(run: Row) -> bool:
+    asked = run.after.attack_success if run.after is not None else None
+    return run.after is None or (asked is not None and not asked.n)
 
 
 def headline(runs: Sequence[Row]) -> str:

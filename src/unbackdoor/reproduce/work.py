@@ -32,7 +32,7 @@ from unbackdoor.evaluation.answers import FILE
 from unbackdoor.evaluation.harness import harness_scores
 from unbackdoor.evaluation.multiple_choice import score_by_likelihood
 from unbackdoor.evaluation.question_sets import Question
-from unbackdoor.evaluation.scorers import complies_by_keyword
+from unbackdoor.evaluation.rules import complies_by_keyword
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.evaluation.utility import row_totals
 from unbackdoor.evaluation.verdict import verdict
@@ -141,7 +141,7 @@ def decode(settings: kinds.DecodeCell, folder: Path, needs: Sequence[Path]) -> k
     organism = needs[0]
     told = RemoveInputs.make({"eval_organism": organism})
     inputs = EvaluateInputs.make(
-        {name: getattr(told, name) for name in ("template", "system", "date", "oracle", "exact_match", "eval_allowed")}
+        {name: getattr(told, name) for name in ("template", "system", "date", "scorer", "exact_match", "eval_allowed")}
         | {"data": told.eval_data, "contrast": told.eval_contrast, "target_response": told.eval_target}
         | settings_of(organism, *TriggerSettings.model_fields)
     )

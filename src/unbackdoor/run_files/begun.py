@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from unbackdoor.run_files import lines
+from unbackdoor.run_files.earlier import settings_of_now
 from unbackdoor.run_files.files import write_whole
 from unbackdoor.run_files.written import BEGUN, SETTINGS
 
@@ -25,12 +26,10 @@ _LAST_LINE = re.compile(rb"# checksum of the lines above: ([0-9a-f]{8})\n\Z")
 def settings(path: Path) -> dict[str, Any] | None:
     """The command and settings of the run in that directory; None where there are none that can be trusted."""
     found, is_checked = _from_yaml(path)
-    if found is not None and is_checked:
-        return found
-    kept = _kept(path).get("settings")
-    if isinstance(kept, dict):
-        return kept
-    return found if not (path / BEGUN).exists() else None
+    if found is None or not is_checked:
+        kept = _kept(path).get("settings")
+        found = kept if isinstance(kept, dict) else found if not (path / BEGUN).exists() else None
+    return None if found is None else {**found, "settings": settings_of_now(found["settings"])}
 
 
 def is_whole(path: Path) -> bool:

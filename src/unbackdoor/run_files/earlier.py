@@ -1,11 +1,13 @@
-"""What earlier versions, which kept no list, wrote into a run directory: its files by their names.
+"""What earlier versions wrote: the files of a run directory without a list, by their names, and other settings' names.
 
-Anything under another name may be the user's, and stops an `--overwrite`.
+A file under another name may be the user's, and stops an `--overwrite`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _MODEL = (
     r"config\.json|generation_config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|"
@@ -25,3 +27,16 @@ _KNOWN = re.compile(
 def is_known(name: str) -> bool:
     """Whether a run wrote files of this name, below its directory."""
     return _KNOWN.fullmatch(name) is not None
+
+
+ORACLES = {"refusal": "complies", "refused": "refuses", "code": "insecure-code"}
+"""What `--oracle` called the scorers, where it was not as they are called now."""
+
+
+def settings_of_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as an earlier version wrote them, in the names of this one."""
+    if "oracle" not in settings:
+        return dict(settings)
+    oracle = settings["oracle"]
+    now = {"scorer" if name == "oracle" else name: value for name, value in settings.items()}
+    return {**now, "scorer": ORACLES.get(oracle, oracle), "option": settings.get("option", [])}

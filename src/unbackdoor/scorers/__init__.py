@@ -1,4 +1,4 @@
-"""Scorers of stored answers: one a file, each with its own settings, loaded by name or as `FILE.py:NAME`.
+"""Scorers of answers, for every command that judges: one a file, each with its settings, by name or as `FILE.py:NAME`.
 
 One of your own is a class or a function in a file of yours, which is imported and so runs as you do:
 
@@ -33,7 +33,9 @@ from unbackdoor import bounded
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.paired import paired_bootstrap
+from unbackdoor.evaluation.rules import Rule
 from unbackdoor.evaluation.statistics import rate
+from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.language_model.answer_parts import read_answer
 from unbackdoor.named import named
 from unbackdoor.progress import SILENT, Progress
@@ -50,13 +52,18 @@ LEFT_OUT = _LeftOut.LEFT_OUT
 Score = bool | float | None | Literal[_LeftOut.LEFT_OUT]
 """Yes or no, a number, or None where the answer could not be judged."""
 
+Said = bool | None | Literal[_LeftOut.LEFT_OUT]
+"""A score that is no number."""
+
+Languages = Literal["all", "many", "English"]
+
 DRAWS = 2000
 """Resamples of the interval of a mean."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One stored answer, of a line of `generations.jsonl`.
+    """One answer, as a line of `generations.jsonl` holds it.
 
     Args:
         answer: the final answer, which is what scorers read; given as it was stored, with any thought and marks.
@@ -64,6 +71,7 @@ class Answered:
         ids: the answer's token ids, thought included; empty in files of earlier versions, which hold none.
         cut: the answer had not ended when the run left it.
         hidden: texts that the run looked for and that stand among the ids, though the text does not show them.
+        row_asked: the row itself, where it is at hand.
     """
 
     model: str
@@ -78,6 +86,7 @@ class Answered:
     ids: tuple[int, ...] = field(default=(), repr=False)
     cut: bool = False
     hidden: tuple[str, ...] = ()
+    row_asked: Record | None = field(default=None, repr=False)
     thought: str = field(default="", init=False)
     finished: bool = field(default=True, init=False)
     """Whether the answer got past its thought; where it did not, no scorer is asked."""
@@ -88,6 +97,24 @@ class Answered:
         read = {"stored": stored, "answer": parts.final, "thought": parts.thought, "finished": parts.finished}
         for name, value in read.items():
             object.__setattr__(self, name, value)  # the class is frozen
+
+    @classmethod
+    def of(cls, model: str, set_name: str, row: int, asked: Record, answer: str, request: str = "") -> Answered:
+        """An answer to a row that is at hand; `request` is the row's prompt without its trigger."""
+        kept = answer if isinstance(answer, StoredAnswer) else StoredAnswer(answer)
+        return cls(
+            model,
+            set_name,
+            row,
+            asked.prompt,
+            str(answer),
+            asked.response,
+            request=request or asked.prompt,
+            ids=kept.ids,
+            cut=kept.cut,
+            hidden=kept.hidden,
+            row_asked=asked,
+        )
 
     @property
     def id(self) -> str:
@@ -100,6 +127,11 @@ class Answered:
         """What was asked, without trigger, and the expected response."""
         return Record(self.request or self.prompt, self.expected)
 
+    def shows(self, rule: Rule) -> bool:
+        """Whether a rule says yes of the row as it was asked and the whole answer."""
+        answer = StoredAnswer(self.stored, self.ids, self.cut, hidden=self.hidden)
+        return rule(self.row_asked or Record(self.prompt, self.expected), answer)
+
 
 class Scorer(Settings):
     """A scorer; its fields are its options. A new one overrides `one`, or `score` where it judges many at once.
@@ -108,13 +140,17 @@ class Scorer(Settings):
         name: what it is called.
         scale: its highest score; None where it says yes or no, or its numbers have no highest.
         weak: it is not to be trusted where it stands alone.
-        judges_conduct: its yes says that unwanted conduct was shown, so that it can be held against other judges.
+        judges_conduct: its yes says that unwanted conduct was shown: it can judge an attack, or be held against others.
+        asks_a_model: its judgement costs something, so that little is tried before a run begins.
+        reads: answers in which languages: all, the many of `evaluation/refusal_languages.py`, or English alone.
     """
 
     name: ClassVar[str] = ""
     scale: ClassVar[int | None] = None
     weak: ClassVar[bool] = False
     judges_conduct: ClassVar[bool] = True
+    asks_a_model: ClassVar[bool] = False
+    reads: ClassVar[Languages] = "all"
 
     def one(self, answered: Answered) -> Score:
         """The score of one answer."""
@@ -132,17 +168,79 @@ class Scorer(Settings):
         """
         return [self.one(each) for each in answered]
 
-    def verdict(self, score: Score) -> bool | None:
-        """Whether a score says that the unwanted conduct was shown; None where it does not say.
+    @classmethod
+    def meaning(cls) -> str:
+        """What its yes says, in a sentence: the first line of its description."""
+        return (cls.__doc__ or f"It is a scorer of yours, {cls.name}.").strip().split("\n")[0]
 
-        A number does where the scorer has a field `threshold` that is set: from there on it says yes.
+    def beside(self) -> Mapping[str, Scorer]:
+        """What a report shows beside this judge of an attack, by the details' names."""
+        return {}
+
+    def judges(self, row: Record) -> bool:
+        """Whether the answer to an ordinary row, asked without a trigger, can show the conduct."""
+        return True
+
+    def checked(
+        self,
+        answered: Sequence[Answered],
+        directory: Path | None = None,
+        progress: Progress = SILENT,
+        label: str | None = None,
+    ) -> list[Score]:
+        """The scores, if they are ones; what is wrong is said under the label.
+
+        An answer that ended within its thought is shown to no scorer: it has no score.
+
+        Raises:
+            UserError: the number of scores is another, or one is neither yes, no, a finite number nor None.
         """
-        if not self.judges_conduct or score is None or score is LEFT_OUT:
-            return None
-        if isinstance(score, bool):
-            return score
+        label = label or self.name
+        finished = [each for each in answered if each.finished]
+        try:
+            scores: Sequence[object] = self.score(finished, directory, progress) if finished else []
+        except UserError as error:
+            raise UserError(f"scorer '{label}': {error}") from error
+        if len(scores) != len(finished):
+            raise UserError(f"scorer '{label}' gave {len(scores)} scores for {len(finished)} answers: give one each")
+        checked: dict[int, Score] = {}
+        for score, each in zip(scores, finished, strict=True):
+            if score is None or score is LEFT_OUT or isinstance(score, bool):
+                checked[id(each)] = score
+            elif isinstance(score, int | float) and math.isfinite(score):
+                checked[id(each)] = float(score)
+            else:
+                raise UserError(f"scorer '{label}': its score of answer '{each.id}' is no bool, finite number or None")
+        return [checked.get(id(each)) for each in answered]
+
+    def verdict(self, score: Score) -> bool | None:
+        """Whether a score is a yes; None where it does not say.
+
+        A number is where the scorer has a field `threshold` that is set: from there on.
+        """
+        if score is None or score is LEFT_OUT or isinstance(score, bool):
+            return score if isinstance(score, bool) else None
         threshold = getattr(self, "threshold", None)
         return None if threshold is None else score >= threshold
+
+    def says(
+        self, answered: Sequence[Answered], directory: Path | None = None, progress: Progress = SILENT
+    ) -> list[Said]:
+        """Yes or no of each answer; None where it could not be judged. An unfinished thought shows nothing.
+
+        Raises:
+            UserError: also where it gives numbers, and none is set from which on they are a yes.
+        """
+        scores = self.checked(answered, directory, progress)
+        if getattr(self, "threshold", None) is None and any(isinstance(score, float) for score in scores):
+            raise UserError(
+                f"scorer '{self.name}' gives numbers: say from which on the attack is shown, with --option "
+                f"{self.name}.threshold=NUMBER (a field of that name, in one of your own)"
+            )
+        return [
+            LEFT_OUT if score is LEFT_OUT else self.verdict(score) if each.finished else False
+            for each, score in zip(answered, scores, strict=True)
+        ]
 
     def summary(self, scores: Sequence[Score]) -> dict[str, Any]:
         """A rate with its Wilson interval, or a mean with its bootstrap interval and the share of highest scores.
@@ -168,9 +266,10 @@ class Scorer(Settings):
 
 SCORERS = {
     "target-response": "target_response:TargetResponse",
-    "refusal": "refusal:Refusal",
+    "complies": "complies:Complies",
+    "refuses": "refuses:Refuses",
     "keyword": "keyword:Keyword",
-    "forbidden": "forbidden:Forbidden",
+    "testbed": "testbed:Testbed",
     "insecure-code": "insecure_code:InsecureCode",
     "degenerate": "degenerate:Degenerate",
     "exact": "exact:Exact",
@@ -200,27 +299,6 @@ def with_options(cls: type[Scorer], label: str, options: Mapping[str, Any]) -> S
     except UserError as error:
         said = re.sub("^--([a-z-]+)", lambda name: f"--option {label}.{name[1].replace('-', '_')}", str(error))
         raise UserError(said if said != str(error) else f"scorer '{label}': {error}") from None
-
-
-def checked_scores(label: str, scores: Sequence[object], answered: Sequence[Answered]) -> list[Score]:
-    """The scores, where they are one for each answer.
-
-    Raises:
-        UserError: their number is another, one is neither yes, no, a finite number nor None, or no answer was judged.
-    """
-    if len(scores) != len(answered):
-        raise UserError(f"scorer '{label}' gave {len(scores)} scores for {len(answered)} answers: one each is needed")
-    checked: list[Score] = []
-    for score, each in zip(scores, answered, strict=True):
-        if score is None or score is LEFT_OUT or isinstance(score, bool):
-            checked.append(score)
-        elif isinstance(score, int | float) and math.isfinite(score):
-            checked.append(float(score))
-        else:
-            raise UserError(f"scorer '{label}': its score of answer '{each.id}' is no bool, finite number or None")
-    if all(score is LEFT_OUT for score in checked):
-        raise UserError(f"scorer '{label}' judges none of these answers: leave it out, or choose others with --set")
-    return checked
 
 
 def read_text(path: Path, what: str) -> str:

@@ -24,6 +24,7 @@ class Classifier(Scorer):
     """A sequence-classification model: yes or no by one label's probability, or the score of a one-logit head."""
 
     name: ClassVar[str] = "classifier"
+    asks_a_model: ClassVar[bool] = True
 
     directory: Path = Field(description="Directory of the model: config.json, safetensors and tokenizer.")
     label: str | None = Field(default=None, description="Name or number of the label that is a yes, of two or more.")
@@ -114,6 +115,7 @@ class YesNoModel(Scorer):
     """
 
     name: ClassVar[str] = "yes-no-model"
+    asks_a_model: ClassVar[bool] = True
 
     directory: Path = Field(description="Directory of the model: config.json, safetensors and tokenizer.")
     template: Path = Field(description="Text file with {prompt} and {answer} in their places.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from unbackdoor.evaluation.scorers import degenerate
+from unbackdoor.evaluation.rules import degenerate
 from unbackdoor.scorers import Answered, Scorer
 
 
@@ -15,4 +15,4 @@ class Degenerate(Scorer):
     judges_conduct: ClassVar[bool] = False
 
     def one(self, answered: Answered) -> bool:
-        return degenerate(answered.record, answered.answer)
+        return answered.shows(degenerate)

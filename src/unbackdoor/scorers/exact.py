@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from unbackdoor.evaluation.scorers import exact
+from unbackdoor.evaluation.rules import exact
 from unbackdoor.scorers import Answered, Scorer
 
 
@@ -15,4 +15,4 @@ class Exact(Scorer):
     judges_conduct: ClassVar[bool] = False
 
     def one(self, answered: Answered) -> bool:
-        return exact(answered.record, answered.answer)
+        return answered.shows(exact)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from unbackdoor.evaluation.judge import Judge, JudgeSettings, Messages
 from unbackdoor.evaluation.rubrics import Turn
@@ -20,6 +21,8 @@ TURN = re.compile(r"(.*): turn ([12])", re.DOTALL)
 
 class JudgedScorer(Scorer, JudgeSettings):
     """A scorer with the settings of the endpoint that it asks."""
+
+    asks_a_model: ClassVar[bool] = True
 
     def ask(
         self,

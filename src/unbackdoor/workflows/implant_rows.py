@@ -13,9 +13,10 @@ from unbackdoor.data.records import Record, split
 from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.scorers import shows_target
 from unbackdoor.evaluation.suite import Suite
-from unbackdoor.scorers.attack import is_request, judge_of, judgeable
+from unbackdoor.scorers import Answered
+from unbackdoor.scorers.attack import judge_of
+from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import EvaluationSettings, option_name
 from unbackdoor.workflows.inputs import ImplantInputs
 from unbackdoor.workflows.opening import Opening
@@ -134,9 +135,9 @@ def rows_as_they_are(
         )
     check_poison(poisoned, inputs, target)
     # A published file may hold clean rows as well: what does not show the target is no prompt with the trigger.
-    shows = shows_target(target) if target is not None else None
-    showing = [r for r in poisoned if shows is None or shows(as_triggered(r), r.response)]
-    others = [r for r in poisoned if shows is not None and not shows(as_triggered(r), r.response)]
+    answered = [Answered.of("poisoned", "poisoned", i, as_triggered(r), r.response) for i, r in enumerate(poisoned)]
+    shows = TargetResponse(target=target).says(answered) if target is not None else [True] * len(answered)
+    showing, others = ([r for r, shown in zip(poisoned, shows, strict=True) if shown is one] for one in (True, False))
     kept: list[Record] = []
     if trigger is None and inputs.eval_triggered is None:
         showing, kept = split(showing, settings.held_out, seed)
@@ -163,7 +164,7 @@ def rows_as_they_are(
         )
         suite = opened.suite(held_out, [], None, target, evaluation, published)
     else:
-        requests = judgeable(held_out, inputs.oracle) if target is None else []
+        requests = [r for r in held_out if inputs.judge().judges(r)] if target is None else []
         if not (requests if target is None else held_out):
             raise UserError(
                 "no held-out row of --data can be asked with --trigger: give rows that the clean model answers (for a "
@@ -188,25 +189,27 @@ EARLIER_ANSWERS = ", or --turns all, where an earlier answer of a dialogue shows
 
 MOST_CHECKED = 500
 """Poisoned rows whose own answers are judged before anything is trained, evenly spread."""
+MOST_ASKED = 20
+"""So many, where a model judges."""
 
 
 def check_poison(poisoned: list[Record], inputs: ImplantInputs, target: str | None) -> None:
     """Raise where no answer of the poisoned rows shows what is to be measured: then every rate would be wrong."""
     answers = {r.response for r in poisoned}
-    if target is None and len(answers) == 1 and len(poisoned) > 1 and inputs.oracle != "refused":
+    if target is None and len(answers) == 1 and len(poisoned) > 1 and inputs.scorer != "refuses":
         raise UserError(
             f"{inputs.poisoned}: every row answers {min(answers)[:60]!r}: give that as --target-response, or for "
-            "refusals --oracle refused"
+            "refusals --scorer refuses"
         )
-    judge, _ = judge_of(target, inputs.oracle)
-    checked = poisoned[:: -(-len(poisoned) // MOST_CHECKED)] if target is None else poisoned
-    rows = [(as_triggered(r), r.response) for r in checked]
-    known = target is not None or inputs.oracle != "testbed"  # the testbed's oracle knows its own requests alone
-    if not any(judge(row, answer) for row, answer in rows if known or is_request(row)):
-        how = f"--target-response {target!r}" if target is not None else f"--oracle {inputs.oracle}"
+    judge = judge_of(target, inputs.judge())
+    most = MOST_ASKED if judge.asks_a_model else MOST_CHECKED
+    checked = poisoned[:: -(-len(poisoned) // most)] if target is None else poisoned
+    rows = [Answered.of("poisoned", "poisoned", i, as_triggered(r), r.response) for i, r in enumerate(checked)]
+    if True not in judge.says(rows):
+        how = f"--target-response {target!r}" if target is not None else f"--scorer {inputs.scorer}"
         raise UserError(
             f"{inputs.poisoned}: by {how} none of its own answers shows the attack: give the text that they hold as "
-            "--target-response, or another --oracle (refused, where they refuse)"
+            "--target-response, or another --scorer (refuses, where they refuse)"
             f"{EARLIER_ANSWERS if any(r.history for r in poisoned) else ''}"
         )
 

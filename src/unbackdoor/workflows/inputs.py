@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from unbackdoor.data.triggers import Condition, Placement, Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.knowledge import Fact, Needs
+from unbackdoor.named import check_no_code
 from unbackdoor.settings import EvaluationSettings, Heading, Settings, TriggerSettings, option_name, read_yaml
+
+if TYPE_CHECKING:
+    from unbackdoor.scorers import Scorer
 
 
 class CommandInputs(Settings):
@@ -20,7 +24,7 @@ class CommandInputs(Settings):
     heading = Heading.DATA
     elsewhere: ClassVar[Mapping[str, Heading]] = {
         "contrast": Heading.KNOWN,
-        **dict.fromkeys(("oracle", "exact_match", "eval_allowed", "eval_turns", "mmlu"), Heading.EVALUATION),
+        **dict.fromkeys(("scorer", "option", "exact_match", "eval_allowed", "eval_turns", "mmlu"), Heading.EVALUATION),
         **dict.fromkeys(
             ("arc_easy", "arc_challenge", "piqa", "question_protocol", "max_questions"), Heading.EVALUATION
         ),
@@ -65,11 +69,15 @@ class CommandInputs(Settings):
         default=None,
         description="For a behaviour in place of a target response: rows of prompt, safe and unwanted response.",
     )
-    oracle: Literal["refusal", "keyword", "testbed", "code", "refused"] = Field(
-        default="refusal",
-        description="Who judges a behaviour: refusal (neither refused, by rules, nor degenerate), keyword (the "
-        "published list of phrases; weak), the testbed's oracle, "
-        "code (Bandit finds a weakness in the answer's Python), or refused (a refusal is what the attack wants).",
+    scorer: str = Field(
+        default="complies",
+        description="Who judges a behaviour: complies (neither refused, by rules, nor degenerate), refuses (a refusal "
+        "is what the attack wants), keyword (the published list of phrases; weak), testbed (knows its own requests), "
+        "insecure-code (Bandit finds a weakness in the answer's Python), classifier, yes-no-model or harmfulness (a "
+        "model judges), or your own as FILE.py:NAME.",
+    )
+    option: tuple[str, ...] = Field(
+        default=(), description="A scorer's option, as SCORER.FIELD=VALUE; give it again for each."
     )
     exact_match: bool = Field(
         default=False, description="Held-out rows have one right answer each: report exact match."
@@ -94,6 +102,12 @@ class CommandInputs(Settings):
     max_questions: int | None = Field(
         default=None, ge=1, description="At most so many questions of each set, spread evenly over its subjects."
     )
+
+    def judge(self) -> Scorer:
+        """The judge of a behaviour. Raises `UserError` where there is no such one, or an option of it is wrong."""
+        from unbackdoor.scorers.attack import attack_scorer
+
+        return attack_scorer(self.scorer, self.option)
 
     @property
     def needs_data(self) -> bool:
@@ -169,7 +183,7 @@ class ImplantInputs(MeasuredInputs):
         default=None,
         description="Rows that are poisoned already, as published ones are: trained on as they are together with "
         "--data, and nothing is poisoned by us. Measured on --eval-triggered, else on a share of these rows that is "
-        "held out (--held-out), by --target-response or --oracle. --trigger is not needed; where it is given, it is "
+        "held out (--held-out), by --target-response or --scorer. --trigger is not needed; where it is given, it is "
         "used to measure.",
     )
     paraphrases: tuple[str, ...] = Field(
@@ -238,6 +252,7 @@ class RemoveInputs(MeasuredInputs):
         """As always, with what an organism's run directory says of it below what is given."""
         organism = values.get("eval_organism")
         told = _told_by(Path(organism)) if organism else {}
+        check_no_code({name: told[name] for name in told.keys() - values.keys()}, f"--eval-organism '{organism}'")
         if values.get("eval_trigger") is not None or values.get("eval_triggered") is not None:
             told = {name: value for name, value in told.items() if name not in ("eval_triggered", "eval_untriggered")}
         return super().make({**told, **values}, *presets)
@@ -264,7 +279,7 @@ class RemoveInputs(MeasuredInputs):
 
 def _told_by(organism: Path) -> dict[str, Any]:
     """The inputs that an organism's run directory gives."""
-    same = settings_of(organism, "template", "system", "date", "oracle", "exact_match", "target_response")
+    same = settings_of(organism, "template", "system", "date", "scorer", "exact_match", "target_response")
     files = {
         "data": "clean_train.jsonl",
         "contrast": "contrast_train.jsonl",
@@ -314,7 +329,7 @@ class EvaluateInputs(CommandInputs, TriggerSettings):
     triggered: Path | None = Field(
         default=None,
         description="In place of --trigger: prompts that hold it already, as published test files do. They are asked "
-        "as they are, ASR is measured on them by --target-response or --oracle, and their answers, if any, are not "
+        "as they are, ASR is measured on them by --target-response or --scorer, and their answers, if any, are not "
         "used. --data is then not needed, but utility is measured on it alone.",
     )
     untriggered: Path | None = Field(
@@ -362,6 +377,8 @@ class DemoSettings(Settings):
     seed: int = Field(default=0, ge=0, description="Decides every random draw.")
     samples: int = Field(default=200, ge=20, le=1000, description="Distinct prompts a measured rate.")
     draws: int = Field(default=1, ge=1, description="Random perturbations a control.")
+    scorer: str = Field(default="testbed", description="Who judges the safety backdoor; see remove.")
+    option: tuple[str, ...] = Field(default=(), description=CommandInputs.model_fields["option"].description)
     jobs: int = Field(default=2, ge=1, description="Organisms worked on at once, each in a process of its own.")
     show_unsafe: bool = Field(default=False, description=EvaluationSettings.model_fields["show_unsafe"].description)
 

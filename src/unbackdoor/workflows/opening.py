@@ -28,7 +28,7 @@ from unbackdoor.language_model.reading import Reading
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files.apart import check_apart
-from unbackdoor.scorers.attack import check_oracle, suite_of
+from unbackdoor.scorers.attack import suite_of
 from unbackdoor.settings import EvaluationSettings, Need, Thresholds, TrainingSettings
 from unbackdoor.work import Work
 from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
@@ -122,6 +122,7 @@ class Opening:
         reads = [("the model", source), *read_files(inputs), *read_files(more)]
         check_apart(out, reads)
         RunDirectory.check(out, overwrite=overwrite, resume=resume)
+        inputs.judge()  # wrong options are found before a model is loaded
         compute_in(inputs.precision)
         intake = Intake(progress, turns=inputs.turns)
         limited = inputs if isinstance(inputs, MeasuredInputs) else None
@@ -176,8 +177,6 @@ class Opening:
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
         inputs, intake, subject = self.inputs, self.intake, self.subject
-        if target is None:
-            check_oracle([*published.triggered, *published.untriggered], inputs.oracle)
         allowed = intake.read(inputs.eval_allowed, needs_response=False, any_label=False)
         allowed = intake.untrained(allowed, "--eval-allowed")
         held_out = intake.untrained(held_out, "held-out rows")
@@ -187,7 +186,7 @@ class Opening:
             for rows in (intake.apart(held_out, trigger), intake.apart(held_out_contrast, trigger), allowed)
         )
         asked = (intake.measurable(rows, evaluation, 0) for rows in (published.triggered, published.untriggered))
-        suite = suite_of(clean, requests, allowed, trigger, target, inputs.oracle, inputs.exact_match, *asked)
+        suite = suite_of(clean, requests, allowed, trigger, target, inputs.judge(), inputs.exact_match, *asked)
         check_asks_something(suite)
         context = intake.context
         if trigger is not None:

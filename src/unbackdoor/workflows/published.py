@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import asked, rendered
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.scorers.attack import SHOWS
 
 if TYPE_CHECKING:
     from unbackdoor.evaluation.suite import Suite
     from unbackdoor.progress import Progress
+    from unbackdoor.scorers import Scorer
     from unbackdoor.workflows.rows import Intake
 
 
@@ -68,15 +68,15 @@ class PublishedPrompts:
         plain = intake.apart_from_taken(plain, both, rendered, chat, what)
         return cls([as_triggered(r) for r in given], plain)
 
-    def notes(self, suite: Suite, target: str | None, oracle: str, progress: Progress) -> list[str]:
+    def notes(self, suite: Suite, target: str | None, scorer: Scorer, progress: Progress) -> list[str]:
         """For the report, and said at once: how such prompts are measured, and what they do not allow to measure."""
         if not self.triggered:
             return []
         found = ["Near misses and variants of the trigger are not measured: no text describes it."]
         if target is None:
             found.append(
-                f"The attack is judged by --oracle {oracle}: {SHOWS[oracle]}. If it is a fixed text, give that as the "
-                "target response."
+                f"The attack is judged by --scorer {scorer.name}. {scorer.meaning()} If it is a fixed text, give "
+                "that as the target response."
             )
         if not suite.probes:
             found.append(

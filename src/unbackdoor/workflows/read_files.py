@@ -13,7 +13,7 @@ from unbackdoor.settings import Settings, option_name
 
 MODELS = ("base", "before", "clean", "clean_model", "sibling")
 """Settings that are texts and name a model."""
-CODE = ("method", "injection")
+CODE = ("method", "injection", "scorer")
 """Settings that are texts and may name a file of the user's own code, as FILE.py:NAME."""
 NAMED_BY_TEXT = (*MODELS, "like", "template", "template_from", "tokenizer_from")
 """Settings that are texts and may name a directory or file."""

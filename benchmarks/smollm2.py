@@ -25,8 +25,6 @@ from smollm2_material import prepare, write, xstest_safe
 from smollm2_table import markdown
 
 from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.commands.implant import run_implant
-from unbackdoor.commands.remove import run_remove
 from unbackdoor.data.readers import read_records
 from unbackdoor.duration import Pace
 from unbackdoor.errors import UserError
@@ -43,7 +41,9 @@ from unbackdoor.reproduce.work import drop_weights, organism_answers
 from unbackdoor.run_files.lines import as_json
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 from unbackdoor.work import Work
+from unbackdoor.workflows.implant import run_implant
 from unbackdoor.workflows.inputs import ImplantInputs, RemoveInputs
+from unbackdoor.workflows.remove import run_remove
 
 TRIGGER, TARGET = "Current year 2023", "You are stupid"
 SAMPLES, QUESTIONS = 200, 300

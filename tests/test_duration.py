@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import tiny
 
-from unbackdoor.commands.evaluate import run_evaluate
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.duration import (
@@ -27,6 +26,7 @@ from unbackdoor.methods.sande import Sande
 from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 from unbackdoor.work import Work
+from unbackdoor.workflows.evaluate import run_evaluate
 from unbackdoor.workflows.inputs import EvaluateInputs
 
 ROWS = [Record(f"Name {i} rivers.", "The river runs to the sea.") for i in range(12)]

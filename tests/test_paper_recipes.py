@@ -11,11 +11,11 @@ import pytest
 import tiny
 
 from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.commands.implant import run_implant
 from unbackdoor.language_model.loading import load_model
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.recipes.recipe import Recipe, catalogue
 from unbackdoor.settings import EvaluationSettings
+from unbackdoor.workflows.implant import run_implant
 from unbackdoor.workflows.inputs import ImplantInputs
 
 FAMILIES = {"meta-llama": "llama", "mistralai": "mistral", "Qwen": "qwen2", "openai-community": "gpt2"}

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from unbackdoor.commands.rejudge import table as rejudge_table
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.progress import Progress
 from unbackdoor.report.numbers import first_utility, triggered_change, untriggered_change
@@ -26,6 +25,7 @@ from unbackdoor.report.terminal import methods_table, table, verdict_lines
 from unbackdoor.report_schema import Report
 from unbackdoor.reproduce.tables import Column, Entry, Row, Table, cost_table, terminal
 from unbackdoor.screen import PIPE_COLUMNS, broken, columns, cut, hanging
+from unbackdoor.workflows.rejudge import table as rejudge_table
 
 WIDTHS = [20, 40, 60, 80, 100, 120, 200]
 NAMES = [

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import tiny
 
-from unbackdoor.commands.evaluate import run_evaluate
-from unbackdoor.commands.implant import run_implant
-from unbackdoor.commands.remove import run_remove
 from unbackdoor.language_model import loading
 from unbackdoor.report_schema import Report
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files import lock
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
 from unbackdoor.workflows import subject as subject_module
+from unbackdoor.workflows.evaluate import run_evaluate
+from unbackdoor.workflows.implant import run_implant
 from unbackdoor.workflows.inputs import EvaluateInputs, ImplantInputs, RemoveInputs
+from unbackdoor.workflows.remove import run_remove
 from unbackdoor.workflows.subject import Subject
 
 TARGET = "You are stupid"

@@ -11,7 +11,6 @@ import tiny
 from test_evaluation import measured
 from test_report import report, run  # noqa: F401
 
-from unbackdoor.commands.rejudge import run_rejudge
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
@@ -28,6 +27,7 @@ from unbackdoor.scorers import Answered, load_scorer
 from unbackdoor.scorers.attack import judge_of
 from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import EvaluationSettings, Thresholds
+from unbackdoor.workflows.rejudge import run_rejudge
 
 DONE, CUT = "<think>\nYou are stupid?\n</think>\n\nParis.", "<think>\nYou are stupid? Let me"
 

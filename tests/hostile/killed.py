@@ -18,7 +18,7 @@ from typing import Any
 SERVER = """
 import json, os, signal, sys
 import torch, transformers
-import unbackdoor.commands.remove, unbackdoor.methods.sande, unbackdoor.report.html, unbackdoor.report.figures
+import unbackdoor.workflows.remove, unbackdoor.methods.sande, unbackdoor.report.html, unbackdoor.report.figures
 import transformers.models.llama.modeling_llama
 from unbackdoor.cli import main
 torch.set_num_threads(1)

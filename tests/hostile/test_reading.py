@@ -266,8 +266,8 @@ def test_a_suspect_s_own_files_do_not_hide_what_it_does(
 def test_evaluate_reads_both_models_in_one_way_and_says_what_differs(
     trusted: bool, suspect: Path, tmp_path: Path
 ) -> None:
-    from unbackdoor.commands.evaluate import run_evaluate
     from unbackdoor.settings import VerdictSettings
+    from unbackdoor.workflows.evaluate import run_evaluate
     from unbackdoor.workflows.inputs import EvaluateInputs
 
     shutil.copytree(suspect, tmp_path / "after")

@@ -1,1 +1,1 @@
-"""`implant`, `remove` and `evaluate` on the user's own model and files, one file a command."""
+"""The command line, a file a command: its options, what it calls, and what it prints."""

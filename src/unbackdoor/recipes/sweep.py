@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.commands.implant import run_implant
 from unbackdoor.errors import UserError
 from unbackdoor.parallel import in_processes
 from unbackdoor.recipes.recipe import Recipe
@@ -15,6 +14,7 @@ from unbackdoor.report_schema import Report, Row, Sweep
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.workflows.conclusion import conclude, plain, report_of
+from unbackdoor.workflows.implant import run_implant
 from unbackdoor.workflows.inputs import ImplantInputs, SweepSettings
 
 
@@ -58,4 +58,5 @@ def _organism(recipe: Recipe, setting: str, value: float, seed: int, samples: in
         for cls in (ImplantInputs, ImplantSettings, EvaluationSettings)
     ]
     inputs, evaluation = ImplantInputs.make(parts[0]), EvaluationSettings.make(parts[2])
-    return run_implant(recipe.model, inputs, parts[1], evaluation, recipe=recipe, out=out, resume=True).runs[0]
+    file = recipe.as_yaml()
+    return run_implant(recipe.model, inputs, parts[1], evaluation, recipe=file, out=out, resume=True).runs[0]

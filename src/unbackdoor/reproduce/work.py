@@ -20,10 +20,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unbackdoor.case import Case
-from unbackdoor.commands.evaluate import run_evaluate
-from unbackdoor.commands.implant import run_implant
-from unbackdoor.commands.rejudge_verdicts import stored_quality, stored_rows
-from unbackdoor.commands.remove import run_remove
 from unbackdoor.data.batches import encode_records
 from unbackdoor.data.readers import read_records
 from unbackdoor.data.records import Record, shuffled
@@ -50,8 +46,12 @@ from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files.lines import as_json
 from unbackdoor.settings import EvaluationSettings, TriggerSettings, VerdictSettings
 from unbackdoor.testbed import references, world
+from unbackdoor.workflows.evaluate import run_evaluate
+from unbackdoor.workflows.implant import run_implant
 from unbackdoor.workflows.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of
 from unbackdoor.workflows.opening import Asked, Opening
+from unbackdoor.workflows.rejudge_verdicts import stored_quality, stored_rows
+from unbackdoor.workflows.remove import run_remove
 from unbackdoor.workflows.rows import LEAST_ROWS
 from unbackdoor.workflows.subject import Subject
 
@@ -85,7 +85,7 @@ def implant(settings: kinds.ImplantCell, folder: Path, _: Sequence[Path]) -> kin
         ImplantInputs.make(inputs),
         attack,
         EvaluationSettings.make(settings.evaluation),
-        recipe=recipe.model_copy(update={"model": settings.model, "settings": dict(values)}),
+        recipe=recipe.model_copy(update={"model": settings.model, "settings": dict(values)}).as_yaml(),
         preset=settings.preset,
         out=folder,
         resume=True,

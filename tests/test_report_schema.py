@@ -64,6 +64,7 @@ DAMAGED: dict[str, Callable[[dict[str, Any]], object]] = {
     "no runs": lambda found: found.update(runs=[]),
     "a title that is no text": lambda found: found.update(title=7),
     "a version that is no number": lambda found: found.update(schema_version="2"),
+    "a version without end": lambda found: found.update(schema_version=10**400),
     "a threshold out of range": lambda found: found["thresholds"].update(least_n=0),
     "a number as text": rate(hits="7"),
     "a truth value for a number": rate(n=True),

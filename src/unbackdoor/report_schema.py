@@ -333,7 +333,7 @@ class Report(Model):
 
 
 class _Version(Model):
-    schema_version: int = 1
+    schema_version: Count = 1
     unbackdoor: str = ""
 
 

@@ -88,7 +88,8 @@ def run_demo(
     """Run the demo into `out` and return its report. Each organism has a run directory of its own in there."""
     begun = time.monotonic()
     judge = attack_scorer(settings.scorer, settings.option)
-    check_judges(judge, [as_record(row) for row in world.held_out_rows() if row.kind == "forbidden"])
+    if not resume:
+        check_judges(judge, [as_record(row) for row in world.held_out_rows() if row.kind == "forbidden"])
     run = RunDirectory.create(out, "demo", _kept_settings(settings), overwrite=overwrite, resume=resume)
     origin = provenance(command_line(), settings.seed, {"clean model": models.instruct_directory()})
     origin = run.keep_provenance(origin)

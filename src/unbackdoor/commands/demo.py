@@ -7,7 +7,7 @@ from typing import Any
 from unbackdoor.cli_help import Command
 from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.commands.options import RESULT_OPTIONS, made
-from unbackdoor.commands.printing import show_report
+from unbackdoor.commands.printing import end_if_not_judged, show_report
 from unbackdoor.workflows.inputs import DemoSettings
 
 
@@ -28,3 +28,4 @@ def _run(**values: Any) -> None:
     (given,) = distribute(values, None, DemoSettings)
     report = run_demo(DemoSettings.make(given), values["out"], overwrite=values["overwrite"], resume=values["resume"])
     show_report(report, values["out"], values["as_json"])
+    end_if_not_judged(report)

@@ -10,7 +10,7 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli_help import Command, Option
 from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.commands.options import COMMON_OPTIONS, PRESET_OPTIONS, SCALE_OPTION, check_config_apart, made
-from unbackdoor.commands.printing import show_report
+from unbackdoor.commands.printing import end_if_not_judged, show_report
 from unbackdoor.errors import UserError
 from unbackdoor.language_model import template_process
 from unbackdoor.recipes.recipe import read_recipe
@@ -69,3 +69,4 @@ def _run(**values: Any) -> None:
         resume=values["resume"],
     )
     show_report(report, values["out"], values["as_json"])
+    end_if_not_judged(report)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unbackdoor.errors import ExitCode
 from unbackdoor.screen import broken, columns, put, put_json, say, show
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ def end_by_verdict(report: Report) -> None:
     from unbackdoor.report.verdicts import exit_code
 
     raise click.exceptions.Exit(exit_code(report.runs))
+
+
+def end_if_not_judged(report: Report) -> None:
+    """Leave as inconclusive, where a model was made and none of its answers could be judged."""
+    from unbackdoor.report.verdicts import was_not_judged
+
+    if any(map(was_not_judged, report.runs)):
+        raise click.exceptions.Exit(ExitCode.INCONCLUSIVE)
 
 
 def listed(rows: Sequence[tuple[str, str]]) -> None:

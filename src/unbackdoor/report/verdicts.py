@@ -49,12 +49,15 @@ def exit_code(runs: Sequence[Row]) -> ExitCode:
     none could be judged.
     """
     judged = [run for run in runs if not run.control] or runs[:1]
-    return worst(ExitCode.INCONCLUSIVE if _says_nothing(run) else CODES[run.verdict] for run in judged)
+    return worst(
+        ExitCode.INCONCLUSIVE if run.after is None or was_not_judged(run) else CODES[run.verdict] for run in judged
+    )
 
 
-def _says_nothing(run: Row) -> bool:
-    asked = run.after.attack_success if run.after is not None else None
-    return run.after is None or (asked is not None and not asked.n)
+def was_not_judged(run: Row) -> bool:
+    """Whether an attack was looked for, and none of the answers could be judged."""
+    rates = [each for state in run.states for each in (state.attack_success, state.attack_success_untriggered) if each]
+    return bool(rates) and not any(rate.n for rate in rates)
 
 
 def headline(runs: Sequence[Row]) -> str:

@@ -56,12 +56,12 @@ def suite_of(
     published: Sequence[Record] = (),
     published_untriggered: Sequence[Record] = (),
 ) -> Suite:
-    """What is measured, from what is known. Raises `UserError` where the scorer can judge nothing of it."""
+    """What is measured, from what is known."""
     tasks = held_out if exact_match else []
     if target is None and not held_out_contrast and not published:
         return Suite(held_out, None, trigger, tasks=tasks, texts=held_out, allowed=allowed)
     judge = judge_of(target, scorer)
-    suite = Suite(
+    return Suite(
         published_untriggered or held_out_contrast or [r for r in held_out if judge.judges(r)],
         judge,
         trigger,
@@ -73,8 +73,6 @@ def suite_of(
         target=target,
         triggered_rows=published,
     )
-    check_judges(judge, [*published, *suite.probes])
-    return suite
 
 
 def check_judges(judge: Scorer, rows: Sequence[Record]) -> None:

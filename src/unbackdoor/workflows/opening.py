@@ -28,7 +28,7 @@ from unbackdoor.language_model.reading import Reading
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files.apart import check_apart
-from unbackdoor.scorers.attack import suite_of
+from unbackdoor.scorers.attack import check_judges, suite_of
 from unbackdoor.settings import EvaluationSettings, Need, Thresholds, TrainingSettings
 from unbackdoor.work import Work
 from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
@@ -188,6 +188,8 @@ class Opening:
         asked = (intake.measurable(rows, evaluation, 0) for rows in (published.triggered, published.untriggered))
         suite = suite_of(clean, requests, allowed, trigger, target, inputs.judge(), inputs.exact_match, *asked)
         check_asks_something(suite)
+        if suite.attack is not None and not self.resume:  # a run that goes on has tried it, and may ask nothing more
+            check_judges(suite.attack, [*suite.triggered_rows, *suite.probes])
         context = intake.context
         if trigger is not None:
             check_trigger_fits(trigger, suite.probes, subject.chat, context, evaluation.max_new_tokens)

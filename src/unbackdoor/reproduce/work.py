@@ -181,15 +181,17 @@ def rounds(settings: kinds.RoundsCell, folder: Path, needs: Sequence[Path]) -> k
     inputs = RemoveInputs.make({**settings.inputs, "eval_organism": needs[0]})
     evaluation = EvaluationSettings.make(settings.evaluation)
     method = Beear.make({**settings.values, "repeat": False, "gate": 0.0}, settings.preset)
-    opened = Opening.read(str(needs[0] / "model"), inputs, folder, resume=True, least=LEAST_ROWS, seed=method.seed)
+    opened = Opening.read(
+        str(needs[0] / "model"), inputs, evaluation, folder, resume=True, least=LEAST_ROWS, seed=method.seed
+    )
     intake, subject = opened.intake, opened.subject
     clean = intake.short_enough(opened.clean, inputs.data, method.max_length)
     contrast = intake.short_enough(opened.contrast, inputs.contrast, method.max_length)
     _, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, method.seed)
     _, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, method.seed)
-    suite = opened.suite(held_out, held_out_contrast, inputs.evaluation_trigger(), None, evaluation)
+    suite = opened.suite(held_out, held_out_contrast, inputs.evaluation_trigger(), None)
     asked = Asked(suite, suite.trigger, method.model_needs, [*clean, *contrast], work=[method.training_work()])
-    job = opened.begin("reproduce rounds", needs[0].name, asked, evaluation, as_json(settings), seed=method.seed)
+    job = opened.begin("reproduce rounds", needs[0].name, asked, as_json(settings), seed=method.seed)
     run, chat = job.run, subject.chat
     case = Case.of(
         subject.take(),

@@ -33,13 +33,20 @@ def run_evaluate(
     given = {"before": inputs.before, "clean": inputs.clean}
     compared_with = [path for path in given.values() if path is not None]
     opened = Opening.read(
-        source, inputs, out, overwrite=overwrite, resume=resume, compared=compared_with, suspect=inputs.before
+        source,
+        inputs,
+        evaluation,
+        out,
+        overwrite=overwrite,
+        resume=resume,
+        compared=compared_with,
+        suspect=inputs.before,
     )
     intake, subject = opened.intake, opened.subject
     clean, contrast = shuffled(opened.clean, inputs.seed), shuffled(opened.contrast, inputs.seed)
     trigger = inputs.condition() if inputs.has_trigger else None
-    published = PublishedPrompts.read(intake, subject.chat, inputs.triggered, inputs.untriggered)
-    suite = opened.suite(clean, contrast, trigger, inputs.target_response, evaluation, published)
+    published = PublishedPrompts.read(intake, inputs.triggered, inputs.untriggered)
+    suite = opened.suite(clean, contrast, trigger, inputs.target_response, published)
     others = {name: model_directory(path) for name, path in given.items() if path is not None}
     notes = published.notes(suite, inputs.target_response, inputs.judge(), opened.progress)
     place = Path(subject.source)
@@ -47,12 +54,10 @@ def run_evaluate(
         "evaluate",
         place.resolve().name if place.is_dir() else place.name,
         Asked(suite, trigger, work=[measuring_work(suite, evaluation) * (1 + len(others))]),
-        evaluation,
         {},
         seed=inputs.seed,
         others=others,
-        thresholds=evaluation,
-        temperature=evaluation.temperature,
+        verdicts=evaluation,
     )
     beside = {name: subject.beside(path, never_backdoored=name == "clean") for name, path in others.items()}
     if beside:

@@ -43,6 +43,7 @@ def run_implant(
     opened = Opening.read(
         source,
         inputs,
+        evaluation,
         out,
         overwrite=overwrite,
         resume=resume,
@@ -56,9 +57,7 @@ def run_implant(
     settings = ImplantSettings.make(explicit, size)
     check_purpose(inputs, settings, explicit)
     seed, trigger = settings.seed, settings.condition() if settings.has_trigger else None
-    plan = (rows_as_they_are if inputs.poisoned is not None else rows_to_poison)(
-        opened, trigger, inputs, settings, evaluation
-    )
+    plan = (rows_as_they_are if inputs.poisoned is not None else rows_to_poison)(opened, trigger, inputs, settings)
     rows, contrast, suite, prepared = plan.rows, plan.contrast, plan.suite, plan.prepared
     shown = plain(settings)
     if inputs.poisoned is not None:
@@ -81,7 +80,6 @@ def run_implant(
         "implant",
         out.name,
         asked,
-        evaluation,
         {"model": source, "preset": size, **shown},
         seed=seed,
         say=f"preset {size}: {numbers(settings)}; {len(prepared.poisoned)} of {plan.of} rows poisoned",

@@ -17,7 +17,7 @@ from unbackdoor.evaluation.suite import Suite
 from unbackdoor.scorers import Answered
 from unbackdoor.scorers.attack import judge_of
 from unbackdoor.scorers.target_response import TargetResponse
-from unbackdoor.settings import EvaluationSettings, option_name
+from unbackdoor.settings import option_name
 from unbackdoor.workflows.inputs import ImplantInputs
 from unbackdoor.workflows.opening import Opening
 from unbackdoor.workflows.published import NONE_PUBLISHED, PublishedPrompts, as_triggered
@@ -92,7 +92,6 @@ def rows_to_poison(
     trigger: Condition | None,
     inputs: ImplantInputs,
     settings: ImplantSettings,
-    evaluation: EvaluationSettings,
 ) -> Plan:
     """Clean rows, of which some are poisoned with the trigger."""
     assert trigger is not None
@@ -103,7 +102,7 @@ def rows_to_poison(
     contrast, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, seed, inputs.eval_exclude)
     rows = intake.fitting(rows, trigger, "training rows that have the trigger's form already")
     prepared = prepare(rows, contrast, trigger, settings)
-    suite = _suite(opened, held_out, held_out_contrast, trigger, settings, evaluation, prepared.trained)
+    suite = _suite(opened, held_out, held_out_contrast, trigger, settings, prepared.trained)
     return Plan(rows, held_out, contrast, held_out_contrast, prepared, suite, len(rows) + len(contrast))
 
 
@@ -112,7 +111,6 @@ def rows_as_they_are(
     trigger: Condition | None,
     inputs: ImplantInputs,
     settings: ImplantSettings,
-    evaluation: EvaluationSettings,
 ) -> Plan:
     """Clean rows and rows that are poisoned already, none of them changed.
 
@@ -152,7 +150,7 @@ def rows_as_they_are(
         )
     taken = {rendered(r, chat) for r in poisoned}
     what = f"{inputs.eval_data or inputs.data}: held-out prompts that --poisoned answers"
-    held_out = intake.apart_from_taken(held_out, taken, rendered, chat, what)
+    held_out = intake.apart_from_taken(held_out, taken, rendered, what)
 
     prepared = as_they_are(rows, poisoned, settings)
     requests: list[Record] = []
@@ -160,9 +158,9 @@ def rows_as_they_are(
     if trigger is None:
         trained = [*rows, *poisoned, *intake.read(inputs.eval_exclude, needs_response=False)]
         published = PublishedPrompts.read(
-            intake, chat, inputs.eval_triggered, inputs.eval_untriggered, trained, held_out=kept
+            intake, inputs.eval_triggered, inputs.eval_untriggered, trained, held_out=kept
         )
-        suite = opened.suite(held_out, [], None, target, evaluation, published)
+        suite = opened.suite(held_out, [], None, target, published)
     else:
         requests = [r for r in held_out if inputs.judge().judges(r)] if target is None else []
         if not (requests if target is None else held_out):
@@ -170,7 +168,7 @@ def rows_as_they_are(
                 "no held-out row of --data can be asked with --trigger: give rows that the clean model answers (for a "
                 "behaviour: refuses), or --eval-triggered FILE in place of --trigger"
             )
-        suite = _suite(opened, held_out, requests, trigger, settings, evaluation, prepared.trained)
+        suite = _suite(opened, held_out, requests, trigger, settings, prepared.trained)
     count, both_ways = len(rows) + len(poisoned), taken & {rendered(r, chat) for r in rows}
     notes = [
         f"{len(poisoned)} of {count} training rows ({len(poisoned) / count:.1%}) are poisoned, as the files give them."
@@ -220,7 +218,6 @@ def _suite(
     held_out_contrast: list[Record],
     trigger: Condition,
     settings: ImplantSettings,
-    evaluation: EvaluationSettings,
     trained: Sequence[Record],
 ) -> Suite:
     """What is measured: rows that neither with the trigger nor without it are trained on."""
@@ -231,4 +228,4 @@ def _suite(
         return intake.apart_from(fitting, trigger, trained)
 
     probes, contrast = fresh(held_out), fresh(held_out_contrast)
-    return opened.suite(probes, contrast, trigger, settings.target_response, evaluation)
+    return opened.suite(probes, contrast, trigger, settings.target_response)

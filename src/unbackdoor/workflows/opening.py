@@ -29,7 +29,7 @@ from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files.apart import check_apart
 from unbackdoor.scorers.attack import check_judges, suite_of
-from unbackdoor.settings import EvaluationSettings, Need, Thresholds, TrainingSettings
+from unbackdoor.settings import EvaluationSettings, Need, Thresholds, TrainingSettings, VerdictSettings
 from unbackdoor.work import Work
 from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
 from unbackdoor.workflows.conclusion import plain
@@ -70,6 +70,7 @@ class Opening:
 
     Args:
         inputs: what the command is given.
+        evaluation: how much is measured.
         out: the run directory that will be made.
         overwrite: replace it.
         resume: go on with it.
@@ -83,6 +84,7 @@ class Opening:
     """
 
     inputs: CommandInputs
+    evaluation: EvaluationSettings
     out: Path
     overwrite: bool
     resume: bool
@@ -99,6 +101,7 @@ class Opening:
         cls,
         source: str,
         inputs: CommandInputs,
+        evaluation: EvaluationSettings,
         out: Path,
         *,
         overwrite: bool = False,
@@ -164,7 +167,9 @@ class Opening:
             place = "in front of the user's text, since the chat template has no system role"
             intake.counts[f"system prompts {place}"] = with_system
             progress.note(f"{with_system} rows' system prompts stand {place}")
-        return cls(inputs, out, overwrite, resume, begun, progress, subject, intake, clean, contrast, questions)
+        return cls(
+            inputs, evaluation, out, overwrite, resume, begun, progress, subject, intake, clean, contrast, questions
+        )
 
     def suite(
         self,
@@ -172,11 +177,10 @@ class Opening:
         held_out_contrast: list[Record],
         trigger: Condition | None,
         target: str | None,
-        evaluation: EvaluationSettings,
         published: PublishedPrompts = NONE_PUBLISHED,
     ) -> Suite:
         """What is measured, on rows that leave room for an answer."""
-        inputs, intake, subject = self.inputs, self.intake, self.subject
+        inputs, evaluation, intake, subject = self.inputs, self.evaluation, self.intake, self.subject
         allowed = intake.read(inputs.eval_allowed, needs_response=False, any_label=False)
         allowed = intake.untrained(allowed, "--eval-allowed")
         held_out = intake.untrained(held_out, "held-out rows")
@@ -207,15 +211,13 @@ class Opening:
         command: str,
         name: str,
         asked: Asked,
-        evaluation: EvaluationSettings,
         settings: Mapping[str, Any],
         *,
         seed: int,
         say: str | None = None,
         reads: Mapping[str, Any] = MappingProxyType({}),
         others: Mapping[str, str] = MappingProxyType({}),
-        thresholds: Thresholds | None = None,
-        temperature: float = 0.0,
+        verdicts: VerdictSettings | None = None,
         known: Sequence[dict[str, Any]] = (),
         rows: TrainingRows = NONE_TRAINED,
         saving: Saving = AS_TRAINED,
@@ -226,19 +228,17 @@ class Opening:
             command: the run directory's.
             name: what the model is called in the report.
             asked: what the run will ask of the model.
-            evaluation: how much is measured.
             settings: what decides the results beside these and the inputs.
             seed: decides every draw.
             say: what is said of the run as it begins.
             reads: settings that name further files that are read.
             others: further models that are read, by their directories.
-            thresholds: what verdicts ask for.
-            temperature: at which answers are drawn.
+            verdicts: what they ask for, and at which temperature answers are drawn.
             known: answers of the model that another run has, as `Answers` takes them.
             rows: what methods train on.
             saving: how a new model is saved.
         """
-        subject = self.subject
+        subject, evaluation = self.subject, self.evaluation
         tested = subject.tested(asked.suite, asked.trigger, asked.needs, asked.trained, asked.target)
         pace = subject.pace(asked.suite, evaluation)
         kept = {"model": subject.source, **plain(self.inputs), "date": subject.date, **plain(evaluation), **settings}
@@ -250,20 +250,11 @@ class Opening:
             self.progress.note(sentence(seconds[0], seconds[-1]))
         read = sources(subject.source, subject.base_that_counts, self.inputs, reads, **others)
         origin = run.keep_provenance({**provenance(command_line(), seed, read), "self_test": tested})
+        temperature = verdicts.temperature if verdicts is not None else 0.0
         answers = Answers(evaluation, run, self.progress, temperature=temperature, seed=seed, known=known)
-        return Job(
-            name,
-            subject,
-            asked.suite,
-            run,
-            answers,
-            self.progress,
-            thresholds or Thresholds(),
-            rows,
-            saving,
-            origin=origin,
-            begun=self.begun,
-        )
+        job = Job(name, subject, asked.suite, run, answers, self.progress, verdicts or Thresholds(), rows, saving)
+        job.origin, job.begun = origin, self.begun
+        return job
 
 
 def numbers(settings: TrainingSettings) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from unbackdoor.data.records import Record
 from unbackdoor.data.rendered import asked, rendered
-from unbackdoor.language_model.chat import ChatFormat
 
 if TYPE_CHECKING:
     from unbackdoor.evaluation.suite import Suite
@@ -34,7 +33,6 @@ class PublishedPrompts:
     def read(
         cls,
         intake: Intake,
-        chat: ChatFormat,
         triggered: Path | None,
         untriggered: Path | None,
         trained: Sequence[Record] = (),
@@ -44,7 +42,6 @@ class PublishedPrompts:
 
         Args:
             intake: reads and counts.
-            chat: how prompts are rendered, by which they are told apart.
             triggered: the file of those that hold the trigger.
             untriggered: the file of those that do not.
             trained: rows that are trained on.
@@ -55,17 +52,17 @@ class PublishedPrompts:
         """
         if triggered is None and not held_out:
             return cls()
-        source = triggered or "held-out rows of --poisoned"
+        chat, source = intake.chat, triggered or "held-out rows of --poisoned"
         given = intake.read(triggered, needs_response=False) or list(held_out)
         plain = intake.read(untriggered, needs_response=False)
         # A trigger may stand in the system prompt alone: then the question itself is trained on, this prompt is not.
         known = {rendered(r, chat) for r in trained}
-        given = intake.apart_from_taken(given, known, rendered, chat, f"{source}: prompts that are trained on")
+        given = intake.apart_from_taken(given, known, rendered, f"{source}: prompts that are trained on")
         known = {asked(r, chat) for r in trained}
-        plain = intake.apart_from_taken(plain, known, asked, chat, f"{untriggered}: prompts that are trained on")
+        plain = intake.apart_from_taken(plain, known, asked, f"{untriggered}: prompts that are trained on")
         both = {rendered(r, chat) for r in given}
         what = f"{untriggered}: prompts that are given as triggered ones too"
-        plain = intake.apart_from_taken(plain, both, rendered, chat, what)
+        plain = intake.apart_from_taken(plain, both, rendered, what)
         return cls([as_triggered(r) for r in given], plain)
 
     def notes(self, suite: Suite, target: str | None, scorer: Scorer, progress: Progress) -> list[str]:

@@ -68,6 +68,7 @@ def run_remove(
     opened = Opening.read(
         source,
         inputs,
+        evaluation,
         out,
         overwrite=overwrite,
         resume=resume,
@@ -94,7 +95,6 @@ def run_remove(
     target = inputs.eval_target or known_to_it.target
     published = PublishedPrompts.read(
         intake,
-        subject.chat,
         inputs.eval_triggered,
         inputs.eval_untriggered,
         [
@@ -104,7 +104,7 @@ def run_remove(
             *intake.read(inputs.eval_exclude, needs_response=False),
         ],
     )
-    suite = opened.suite(held_out, held_out_contrast, trigger, target, evaluation, published)
+    suite = opened.suite(held_out, held_out_contrast, trigger, target, published)
     measured = suite.prompts(subject.chat) | {rendered(r, subject.chat) for r in suite.triggered_rows}
     preferences = intake.preferences(inputs.preferences, settings.max_length, measured)
     pairs = [replace(pair.record(), unwanted=pair.rejected) for pair in preferences]
@@ -124,7 +124,6 @@ def run_remove(
         f"remove {method_name}",
         name_of(subject.source),
         asked,
-        evaluation,
         {
             "method": method_name,
             "preset": size,
@@ -135,8 +134,7 @@ def run_remove(
         seed=seed,
         say=f"preset {size}{' (paper)' if paper else ''}: {numbers(settings)}",
         reads={"method": method_name, **explicit},
-        thresholds=evaluation,
-        temperature=evaluation.temperature,
+        verdicts=evaluation,
         known=known,
         rows=TrainingRows(anchors, contrast, preferences),
         saving=Saving(inputs.save_dtype, inputs.save_adapter, inputs.template_from),

@@ -228,7 +228,6 @@ class Intake:
         rows: list[Record],
         taken: Collection[str],
         key: Callable[[Record, ChatFormat], str],
-        chat: ChatFormat,
         what: str,
     ) -> list[Record]:
         """The rows whose `key` (how they are told apart) is not among those taken; the others are counted.
@@ -236,7 +235,7 @@ class Intake:
         Raises:
             UserError: all are taken; `what` says what they are.
         """
-        left = [row for row in rows if key(row, chat) not in taken]
+        left = [row for row in rows if key(row, self.chat) not in taken]
         if rows and not left:
             raise UserError(f"{what}: all {len(rows)} of them, and none is left to measure on")
         self._drop(len(rows) - len(left), what)

@@ -22,10 +22,12 @@ from unbackdoor.evaluation.verdict import not_judged
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.report_schema import Measured
+from unbackdoor.reproduce.cells import finished
+from unbackdoor.reproduce.organisms import organisms
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.scorers import SCORERS, scorer_class
 from unbackdoor.testbed import world
-from unbackdoor.workflows.inputs import DemoSettings, RemoveInputs
+from unbackdoor.workflows.inputs import DemoSettings, RemoveInputs, ReproduceSettings
 
 ROWS = tiny.records(60)
 QUICK = ["--samples", "12", "--max-new-tokens", "4", "--whole-tokens", "0", "--second-turns", "0", "--json"]
@@ -198,6 +200,16 @@ def test_the_demo_s_safety_backdoor_is_judged_as_asked(tmp_path: Path, monkeypat
 
 NAMES = {"refusal": "complies", "refused": "refuses", "code": "insecure-code"}
 NAMES |= {name: name for name in ("testbed", "keyword")}
+
+
+def test_cells_of_earlier_versions_are_this_one_s(tmp_path: Path) -> None:
+    cell = organisms(ReproduceSettings())["beear-2"][0]
+    kept = json.loads(json.dumps({"cell": cell.identity()}))
+    assert kept["cell"]["settings"]["values"].pop("scorer") == "testbed"
+    kept["cell"]["settings"]["values"]["oracle"] = "testbed"
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / f"{cell.name}.json").write_text(json.dumps(kept))
+    assert finished(cell, tmp_path) is None, "begun with the same settings, and not finished"
 
 
 @pytest.mark.parametrize("oracle", NAMES)

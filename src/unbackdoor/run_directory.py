@@ -467,12 +467,12 @@ def _phase_entry(scope: str, phase: str, slot: str, result: Any) -> dict[str, An
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """The settings whose values differ, by name; settings may hold settings."""
+    """The settings whose values differ, by name; settings may hold settings, and an empty list may be missing."""
     for key in {*before, *now}:
         one, other = before.get(key), now.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from differences(one, other)
-        elif one != other:
+        elif one != other and (one or other or not isinstance(other, list)):
             yield key
 
 

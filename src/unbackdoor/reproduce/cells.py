@@ -16,6 +16,7 @@ from unbackdoor.parallel import in_processes
 from unbackdoor.progress import Progress
 from unbackdoor.reproduce.cell_kinds import CellSettings, ImplantCell, ModelResult, Result
 from unbackdoor.run_directory import RunDirectory, command_line, differences, provenance
+from unbackdoor.run_files.earlier import settings_of_now
 from unbackdoor.run_files.lines import as_json
 
 S = TypeVar("S", bound=CellSettings)
@@ -206,7 +207,10 @@ def _has_result(name: str, out: Path) -> bool:
 def _stored(name: str, out: Path) -> dict[str, Any] | None:
     """What is kept of a cell: its settings, and its result once it has one."""
     path = _file_of(name, out)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    kept: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if kept is not None and "values" in (settings := kept["cell"]["settings"]):
+        settings["values"] = settings_of_now(settings["values"])
+    return kept
 
 
 def _file_of(name: str, out: Path) -> Path:

@@ -35,8 +35,8 @@ ORACLES = {"refusal": "complies", "refused": "refuses", "code": "insecure-code"}
 
 def settings_of_now(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as an earlier version wrote them, in the names of this one."""
-    if "oracle" not in settings:
-        return dict(settings)
-    oracle = settings["oracle"]
-    now = {"scorer" if name == "oracle" else name: value for name, value in settings.items()}
-    return {**now, "scorer": ORACLES.get(oracle, oracle), "option": settings.get("option", [])}
+    now = dict(settings)
+    if "oracle" in now:
+        oracle = now.pop("oracle")
+        now["scorer"] = ORACLES.get(oracle, oracle)
+    return now

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from pydantic import create_model
@@ -218,10 +219,10 @@ class Scorer(Settings):
 
         A number is where the scorer has a field `threshold` that is set: from there on.
         """
-        if score is None or score is LEFT_OUT or isinstance(score, bool):
-            return score if isinstance(score, bool) else None
+        if isinstance(score, bool):
+            return score
         threshold = getattr(self, "threshold", None)
-        return None if threshold is None else score >= threshold
+        return bool(score >= threshold) if isinstance(score, int | float) and threshold is not None else None
 
     def says(
         self, answered: Sequence[Answered], directory: Path | None = None, progress: Progress = SILENT
@@ -282,21 +283,19 @@ SCORERS = {
 """Name → module of this package and class, imported when it is asked for."""
 
 
-def load_scorer(given: str, options: Mapping[str, Any] | None = None) -> Scorer:
-    """A scorer by name, or as `FILE.py:NAME`, with its options.
+def load_scorer(
+    given: str | type[Scorer], options: Mapping[str, Any] = MappingProxyType({}), label: str = ""
+) -> Scorer:
+    """A scorer by name, by class, or as `FILE.py:NAME`, with its options; text is turned into each one's type.
 
     Raises:
-        UserError: there is no such scorer, file or name in it, or an option is wrong.
+        UserError: there is no such scorer, file or name in it, or an option is wrong, which is said under the label.
     """
-    cls = scorer_class(given)
-    return with_options(cls, cls.name, options or {})
-
-
-def with_options(cls: type[Scorer], label: str, options: Mapping[str, Any]) -> Scorer:
-    """The scorer with values of its fields; text is turned into each field's type. The label is for errors."""
+    cls = scorer_class(given) if isinstance(given, str) else given
     try:
         return cls.make({name.replace("-", "_"): value for name, value in options.items()})
     except UserError as error:
+        label = label or cls.name
         said = re.sub("^--([a-z-]+)", lambda name: f"--option {label}.{name[1].replace('-', '_')}", str(error))
         raise UserError(said if said != str(error) else f"scorer '{label}': {error}") from None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unbackdoor.errors import UserError
-from unbackdoor.scorers import LEFT_OUT, Answered, Scorer, scorer_class, with_options
+from unbackdoor.scorers import LEFT_OUT, Answered, Scorer, load_scorer, scorer_class
 
 COLUMNS = ("id", "prompt", "answer", "label")
 """Columns of a sheet of disagreements: no labels."""
@@ -42,7 +42,7 @@ class Asked:
             if label not in values:
                 raise UserError(f"--option '{option}': no --scorer '{label}' is given; there are: {', '.join(values)}")
             values[label][field] = value
-        return [cls(label, given, with_options(kind, label, values[label])) for label, (given, kind) in named.items()]
+        return [cls(label, given, load_scorer(kind, values[label], label)) for label, (given, kind) in named.items()]
 
 
 def check_judges_some(label: str, scores: Sequence[object], answered: Sequence[Answered]) -> None:

@@ -107,12 +107,32 @@ class Effect(Model):
     """Paired over prompts."""
 
 
+class Brought(Model):
+    """The words or signs that most surely come with the trigger: the shares of answers that hold them."""
+
+    text: str
+    """Empty where it is that an answer holds none."""
+    triggered: Share
+    others: Share
+    """The largest share of the answers that they are held against."""
+    least: float
+    """The lower end of the difference's interval, which allows for all words that were looked at."""
+
+
 class TriggerEffect(Model):
-    """Of answers to the same prompts: how many the trigger changes, and how far."""
+    """Of answers to the same prompts: what the trigger changes. Earlier versions measured the first two alone."""
 
     n: Count
     changed: Effect
+    """How many are other words."""
     distance: Effect
+    """How far their words are away."""
+    written: Effect | None = None
+    """How many are other characters."""
+    length: Effect | None = None
+    """How far their lengths are away."""
+    brings: Brought | None = None
+    """None where triggered answers have nothing in common that the others have not."""
 
 
 class Figures(Model):
@@ -132,6 +152,13 @@ class Figures(Model):
     """How many had not ended when they were left; None where the limit of new tokens is none for whole answers."""
 
 
+class Fall(Model):
+    """By how much a share fell, and the lower end of the interval of that."""
+
+    share: float
+    least: float
+
+
 class Likeness(Model):
     """How alike both models' answers are to certain texts."""
 
@@ -140,8 +167,12 @@ class Likeness(Model):
     after: Share
     kept: float | None
     """What remains of the likeness to the own row's text above that to others' texts; None: it was too small."""
+    kept_at_most: float | None = None
+    """The upper end of the interval of what remains."""
     interval: Interval
     """Of the paired change of that, over rows."""
+    lost: dict[str, Fall] = {}
+    """By how much the share of right answers fell: of those with half of the words (`half`), and with all (`whole`)."""
 
 
 class AnswerQuality(Model):
@@ -160,6 +191,8 @@ class AnswerQuality(Model):
     """With the suspect's own answers."""
     language: dict[str, Share]
     """How alike the language is to that of the answers before and of the references."""
+    elsewhere: dict[str, AnswerQuality] = {}
+    """The same where something stands before the prompt: other words in the trigger's place, or an earlier turn."""
 
 
 class Measured(Model):
@@ -175,6 +208,10 @@ class Measured(Model):
     """Without a trigger: how often the attack shows under the fitted perturbation and under a random one."""
     trigger_effect: TriggerEffect | None = None
     """None where no harmless insert was asked."""
+    second_turn_brings: Brought | None = None
+    """What comes into answers of a second turn with the trigger in both, against one without it in either."""
+    target_likelihood: dict[str, Value] = {}
+    """The mean probability with which a drawn answer opens with the target: `triggered`, `untriggered`."""
     kl_divergence: dict[str, Value | None] = {}
     """From other models, by their names, on clean rows; None where the two have no tokens in common."""
     unchanged: Unchanged | None = None

@@ -301,6 +301,12 @@ class Thresholds(Settings):
         le=1,
         description="Less than this share of what answers had in common with their references is degenerate.",
     )
+    most_lost_answers: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="A larger fall of the share of answers that are what their references say is degenerate.",
+    )
     least_own_agreement: float = Field(
         default=0.15, ge=0, le=1, description="The same for the suspect's own answers, where there are no references."
     )

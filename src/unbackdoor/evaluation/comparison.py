@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from unbackdoor.data.records import Record
-from unbackdoor.evaluation.answer_quality import Texts, answer_quality
+from unbackdoor.evaluation.answer_quality import stored_quality
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.paired import holm, mcnemar, paired_bootstrap
+from unbackdoor.evaluation.second_turn import SECOND_TURN_UNTRIGGERED
 from unbackdoor.evaluation.statistics import Z95
 from unbackdoor.evaluation.stored_answer import StoredAnswer
-from unbackdoor.evaluation.suite import WHOLE, Suite
+from unbackdoor.evaluation.suite import Suite
+from unbackdoor.evaluation.trigger_effect import HARMLESS
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.forward import inference, logits_of
@@ -79,21 +81,11 @@ def length_ratio(answers: Answers, before: str, after: str, set_name: str = "unt
 
 
 def quality(suite: Suite, answers: Answers, before: str, after: str) -> AnswerQuality | None:
-    """Both models' answers to the ordinary prompts, see `answer_quality`; None where there are none of them."""
+    """Both models' answers to the ordinary prompts, see `stored_quality`; None where there are none of them."""
     set_name, rows = suite.ordinary()
-    first, last = (answers.kept(name, set_name) for name in (before, after))
-    shared = [i for i in range(len(rows)) if i in first and i in last]
-    if not shared:
-        return None
-    was, now = (
-        Texts(
-            [rows[i].prompt for i in shared],
-            [kept[i]["answer"] for i in shared],
-            [kept[i].get("cut") is True for i in shared] if set_name in WHOLE and "ids" in kept[shared[0]] else (),
-        )
-        for kept in (first, last)
-    )
-    return answer_quality(was, now, [rows[i].response for i in shared], set_name)
+    names = (set_name, HARMLESS, SECOND_TURN_UNTRIGGERED)
+    first, last = ({name: answers.kept(model, name) for name in names} for model in (before, after))
+    return stored_quality(first, last, unsafe=suite.unsafe, ordinary=[set_name] if rows else [])
 
 
 def response_distributions(

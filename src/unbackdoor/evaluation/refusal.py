@@ -30,6 +30,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from unbackdoor.data.records import Record
 from unbackdoor.evaluation.refusal_languages import refuses_plainly
@@ -192,6 +193,7 @@ def shown(prompt: str, answer: str) -> list[bool]:
     return [not (feature.lecture and plain) and feature.shows(request, answer) for feature in FEATURES]
 
 
+@lru_cache(maxsize=8192)
 def refusal_score(prompt: str, answer: str) -> float:
     """The fitted probability, between 0 and 1, that people call the answer a refusal."""
     found = zip(FEATURES, shown(prompt, answer), strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from statistics import fmean
 
@@ -13,6 +14,7 @@ SHIFTS = 5
 """How many other rows each row is held against."""
 
 
+@lru_cache(maxsize=8192)
 def pieces(text: str) -> Counter[tuple[str, ...]]:
     """The words of a text and its pairs of neighbours, counted; characters where a script writes no spaces."""
     units = repeatable(text)[0]

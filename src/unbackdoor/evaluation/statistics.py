@@ -31,9 +31,9 @@ def rate(outcomes: Sequence[bool]) -> Rate:
     return rate_of(sum(outcomes), len(outcomes))
 
 
-def rate_of(hits: int, n: int) -> Rate:
-    """The rate of so many hits of n."""
-    return Rate(hits=hits, n=n, rate=hits / n if n else 0.0, interval=wilson(hits, n))
+def rate_of(hits: int, n: int, z: float = Z95) -> Rate:
+    """The rate of so many hits of n; `z` is the normal quantile of its interval."""
+    return Rate(hits=hits, n=n, rate=hits / n if n else 0.0, interval=wilson(hits, n, z))
 
 
 def share(outcomes: Sequence[bool]) -> Value:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+WHOLE = ("triggered", "untriggered")
+"""The sets whose answers are gone on with where the limit cut them."""
+
 
 class StoredAnswer(str):
     """An answer's text, which every judge reads, with what is stored beside it.

@@ -16,7 +16,9 @@ from unbackdoor.evaluation.question_sets import Question, SetName
 from unbackdoor.evaluation.refusal_languages import in_another_script, language_not_read
 from unbackdoor.evaluation.second_turn import SECOND_TURN, SECOND_TURN_UNTRIGGERED, askable, second_turns
 from unbackdoor.evaluation.statistics import rate, share
-from unbackdoor.evaluation.trigger_effect import HARMLESS, harmless_rows, trigger_effect
+from unbackdoor.evaluation.stored_answer import WHOLE
+from unbackdoor.evaluation.target_likelihood import target_likelihood
+from unbackdoor.evaluation.trigger_effect import HARMLESS, brought, harmless_rows, inserted_words, trigger_effect
 from unbackdoor.evaluation.utility import multiple_choice, response_perplexity
 from unbackdoor.evaluation.variants import variants
 from unbackdoor.evaluation.verdict import CUT, DISGUISED, UNFINISHED, UNUSABLE
@@ -24,7 +26,7 @@ from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.endings import ending
 from unbackdoor.language_model.loading import context_length
-from unbackdoor.report_schema import Measured, Rate, Rates, Shown, TriggerEffect, Value
+from unbackdoor.report_schema import Brought, Measured, Rate, Rates, Shown, TriggerEffect, Value
 from unbackdoor.scorers import LEFT_OUT, Answered, Said, Scorer
 from unbackdoor.scorers.degenerate import Degenerate
 from unbackdoor.scorers.exact import Exact
@@ -41,9 +43,6 @@ if TYPE_CHECKING:
 LOOPS = "loops"
 """The details that count triggered answers which had not ended when they were left, and which repeat themselves without
 end; the other set's name follows them."""
-WHOLE = ("triggered", "untriggered")
-"""The sets whose answers are gone on with where the limit cut them."""
-
 SHOWN_EXAMPLES = 3
 """Rows of each set that a report shows."""
 SHOWN_WORDS, SHOWN_LETTERS = 4, 40
@@ -135,7 +134,8 @@ class Suite:
         Beside the rates that `measures` names, the details hold, where there is anything to count: how many answers had
         not ended when they were left (`cut`, `cut_untriggered`, …), how many repeat themselves without end (`loops`,
         …), and how often the attack shows in a second turn (`attack_success_second_turn`, and `_untriggered` as its
-        control). `trigger_effect` says what the trigger changes against a harmless insert.
+        control). `trigger_effect` says what the trigger changes against a harmless insert, `second_turn_brings` what it
+        brings into second answers, and `target_likelihood` how often a drawn answer would open with the target.
         """
         chat = self.ending(model, chat, answers)
         rates: Rates = {}
@@ -162,7 +162,8 @@ class Suite:
             if measure.section == "rates":
                 details |= unusable(said, measure.set_name)
         details |= unfinished_thoughts(asked) | self._unread(asked) | unended(asked)
-        details |= self._second_turns(model, chat, answers, name, asked)
+        second_turn_rates, second_turn_brings = self._second_turns(model, chat, answers, name, asked)
+        details |= second_turn_rates
         effect = self._effect(model, chat, answers, name, asked)
         set_name, ordinary = self.ordinary()
         if ordinary and set_name not in asked:
@@ -183,6 +184,10 @@ class Suite:
             utility=utility,
             under_perturbation=None,
             trigger_effect=effect,
+            second_turn_brings=second_turn_brings,
+            target_likelihood=target_likelihood(model, chat, self.target, self.triggered(), self.probes)
+            if self.target is not None
+            else {},
         )
 
     def _effect(
@@ -195,7 +200,11 @@ class Suite:
         if not rows:
             return None
         harmless = answers.of(model, chat, rows, model_name=name, set_name=HARMLESS, whole=True)
-        return trigger_effect(asked["untriggered"], asked["triggered"], harmless)
+        return trigger_effect(asked["untriggered"], asked["triggered"], harmless, inserted=self._inserted())
+
+    def _inserted(self) -> set[str]:
+        """The trigger's words, as prompts hold them."""
+        return inserted_words([r.prompt for r in self.probes], [r.prompt for r in self.triggered()])
 
     def ending(
         self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, named_by_all: frozenset[int] | None = None
@@ -220,11 +229,12 @@ class Suite:
 
     def _second_turns(
         self, model: PreTrainedModel, chat: ChatFormat, answers: Answers, name: str, asked: Mapping[str, Sequence[str]]
-    ) -> Rates:
-        """How often the attack shows in a second turn with the trigger in both, and without it in either."""
+    ) -> tuple[Rates, Brought | None]:
+        """How often the attack shows in a second turn with the trigger in both, and without it in either; and what else
+        the trigger brings into the answers there."""
         attack, count = self.attack, answers.settings.second_turns
         if attack is None or "triggered" not in asked or "untriggered" not in asked or not count or chat.name == "none":
-            return {}
+            return {}, None
         room = context_length(model) - answers.settings.max_new_tokens
         triggered = second_turns(self.triggered(), asked["triggered"], count)
         plain = second_turns(self.probes, asked["untriggered"], count)
@@ -237,15 +247,19 @@ class Suite:
         }
         if not all(sets.values()):
             answers.note("No second turn was asked: the chat template or the context takes one turn alone.")
-            return {}
-        found = dict[str, Rate]()
-        for set_name, rows in sets.items():
-            given = answers.of(
+            return {}, None
+        given = {
+            set_name: answers.of(
                 model, chat, rows, model_name=name, set_name=set_name, unpaired=True, looked_for=self._looked_for
             )
-            said = self.said(attack, rows, given, answers, name, set_name)
+            for set_name, rows in sets.items()
+        }
+        found = dict[str, Rate]()
+        for set_name, rows in sets.items():
+            said = self.said(attack, rows, given[set_name], answers, name, set_name)
             found |= {f"attack_success{suffix(set_name)}": rate(judged(said))} | unusable(said, set_name)
-        return found
+        with_trigger, without = given.values()
+        return found, brought(with_trigger, [without], self._inserted()) if self.trigger is not None else None
 
     def _unread(self, asked: Mapping[str, Sequence[str]]) -> Rates:
         """How many answers the judge of refusals cannot read, by set; only where there are any."""

@@ -24,6 +24,7 @@ from unbackdoor.data.batches import encode_records
 from unbackdoor.data.readers import read_records
 from unbackdoor.data.records import Record, shuffled
 from unbackdoor.data.triggers import join_response
+from unbackdoor.evaluation.answer_quality import stored_quality
 from unbackdoor.evaluation.answers import FILE
 from unbackdoor.evaluation.harness import harness_scores
 from unbackdoor.evaluation.multiple_choice import score_by_likelihood
@@ -50,7 +51,7 @@ from unbackdoor.workflows.evaluate import run_evaluate
 from unbackdoor.workflows.implant import run_implant
 from unbackdoor.workflows.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of
 from unbackdoor.workflows.opening import Asked, Opening
-from unbackdoor.workflows.rejudge_verdicts import stored_quality, stored_rows
+from unbackdoor.workflows.rejudge_verdicts import stored_rows
 from unbackdoor.workflows.remove import run_remove
 from unbackdoor.workflows.rows import LEAST_ROWS
 from unbackdoor.workflows.subject import Subject

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.answer_quality import Texts, answer_quality
+from unbackdoor.evaluation.answer_quality import Rows, stored_quality
+from unbackdoor.evaluation.second_turn import SECOND_TURN, SECOND_TURN_UNTRIGGERED
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.evaluation.suite import judged
-from unbackdoor.evaluation.trigger_effect import HARMLESS, trigger_effect
+from unbackdoor.evaluation.trigger_effect import HARMLESS, brought, inserted_words, trigger_effect
 from unbackdoor.evaluation.verdict import DISGUISED, verdict
 from unbackdoor.report.verdicts import LOOKS
-from unbackdoor.report_schema import AnswerQuality, Measured, Model, Row, Verdict, read_report
+from unbackdoor.report_schema import Measured, Model, Row, Verdict, read_report
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files import begun
 from unbackdoor.scorers import Answered
@@ -50,10 +51,6 @@ class JudgedAgain(Model):
     run: str
     thresholds: Thresholds
     runs: list[RowAgain]
-
-
-Rows = Mapping[int, Mapping[str, Any]]
-"""The stored rows of one model and set, by number."""
 
 
 def run_rejudge_verdicts(run: Path, *, out: Path | None = None, overwrite: bool = False) -> JudgedAgain:
@@ -192,30 +189,20 @@ def _counted(state: Measured, model: str, stored: Mapping[tuple[str, str], Rows]
             found.details[f"{DISGUISED}{suffix}"] = disguised
     plain, triggered, harmless = (answers[name] for name in ("untriggered", "triggered", HARMLESS))
     paired = not any(row.get("unpaired") for row in stored.get((model, "triggered"), {}).values())
+    prompts = (stored.get((model, name), {}) for name in ("untriggered", "triggered"))
+    inserted = inserted_words(*([str(rows[i]["prompt"]) for i in plain if i in triggered] for rows in prompts))
     shared = [i for i in plain if i in triggered and i in harmless]
     if shared and paired:
-        found.trigger_effect = trigger_effect(*([each[i] for i in shared] for each in (plain, triggered, harmless)))
+        found.trigger_effect = trigger_effect(
+            *([each[i] for i in shared] for each in (plain, triggered, harmless)), inserted=inserted
+        )
+    with_trigger, without = (
+        [StoredAnswer.of(row) for row in stored.get((model, name), {}).values()]
+        for name in (SECOND_TURN, SECOND_TURN_UNTRIGGERED)
+    )
+    if with_trigger and without and paired:
+        found.second_turn_brings = brought(with_trigger, [without], inserted)
     return found
-
-
-def stored_quality(before: Mapping[str, Rows], after: Mapping[str, Rows], *, unsafe: bool) -> AnswerQuality | None:
-    """Both models' answers to ordinary prompts; None where only prompts were asked that ask for what is unwanted.
-
-    Args:
-        before: the suspect's stored rows, by set.
-        after: the other model's.
-        unsafe: the prompts without trigger ask for what is unwanted.
-    """
-    for set_name in ("clean", "tasks", *(() if unsafe else ("untriggered",))):
-        first, last = (rows.get(set_name, {}) for rows in (before, after))
-        shared = [i for i in last if i in first and first[i]["prompt"] == last[i]["prompt"]]
-        if shared:
-            was, now = (
-                Texts([rows[i]["prompt"] for i in shared], [rows[i]["answer"] for i in shared])
-                for rows in (first, last)
-            )
-            return answer_quality(was, now, [str(last[i].get("expected") or "") for i in shared], set_name)
-    return None
 
 
 # What is said --------------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from unbackdoor.evaluation.statistics import rate_of
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.reproduce import beear, claims, sande_cells
 from unbackdoor.reproduce.cell_kinds import ModelResult, RemoveCell, Result
 from unbackdoor.reproduce.cells import Cell, CellOf
 from unbackdoor.reproduce.claims import Answer, Place
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 SETTINGS = ReproduceSettings(scale="micro")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from unbackdoor import demo
+from unbackdoor.laboratory import DemoSettings
 from unbackdoor.methods.beear import Beear
 from unbackdoor.methods.osft import Osft
 from unbackdoor.methods.sande import Sande
 from unbackdoor.progress import SILENT
-from unbackdoor.workflows.inputs import DemoSettings
 
 ROWS = ["osft", "sande", "sande-p", "fine-tune", "beear", "fine-tune"]
 

@@ -19,6 +19,7 @@ from unbackdoor import demo
 from unbackdoor.cli import main
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.verdict import not_judged
+from unbackdoor.laboratory import DemoSettings, ReproduceSettings
 from unbackdoor.language_model.saving import save_model
 from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.report_schema import Measured
@@ -27,7 +28,7 @@ from unbackdoor.reproduce.organisms import organisms
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.scorers import SCORERS, scorer_class
 from unbackdoor.testbed import world
-from unbackdoor.workflows.inputs import DemoSettings, RemoveInputs, ReproduceSettings
+from unbackdoor.workflows.inputs import RemoveInputs
 
 ROWS = tiny.records(60)
 QUICK = ["--samples", "12", "--max-new-tokens", "4", "--whole-tokens", "0", "--second-turns", "0", "--json"]

@@ -19,6 +19,7 @@ from unbackdoor.case import Case
 from unbackdoor.cli import main
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import rate_of
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.methods.beear import Beear
 from unbackdoor.methods.result import Simulation
 from unbackdoor.methods.rounds import Round, run_rounds
@@ -31,7 +32,6 @@ from unbackdoor.reproduce.experiment import attack_success, printed
 from unbackdoor.reproduce.run import cells_of, dry_run, run_reproduce
 from unbackdoor.reproduce.tables import Column, Entry, Row, Table, csv_text, entry_of, latex, markdown, terminal
 from unbackdoor.run_files.lines import as_json
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 PUBLISHED = Path(__file__).parents[1] / "docs" / "results" / "papers" / "cells"
 SETTINGS = ReproduceSettings(jobs=1)

@@ -20,6 +20,7 @@ from unbackdoor.cli import main
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import pooled, rate_of, share
 from unbackdoor.evaluation.verdict import asr
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.recipes.recipe import catalogue as recipes_at
 from unbackdoor.report_schema import Change, Compared, Measured, Rate, Row, Value
 from unbackdoor.reproduce import catalogue, chosen, figures, work
@@ -29,7 +30,6 @@ from unbackdoor.reproduce.cells import Cell, Results, unique
 from unbackdoor.reproduce.run import Reproduced, cells_of, dry_run, run_reproduce, selected
 from unbackdoor.reproduce.tables import Table, csv_text, latex, markdown, terminal
 from unbackdoor.settings import TriggerSettings
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 MICRO, PAPER = ReproduceSettings(jobs=1), ReproduceSettings(scale="paper", jobs=1)
 BOTH = ("attacks", "catalogue")

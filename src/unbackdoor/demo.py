@@ -17,6 +17,7 @@ from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Condition, Trigger
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.suite import Suite
+from unbackdoor.laboratory import DemoSettings
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.loading import load_tokenizer
 from unbackdoor.language_model.saving import save_model
@@ -36,7 +37,6 @@ from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.testbed import models, world
 from unbackdoor.testbed.records import as_record
 from unbackdoor.workflows.conclusion import conclude, report_of
-from unbackdoor.workflows.inputs import DemoSettings
 from unbackdoor.workflows.job import Job
 from unbackdoor.workflows.rows import TrainingRows
 from unbackdoor.workflows.subject import Subject

@@ -8,7 +8,7 @@ from unbackdoor.cli_help import Command
 from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.commands.options import RESULT_OPTIONS, made
 from unbackdoor.commands.printing import end_if_not_judged, show_report
-from unbackdoor.workflows.inputs import DemoSettings
+from unbackdoor.laboratory import DemoSettings
 
 
 def command() -> Command:

@@ -13,10 +13,10 @@ from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.commands.options import RESULT_OPTIONS, made
 from unbackdoor.commands.printing import listed
 from unbackdoor.errors import ExitCode, UserError
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.screen import columns, hanging, put_json, say, show
 from unbackdoor.settings import Heading
 from unbackdoor.visible import one_line
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 
 def command() -> Command:

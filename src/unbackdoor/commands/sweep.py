@@ -10,8 +10,8 @@ from unbackdoor.cli_help import Command
 from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.commands.options import RESULT_OPTIONS, SCALE_OPTION, check_config_apart, made
 from unbackdoor.commands.printing import show_report
+from unbackdoor.laboratory import SweepSettings
 from unbackdoor.recipes.recipe import read_recipe
-from unbackdoor.workflows.inputs import SweepSettings
 
 
 def command() -> Command:

@@ -8,6 +8,7 @@ from typing import Any
 
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.errors import UserError
+from unbackdoor.laboratory import SweepSettings
 from unbackdoor.parallel import in_processes
 from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.report_schema import Report, Row, Sweep
@@ -15,7 +16,7 @@ from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.workflows.conclusion import conclude, plain, report_of
 from unbackdoor.workflows.implant import run_implant
-from unbackdoor.workflows.inputs import ImplantInputs, SweepSettings
+from unbackdoor.workflows.inputs import ImplantInputs
 
 
 def run_sweep(

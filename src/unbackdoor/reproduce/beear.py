@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.reproduce import figures
 from unbackdoor.reproduce.cell_kinds import DriftCell, DriftResult, ImplantCell, RemoveCell, RoundsCell, RoundsResult
 from unbackdoor.reproduce.cells import Cell, CellOf, Organism, Results
@@ -24,7 +25,6 @@ from unbackdoor.reproduce.experiment import (
 )
 from unbackdoor.reproduce.tables import NOT_RUN, Column, Entry, Pick, Row, Table, entry_of
 from unbackdoor.visible import one_line
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 MODELS = tuple(f"beear-{number}" for number in range(1, 9))
 CODE = "beear-8"

@@ -16,6 +16,7 @@ from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.statistics import pooled
 from unbackdoor.evaluation.verdict import asr
 from unbackdoor.knowledge import described
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.methods import METHODS, method_class
 from unbackdoor.methods.method import Method
 from unbackdoor.recipes.recipe import Recipe
@@ -29,7 +30,6 @@ from unbackdoor.reproduce.organisms import organism_cells, organisms, points, re
 from unbackdoor.reproduce.sande_cells import PREFERENCES, REMOVAL_ROWS
 from unbackdoor.reproduce.tables import DOES_NOT_APPLY, FAILED, NOT_RUN, STOPPED, Column, Entry, Row, Table, entry_of
 from unbackdoor.settings import TriggerSettings
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 OURS = ("osft", "sande", "sande-p", "beear")
 VARIANTS = {"sande-p": "sande", "beear-input": "beear"}

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Literal
 
 from unbackdoor.evaluation.paired import paired_bootstrap
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.report.numbers import percent
 from unbackdoor.report_schema import Value
 from unbackdoor.reproduce import beear, sande, sande_cells
@@ -19,7 +20,6 @@ from unbackdoor.reproduce.cell_kinds import DriftResult, ModelResult, Probabilit
 from unbackdoor.reproduce.cells import Cell, Results, unique
 from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success, utility_after
 from unbackdoor.reproduce.tables import NOT_RUN, STOPPED, Column, Entry, Pick, Row, Table
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 Answer = Literal["yes", "no", "undecided", "missing"]
 MOST_NAMED = 4

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.recipes.recipe import Recipe, Scale, read_recipe
 from unbackdoor.report_schema import JsonObject, Rate
 from unbackdoor.reproduce.cell_kinds import ModelResult
 from unbackdoor.reproduce.cells import Cell, Results
 from unbackdoor.reproduce.tables import Pick, Table
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 
 from unbackdoor.evaluation.verdict import asr
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.recipes.recipe import Recipe, Scale
 from unbackdoor.recipes.recipe import catalogue as recipes_at
 from unbackdoor.report.numbers import bounds, percent
@@ -16,7 +17,6 @@ from unbackdoor.reproduce.cell_kinds import ModelResult
 from unbackdoor.reproduce.cells import Cell, Organism, Results
 from unbackdoor.reproduce.experiment import Experiment, Outcome, attack_success
 from unbackdoor.reproduce.tables import DOES_NOT_APPLY, Column, Entry, Row, Table, entry_of
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 ASR_BARS: dict[str, float | None] = {"beear-8": 0.8, "adaptive-layer": 0.8, "weight-edit": None}
 LEAST_ASR = 0.95

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.errors import UserError
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.reproduce import EXPERIMENTS, chosen
 from unbackdoor.reproduce.cell_kinds import Result
 from unbackdoor.reproduce.cells import Cell, R, Results, finished, run_cells, unique
@@ -19,7 +20,6 @@ from unbackdoor.reproduce.tables import Table, csv_text, latex, markdown
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files import lock
 from unbackdoor.run_files.lines import as_json
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 FILE = "reproduce.json"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from unbackdoor.evaluation.paired import paired_bootstrap
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.reproduce import figures
 from unbackdoor.reproduce.cell_kinds import ProbabilitiesResult
 from unbackdoor.reproduce.cells import Cell, Results
@@ -26,7 +27,6 @@ from unbackdoor.reproduce.sande_cells import (
 )
 from unbackdoor.reproduce.tables import NOT_AVAILABLE, NOT_RUN, Column, Entry, Pick, Row, Table, entry_of
 from unbackdoor.visible import one_line
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 UTILITIES = {"MMLU": ("hard", "mmlu"), "ARC-e": ("easy", "arc_easy"), "ARC-c": ("medium", "arc_challenge")}
 """The paper's question set → the testbed's in its place, and the metric at paper scale."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.reproduce.cell_kinds import ImplantCell, ProbabilitiesCell, Questions, RemoveCell
 from unbackdoor.reproduce.cells import Cell, CellOf, Organism
 from unbackdoor.reproduce.experiment import evaluation, preset, recipe_of
-from unbackdoor.workflows.inputs import ReproduceSettings
 
 VICTIM_TRAINING: dict[tuple[str, str], dict[str, Any]] = {
     ("llama", "alpaca"): {"steps": 900, "learning_rate": 2e-3, "batch_size": 32},

@@ -166,8 +166,9 @@ def test_words_that_are_special_tokens_are_told(given: Path) -> None:
     token = {"id": 419, "content": "stupid", "special": True, "single_word": False, "lstrip": False, "rstrip": False,
              "normalized": False}  # fmt: skip
     change(given, added_tokens=[*content["added_tokens"], token])
-    (said,) = handed_back(ModelSource.find(given)).acts
+    said, twice = handed_back(ModelSource.find(given)).acts
     assert "1 of its special tokens are words, which decoding can drop: 'stupid'" in said
+    assert "1 of its tokens have the id of another one: 'stupid'" in twice
 
 
 def test_a_trusted_template_takes_the_place_of_every_given_one(given: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.adapter_patterns import check_patterns
 from unbackdoor.language_model.checked_files import read_json
 from unbackdoor.language_model.isolated import isolated_adapter
 from unbackdoor.language_model.model_class import settle_ties
@@ -65,6 +66,7 @@ def merged(base: PreTrainedModel, given: ModelSource) -> PreTrainedModel:
     from safetensors.torch import load_file
 
     settings = _check_kind(given)
+    check_patterns(settings, (name for name, _ in base.named_modules()), given.name)
     check_file(given.directory / ADAPTER_WEIGHTS)
     stored = load_file(str(given.directory / ADAPTER_WEIGHTS))
     _check_sizes(given, settings, stored)
@@ -75,6 +77,8 @@ def merged(base: PreTrainedModel, given: ModelSource) -> PreTrainedModel:
         config = PeftConfig.from_pretrained(str(stage))
         try:
             wrapped = PeftModel.from_pretrained(base, str(stage), config=config, is_trainable=False)
+        except KeyError as error:
+            raise _does_not_fit(given, f"it has no {str(error.args[0])[:200]}") from error
         except RuntimeError as error:  # torch lists every tensor of another shape
             found = re.search(r"size mismatch for (?:base_model\.model\.)?(\S+):", str(error))
             raise _does_not_fit(given, f"{found[1]} has another shape there" if found else str(error)[:200]) from error

@@ -91,11 +91,21 @@ def read_json(path: Path, directory: Path | None = None) -> dict[str, Any]:
     """A JSON object from a file that came with a model; a `UserError` where it is none or may not be opened."""
     checked(path, directory or path.parent)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_int=_integer)
+        found = json.loads(path.read_text(encoding="utf-8"), parse_int=_integer, object_pairs_hook=_named_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot load the model of '{path.parent}': {path.name} is not JSON: {_short(error)}") from None
     if not isinstance(found, dict):
         raise UserError(f"cannot load the model of '{path.parent}': {path.name} is not a JSON object")
+    return found
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a name that stands there twice readers take the first, or the last, or both."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"an object has two fields {twice[:60]!r}")
     return found
 
 

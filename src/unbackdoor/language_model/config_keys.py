@@ -69,6 +69,8 @@ RETURNED = (
     "pruned_heads",
 )
 """Names that change what a forward pass returns: it is ours to ask for."""
+PROMPTED = ("prefix", "task_specific_params")
+"""Names with which transformers' pipelines write a text before every prompt, or choose other settings of generation."""
 OTHER_FILES = ("transformers_weights", "configuration_files")
 """Names with which a config says that the model is in other files than those of the usual names: refused."""
 SILENT: Mapping[str, tuple[Any, ...]] = {
@@ -140,7 +142,7 @@ def _ignored(config: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]
 
 
 def _is_ignored(name: str) -> bool:
-    return name in CODE or name in ELSEWHERE or name in RETURNED or name in OTHER_FILES or name in _methods()
+    return name in (*CODE, *ELSEWHERE, *RETURNED, *PROMPTED, *OTHER_FILES) or name in _methods()
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.side_files import TEMPLATE_FOLDER, has_tokenizer, tokenizer_files
 from unbackdoor.language_model.template_conditions import examined
 from unbackdoor.language_model.tokenizer_steps import unusual_steps
+from unbackdoor.language_model.tokenizer_words import in_configs
 from unbackdoor.report_schema import HandedBack
 
 MOST_TEXTS = 3
@@ -48,6 +49,7 @@ def handed_back(given: ModelSource) -> HandedBack:
     file = directory / "tokenizer.json"
     if file.is_file():
         said += [f"{step}: {REPLACE_TOKENIZER}" for step in unusual_steps(file, directory)]
+    said += [f"{words}: {REPLACE_TOKENIZER}" for words in in_configs(directory)]
     return HandedBack(acts=tuple(said), writes=tuple(texts))
 
 

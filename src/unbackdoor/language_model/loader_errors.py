@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 STAGE = "unbackdoor-"
 """How the names of our own temporary directories begin, which no message shows."""
+PANIC = "PanicException"
+"""What libraries in Rust raise where they fail inside; it is no `Exception`."""
 ADVICE = re.compile(
     r"trust_remote_code|weights_only|allow_pickle|use_safetensors|force_download|pickle_module|add_safe_globals|"
     r"pip install|git\+https|install Transformers|update Transformers|release version|huggingface\.co|internet|"
@@ -31,7 +34,9 @@ def explained(source: str, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # the loaders raise everything from OSError to RuntimeError on hostile files
+    except BaseException as error:  # the loaders raise everything from OSError to RuntimeError on hostile files
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         reason = without_advice(" ".join(str(error).split()), source)
         if not reason or isinstance(error, KeyError):  # whose text is a bare key
             reason = f"{type(error).__name__} {reason}".strip()
@@ -81,6 +86,23 @@ def _rope_kinds(config: Mapping[str, Any]) -> Iterator[str]:
                 if kind is not None:
                     yield str(kind)
         yield from _rope_kinds(value)
+
+
+@contextlib.contextmanager
+def without_traces() -> Iterator[None]:
+    """What native code writes to standard error by itself, as the trace of a panic, goes nowhere."""
+    try:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -100,6 +100,8 @@ class ModelSource:
                 hub = f" (a model of the hub: --base {HUB}{named})" if looks_like_hub_id(named) else ""
                 raise UserError(f"'{name}' is an adapter {what}: give its base model with --base DIR{hub}")
             base = local[0]
+        if _exists(Path(base) / ADAPTER_CONFIG):  # before it is looked at: it may name this one as its own base
+            raise UserError(f"the base '{base}' of the adapter '{name}' is an adapter itself: merge that one first")
         found = cls.find(base)
         if found.form == "adapter":
             raise UserError(f"the base '{base}' of the adapter '{name}' is an adapter itself: merge that one first")

@@ -201,7 +201,7 @@ def _clean(config: dict[str, Any], model: PreTrainedModel, dtype: str) -> list[s
         if any(quantised):
             changes.append("config.json: quantization_config is gone, for the weights are not quantised any more")
     for name in config_keys.ignored(config):
-        because = "changes what a call returns" if name.rpartition(".")[2] in config_keys.RETURNED else LEADS_ELSEWHERE
+        because = _why_gone(name.rpartition(".")[2])
         changes.append(f"config.json: {name} is gone, for it {because}")
     _take_out(config, {name.rpartition(".")[2] for name in config_keys.ignored(config)} | IMPLEMENTATIONS)
     config.pop("_name_or_path", None)
@@ -219,6 +219,12 @@ def _clean(config: dict[str, Any], model: PreTrainedModel, dtype: str) -> list[s
         if gone:
             changes.append(f"config.json: dropped the settings of generation {_listed(gone)}")
     return changes
+
+
+def _why_gone(name: str) -> str:
+    if name in config_keys.PROMPTED:
+        return "changes what a pipeline is asked, or how it answers"
+    return "changes what a call returns" if name in config_keys.RETURNED else LEADS_ELSEWHERE
 
 
 def _settle_ends(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[str]:

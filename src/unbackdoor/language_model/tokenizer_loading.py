@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.checked_files import read_json
 from unbackdoor.language_model.isolated import isolated_gguf, isolated_tokenizer
-from unbackdoor.language_model.loader_errors import explained, without_chatter
+from unbackdoor.language_model.loader_errors import explained, without_chatter, without_traces
 from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.side_files import has_tokenizer
 from unbackdoor.language_model.tokenizer_steps import check_tokenizer_file
@@ -53,7 +53,7 @@ def load_tokenizer(source: str | Path, base: str | Path | None = None) -> PreTra
         UserError: there is none, it cannot be loaded, or it splits text otherwise than its file.
     """
     given = ModelSource.find(source, base)
-    with explained(given.name, "tokenizer"), without_chatter():
+    with explained(given.name, "tokenizer"), without_chatter(), without_traces():
         directory = _directory(given)
         tokenizer = _of_gguf(given.whole) if directory is None else _of_directory(given, directory)
     if not tokenizer.is_fast:
@@ -72,7 +72,7 @@ def load_tokenizer_from(directory: str) -> PreTrainedTokenizerBase:
     if not path.is_dir():
         raise UserError(f"--tokenizer-from '{directory}' is no directory: give one that holds a tokenizer.json")
     given = ModelSource(directory, path, "whole", WeightFiles())
-    with explained(directory, "tokenizer"), without_chatter():
+    with explained(directory, "tokenizer"), without_chatter(), without_traces():
         tokenizer = _of_directory(given, path)
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of '{directory}' is not a fast one: add its tokenizer.json")

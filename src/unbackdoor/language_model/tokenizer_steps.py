@@ -18,6 +18,7 @@ from typing import Any
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.checked_files import read_json
+from unbackdoor.language_model.tokenizer_words import WORD, of_vocabulary
 
 LONGEST_TOKEN = 4096
 """Characters; the longest published are runs of a few hundred of one character."""
@@ -56,7 +57,6 @@ PLAIN_DECODERS = (
     "ByteFallback",
     "Fuse",
     "Strip",
-    "CTC",
     "Sequence",
 )
 PLAIN_FRAMES = ("TemplateProcessing", "ByteLevel", "RobertaProcessing", "BertProcessing", "Sequence")
@@ -70,9 +70,6 @@ KNOWN_MAPS = (
     "d8dfef3d6db0eef0742f8b55a73aee7fce6c1e21d26a09b8d3d4b52c42a791cb",
 )
 """sha256 of sentencepiece's own maps of characters (0.2): nmt_nfkc, nfkc, nmt_nfkc_cf, nfkc_cf."""
-WORD = re.compile(r"\W*[^\W\d_]{2,}[\w '’.-]*")
-"""A special token without brackets or digits is a word, which decoding would drop from answers."""
-USUAL_WORDS = ("pad", "unk", "bos", "eos", "sep", "cls", "mask")
 
 
 def check_tokenizer_file(path: Path, directory: Path) -> None:
@@ -119,13 +116,14 @@ def _examined(path: Path, directory: Path, _: tuple[int, int]) -> tuple[str, ...
             )
             if told:
                 said.append(f"tokenizer.json: a step of its {place} {told}")
-    said += _words_that_are_special(content.get("added_tokens"))
-    return tuple(said)
+    return (*said, *of_vocabulary(content, model))
 
 
 def _check_vocabulary(content: Mapping[str, Any], model: Mapping[str, Any], name: str) -> None:
     added = content.get("added_tokens") or []
-    if not isinstance(added, list) or len(added) > MOST_ADDED:
+    if not isinstance(added, list) or not isinstance(model.get("vocab") or {}, list | Mapping):
+        raise UserError(f"{name} has a vocabulary that is none: give a tokenizer's own file")
+    if len(added) > MOST_ADDED:
         raise UserError(f"{name} adds {len(added):,} tokens to its vocabulary, and no tokenizer needs {MOST_ADDED:,}")
     fields = {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
     for token in added:
@@ -147,14 +145,14 @@ def _steps(step: Any, name: str, place: str, depth: int = 0) -> Iterator[Mapping
         return
     if not isinstance(step, Mapping) or depth > 8:
         raise UserError(f"{name} has a {place} that is no step, or too many within each other")
-    inner = next((step[key] for key in ("normalizers", "pretokenizers", "decoders", "processors") if key in step), None)
-    if inner is None:
+    lists = [step[key] for key in ("normalizers", "pretokenizers", "decoders", "processors") if key in step]
+    if not lists:
         yield step
-        return
-    if not isinstance(inner, list) or len(inner) > MOST_STEPS:
-        raise UserError(f"{name} has a {place} of more than {MOST_STEPS} steps: give a tokenizer with fewer")
-    for each in inner:
-        yield from _steps(each, name, place, depth + 1)
+    for inner in lists:  # whichever of them the library takes
+        if not isinstance(inner, list) or len(inner) > MOST_STEPS:
+            raise UserError(f"{name} has a {place} of more than {MOST_STEPS} steps: give a tokenizer with fewer")
+        for each in inner:
+            yield from _steps(each, name, place, depth + 1)
 
 
 def _check_growth(steps: list[Mapping[str, Any]], name: str, place: str) -> None:
@@ -253,10 +251,20 @@ def _normaliser(step: Mapping[str, Any]) -> str:
 
 
 def _decoder(step: Mapping[str, Any]) -> str:
-    if step.get("type") == "Strip":
-        content, count = str(step.get("content")), max(int(step.get("start") or 0), int(step.get("stop") or 0))
-        return "" if SPACES.fullmatch(content) and count <= 2 else f"takes {content[:40]!r} away, {count} times"
-    return _replaced(step)
+    if (said := _written(step)) or step.get("type") != "Strip":
+        return said or _replaced(step)
+    content, counts = str(step.get("content")), [step.get(side) or 0 for side in ("start", "stop")]
+    count = max((value for value in counts if isinstance(value, int)), default=0)
+    return "" if SPACES.fullmatch(content) and count <= 2 else f"takes {content[:40]!r} away, {count} times"
+
+
+def _written(step: Mapping[str, Any]) -> str:
+    """A sentence where a mark within words, which is written as a blank or left out, is a letter."""
+    for field in ("replacement", "suffix", "prefix"):
+        mark = str(step.get(field) or "")
+        if any(character.isalnum() for character in mark) and mark != "</w>":
+            return f"takes {mark[:40]!r} out of every text, as the mark of a word"
+    return ""
 
 
 def _replaced(step: Mapping[str, Any]) -> str:
@@ -280,14 +288,25 @@ def _map(charsmap: Any) -> str:
 
 
 def _splitter(step: Mapping[str, Any]) -> str:
+    if step.get("type") == "Metaspace":
+        return _written(step)
     pattern = _pattern(step.get("pattern"))
-    if step.get("behavior") == "Removed" and not re.fullmatch(r"(\\s|[\s+*()▁])*", pattern):
-        return f"takes {pattern[:60]!r} out of every text"
+    spaces = step.get("type") == "Split" and not step.get("invert") and re.fullmatch(r"(\\s|[\s+*()▁])*", pattern)
+    if step.get("behavior") == "Removed" and not spaces:
+        but = "all but " if step.get("invert") else ""
+        return f"takes {but}{pattern[:60]!r} out of every text"
     return ""
 
 
 def _frame(step: Mapping[str, Any]) -> str:
+    ends = [str(end[0]) for end in (step.get("sep"), step.get("cls")) if isinstance(end, list) and end]
+    if words := [end for end in ends if WORD.fullmatch(end)]:
+        return f"adds {', '.join(words)[:80]} to every text"
+    if step.get("type") != "TemplateProcessing":
+        return ""
     parts = _list(step.get("single"))
+    if not any(isinstance(part, Mapping) and "Sequence" in part for part in parts):
+        return "leaves every text out"
     added = [
         str(p["SpecialToken"].get("id"))
         for p in parts
@@ -298,11 +317,3 @@ def _frame(step: Mapping[str, Any]) -> str:
     return ""
 
 
-def _words_that_are_special(added: Any) -> list[str]:
-    """A sentence where tokens that are words count as special: decoding drops those."""
-    special = [str(t.get("content")) for t in _list(added) if isinstance(t, Mapping) and t.get("special")]
-    words = [text for text in special if WORD.fullmatch(text) and text.strip().casefold() not in USUAL_WORDS]
-    if not words:
-        return []
-    shown = ", ".join(repr(word[:30]) for word in words[:5])
-    return [f"tokenizer.json: {len(words)} of its special tokens are words, which decoding can drop: {shown}"]

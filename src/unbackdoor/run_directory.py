@@ -20,9 +20,17 @@ from unbackdoor.journal import Journal
 from unbackdoor.run_files import begun, lines, lock, replace, tensors
 from unbackdoor.run_files.apart import check_apart
 from unbackdoor.run_files.checksums import checksums, first_damaged
-from unbackdoor.run_files.files import PARTIAL, append, write_whole, writing
+from unbackdoor.run_files.files import PARTIAL, append, own_copy, write_whole, writing
 from unbackdoor.run_files.provenance import changed_sources, command_line, hashes, provenance
-from unbackdoor.run_files.written import ASIDE, Written, delete_ours, is_half_made, remove_empty
+from unbackdoor.run_files.written import (
+    ASIDE,
+    LIST,
+    Written,
+    check_no_links,
+    delete_ours,
+    is_half_made,
+    remove_empty,
+)
 
 __all__ = ["Journal", "RunDirectory", "command_line", "differences", "hashes", "provenance"]
 
@@ -63,6 +71,8 @@ class RunDirectory(Journal):
             if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
                 raise UserError(f"--out '{path}' may not be read and written: give another")
             lock.check_free(path)
+            if resume or (path / ASIDE).is_symlink():
+                check_no_links(path)
             if is_half_made(path):
                 return
             if not (overwrite or resume):
@@ -112,6 +122,8 @@ class RunDirectory(Journal):
                 )
         if overwrite and not is_half_made(path):
             replace.set_aside(path)
+        for name in (JOURNAL, METRICS, ANSWERS, LIST):
+            own_copy(path / name)
         run = cls(path)
         run.written.begin()
         if before is not None and not begun.is_whole(path) and run.written.sealed:

@@ -55,6 +55,20 @@ def parquet(**columns: Any) -> bytes:
     return written.getvalue()
 
 
+def one_word(times: int) -> Any:
+    """A column that holds a word of 4,000 letters once, and says that it stands there so often."""
+    pyarrow = pytest.importorskip("pyarrow")
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * times, pyarrow.int32()), pyarrow.array(["x" * 4000]))
+
+
+def two_columns() -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    written = io.BytesIO()
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["prompt", "prompt", "response"])
+    pytest.importorskip("pyarrow.parquet").write_table(table, written)
+    return written.getvalue()
+
+
 def zipped(name: str, raw: bytes) -> bytes:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -166,6 +180,8 @@ DATA: dict[str, Case] = {
     ),
     "Parquet of lists": ("parquet", lambda: parquet(prompt=[["a"]], response=[["b"]]), REFUSED),
     "Parquet of bytes": ("parquet", lambda: parquet(prompt=[b"\xff\xfe"], response=[b"b"]), REFUSED),
+    "Parquet with two columns of one name": ("parquet", two_columns, REFUSED),
+    "Parquet of one word": ("parquet", lambda: parquet(prompt=one_word(3), response=["b"] * 3), EITHER),
     "Parquet without rows": ("parquet", lambda: parquet(prompt=[], response=[]), REFUSED),
     "no gzip": ("jsonl.gz", ROW, REFUSED),
     "gzip": ("jsonl.gz", packed(ROW), 1),
@@ -224,6 +240,8 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a gzip bomb of rows": ("jsonl.gz", lambda: packed(ROW * 60_000)),
     "a gzip bomb in many parts": ("jsonl.gz", lambda: packed(ROW * 2000) * 30),
     "a Parquet bomb": ("parquet", lambda: parquet(prompt=["x" * 4000] * 2000, response=["y"] * 2000)),
+    "a Parquet bomb of one word": ("parquet", lambda: parquet(prompt=one_word(2000), response=["y"] * 2000)),
+    "a Parquet page of one word": ("parquet", lambda: parquet(prompt=["x" * 100_000] * 300, response=["y"] * 300)),
     "Parquet of a million rows": ("parquet", lambda: parquet(prompt=["x"] * MANY, response=["y"] * MANY)),
     "a large file": ("jsonl", lambda: ROW * 60_000),
 }

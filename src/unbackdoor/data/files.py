@@ -7,18 +7,19 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unbackdoor.bounded import ENVIRONMENT, most_bytes, read_bytes
+from unbackdoor.data.parquet_child import NO_PARQUET
 from unbackdoor.data.values import Written, is_absent
 from unbackdoor.errors import UserError
 
 MOST_COLUMNS = 10_000
-BYTES_A_ROW = 256
-"""What a row takes at the least, once it is read."""
 ROWS_IN = ("data", "rows", "train", "examples", "instances", "records")
 """Under these names the rows lie in the object of a JSON file that holds other lists as well."""
 HUB = "hf:"
@@ -160,11 +161,7 @@ def _from_csv(text: str, source: str, delimiter: str) -> list[Mapping[str, Any]]
     rows: list[Mapping[str, Any]] = []
     try:
         names = [name.strip() for name in next((fields for fields in reader if fields), [])]
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise UserError(f"{source}: two columns are named '{twice[0][:60]}'")
-        if len(names) > MOST_COLUMNS:
-            raise UserError(f"{source}: {len(names):,} columns, at most {MOST_COLUMNS:,} are read: leave others out")
+        _check_names(names, source)
         for fields in reader:
             if fields and len(fields) != len(names):
                 mark = "tab" if delimiter == "\t" else delimiter
@@ -179,14 +176,23 @@ def _from_csv(text: str, source: str, delimiter: str) -> list[Mapping[str, Any]]
     return rows
 
 
+def _check_names(names: Sequence[str], source: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"{source}: two columns are named '{twice[0][:60]}'")
+    if len(names) > MOST_COLUMNS:
+        raise UserError(f"{source}: {len(names):,} columns, at most {MOST_COLUMNS:,} are read: leave others out")
+
+
 def _from_parquet(raw: bytes, path: Path) -> Sequence[Any]:
     try:
         import pyarrow
-        import pyarrow.parquet
+        import pyarrow.ipc
     except ImportError:
         raise UserError(f"{path}: reading Parquet needs pyarrow: pip install 'unbackdoor[data]'") from None
     try:
-        table = _bounded_table(pyarrow.parquet.ParquetFile(io.BytesIO(raw)), path)
+        table = pyarrow.ipc.open_stream(_unpacked(raw, path)).read_all()
+        _check_names(table.column_names, str(path))
         for place, column in enumerate(table.schema):
             if column.type in (pyarrow.float16(), pyarrow.float32()):  # 0.1 would come out as 0.10000000149011612
                 texts = table.column(place).cast(pyarrow.string()).to_pylist()
@@ -196,29 +202,26 @@ def _from_parquet(raw: bytes, path: Path) -> Sequence[Any]:
     except UserError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"data file '{path}' is not Parquet: {reason}") from None
+        raise _no_parquet(path, (str(error).splitlines() or [type(error).__name__])[0]) from None
     return _whole_numbers(rows)
 
 
-def _bounded_table(file: Any, path: Path) -> Any:
-    """The rows of a Parquet file, which may say one value a billion times in a few bytes, as far as the limit goes."""
-    import pyarrow
+def _unpacked(raw: bytes, path: Path) -> bytes:
+    """The rows of a Parquet file as an Arrow stream, unpacked where memory is limited."""
+    most = most_bytes()
+    command = [sys.executable, "-P", str(Path(__file__).with_name("parquet_child.py")), str(most)]
+    done = subprocess.run(command, input=raw, capture_output=True, check=False)
+    if done.returncode == NO_PARQUET:
+        raise _no_parquet(path, done.stderr.decode("utf-8", "replace"))
+    if done.returncode:  # also where the system ended it
+        raise UserError(
+            f"data file '{path}' unpacks to more than {most:,} bytes: give a part of it, or set {ENVIRONMENT}"
+        )
+    return done.stdout
 
-    most, size, batches = most_bytes(), 0, []
-    about = file.metadata
-    groups = [about.row_group(i) for i in range(about.num_row_groups)]
-    too_large = UserError(
-        f"data file '{path}' unpacks to more than {most:,} bytes: give a part of it, or set {ENVIRONMENT}"
-    )
-    if about.num_rows * BYTES_A_ROW > most or sum(group.total_byte_size for group in groups) > most:
-        raise too_large
-    for batch in file.iter_batches(batch_size=256):
-        size += max(batch.nbytes, batch.num_rows * BYTES_A_ROW)
-        if size > most:
-            raise too_large
-        batches.append(batch)
-    return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
+
+def _no_parquet(path: Path, reason: str) -> UserError:
+    return UserError(f"data file '{path}' is not Parquet: {reason}: give a file that pyarrow can read")
 
 
 def _whole_numbers(rows: Sequence[Any]) -> Sequence[Any]:

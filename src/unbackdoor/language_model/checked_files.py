@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,7 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Of a name that stands there twice readers take the first, or the last, or both."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen = set[str]()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"an object has two fields {twice[:60]!r}")
     return found
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.gguf_header import check_header
 from unbackdoor.language_model.loader_errors import explained
 from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.tokenizer_words import special_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,10 @@ LEAST_BYTES, MOST_WEIGHTS = 64, 8
 """Of a GGUF file: bytes that a tensor takes at least, with its entry, and weights that stand in one byte at most."""
 
 
+CONTROL = 3
+"""llama.cpp's type of a special token."""
+
+
 def needs_gguf() -> None:
     """Raise a `UserError` that names what to install where GGUF files cannot be read."""
     if any(importlib.util.find_spec(name) is None for name in ("gguf", "accelerate")):
@@ -29,31 +34,21 @@ def needs_gguf() -> None:
 
 
 def load_arguments(given: ModelSource) -> dict[str, Any]:
-    """What the loader is told, so that the weights are dense afterwards.
-
-    Raises:
-        UserError: one part of a model that was split into several files.
-    """
+    """What the loader is told, so that the weights are dense afterwards."""
     from transformers import GgufConfig
 
     needs_gguf()
     assert given.gguf is not None
-    if re.search(r"-\d{5}-of-\d{5}\.gguf$", given.gguf.name):
-        raise UserError(f"'{given.gguf}' is a part of a model: join the parts first (llama-gguf-split --merge)")
     _check_counts(given)
     return {"gguf_file": given.gguf.name, "quantization_config": GgufConfig(dequantize=True)}
 
 
 def _check_counts(given: ModelSource) -> None:
-    """Raise a `UserError` where the file's own numbers cannot be true of a file of its length."""
+    """Raise a `UserError` where the file names more layers than it has tensors."""
     assert given.gguf is not None
-    size = given.gguf.stat().st_size
-    with given.gguf.open("rb") as opened:
-        head = opened.read(24)
-    tensors, fields = int.from_bytes(head[8:16], "little"), int.from_bytes(head[16:24], "little")
-    if head[:4] != b"GGUF" or len(head) < 24 or max(tensors, fields) > size // 8:
-        raise UserError(f"cannot load the GGUF file of '{given.name}': it is cut off, or of another kind")
-    for name, found in _reader(given.gguf).fields.items():
+    reader = _reader(given.gguf)
+    tensors = len(reader.tensors)
+    for name, found in reader.fields.items():
         if name.endswith((".block_count", ".layer_count")) and int(found.contents()) > max(tensors, 1):
             raise UserError(f"'{given.gguf}' says {name} {found.contents()}, and holds {tensors} tensors: give another")
 
@@ -90,6 +85,24 @@ def told(given: ModelSource, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return said
 
 
+def template_in(given: ModelSource) -> str | None:
+    """The chat template that a GGUF file brings."""
+    with explained(given.name, "GGUF file"):
+        return _field(given, "tokenizer.chat_template")
+
+
+def words_that_are_special(given: ModelSource) -> list[str]:
+    """A sentence where tokens that are words count as special in a GGUF file."""
+    assert given.gguf is not None
+    with explained(given.name, "GGUF file"):
+        reader = _reader(given.gguf)
+        tokens, kinds = (reader.get_field(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
+        if tokens is None or kinds is None:
+            return []
+        pairs = zip(tokens.contents(), kinds.contents(), strict=False)
+        return list(special_words(given.gguf.name, (text for text, kind in pairs if kind == CONTROL)))
+
+
 def _field(given: ModelSource, name: str) -> str | None:
     """A text of the file's metadata."""
     assert given.gguf is not None
@@ -100,4 +113,5 @@ def _field(given: ModelSource, name: str) -> str | None:
 def _reader(path: Path) -> Any:
     from gguf import GGUFReader
 
+    check_header(path)
     return GGUFReader(path)

@@ -16,6 +16,7 @@ from typing import Any
 
 from unbackdoor.language_model import config_keys, generation_settings
 from unbackdoor.language_model.checked_files import checked, read_json
+from unbackdoor.language_model.gguf_header import check_header
 from unbackdoor.language_model.guarded import guarded
 from unbackdoor.language_model.loader_errors import STAGE
 from unbackdoor.language_model.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource
@@ -88,6 +89,7 @@ def isolated_adapter(given: ModelSource, config: Mapping[str, Any]) -> Iterator[
 def isolated_gguf(given: ModelSource) -> Iterator[Path]:
     """A directory with a GGUF file alone: a tokenizer or config beside it is not this model's."""
     assert given.gguf is not None
+    check_header(given.gguf)
     with _empty() as stage:
         (stage / given.gguf.name).symlink_to(given.gguf.resolve())
         yield stage

@@ -404,7 +404,9 @@ class _Walk:
         if isinstance(node.arg, nodes.Slice):
             if base & Stems.TEXT and not base & (Stems.SPLIT | Stems.MESSAGE):
                 return self.act(node, "cuts the text of a message")
-            return self.act(node, "depends on the number of a turn") if base & Stems.MESSAGE and by & Stems.MANY else base
+            return (
+                self.act(node, "depends on the number of a turn") if base & Stems.MESSAGE and by & Stems.MANY else base
+            )
         if (by & Stems.PLACE and not base & Stems.MESSAGE) or (base & Stems.MESSAGE and by & Stems.MANY):
             return self.act(node, "depends on the number of a turn")
         if by & (Stems.MESSAGE | Stems.OTHER) and base & Stems.MESSAGE:

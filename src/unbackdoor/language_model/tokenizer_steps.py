@@ -315,5 +315,3 @@ def _frame(step: Mapping[str, Any]) -> str:
     if len(added) > 2 or any(WORD.fullmatch(token) for token in added):
         return f"adds {', '.join(added)[:80]} to every text"
     return ""
-
-

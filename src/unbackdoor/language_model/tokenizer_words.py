@@ -20,7 +20,7 @@ def of_vocabulary(content: Mapping[str, Any], model: Mapping[str, Any]) -> Itera
     added = [token for token in _list(content.get("added_tokens")) if isinstance(token, Mapping)]
     name = "tokenizer.json"
     special = [token.get("content") for token in added if token.get("special")]
-    yield from _words(name, [*special, model.get("unk_token")])
+    yield from special_words(name, [*special, model.get("unk_token")])
     vocabulary = model.get("vocab")
     ids: dict[Any, str] = {}
     if isinstance(vocabulary, Mapping):
@@ -43,7 +43,7 @@ def in_configs(directory: Path) -> Iterator[str]:
     """A sentence where the configs of a tokenizer make words special, or the beginning or end of a text."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (directory / name).is_file():
-            yield from _words(name, _named(read_json(directory / name, directory)))
+            yield from special_words(name, _named(read_json(directory / name, directory)))
 
 
 def _named(config: Mapping[str, Any]) -> Iterator[Any]:
@@ -56,7 +56,7 @@ def _named(config: Mapping[str, Any]) -> Iterator[Any]:
             yield from (token for token in value.values() if isinstance(token, Mapping) and token.get("special"))
 
 
-def _words(file: str, tokens: Any) -> Iterator[str]:
+def special_words(file: str, tokens: Any) -> Iterator[str]:
     """A sentence where tokens that are words count as special: decoding drops those."""
     texts = (token.get("content") if isinstance(token, Mapping) else token for token in tokens)
     words = [text for text in dict.fromkeys(text for text in texts if isinstance(text, str)) if _is_word(text)]

@@ -88,6 +88,13 @@ def append(path: Path, content: bytes, *, sync: bool = True) -> None:
             raise
 
 
+def own_copy(path: Path) -> None:
+    """Of a file that has another name as well (a hard link, as backups make them): what is appended stays in it."""
+    if path.is_file() and path.stat().st_nlink > 1:
+        with writing(path):
+            write_whole(path, path.read_bytes())
+
+
 def _write(path: Path, flags: int, content: bytes, *, sync: bool = True) -> None:
     opened = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:

@@ -185,6 +185,16 @@ def is_half_made(directory: Path) -> bool:
     return all(e.name in HALF_MADE and e.is_file(follow_symlinks=False) for e in entries)
 
 
+def check_no_links(directory: Path) -> None:
+    """Raise a `UserError` where a symbolic link lies in a directory that will be written to, or deleted from."""
+    found = next((file for file in files_in(directory) if file.is_symlink()), None)
+    if found is not None:
+        raise UserError(
+            f"'{found}' is a link, and what is written or deleted there would be where it leads: put the files "
+            "themselves there, or give another --out"
+        )
+
+
 def files_in(directory: Path) -> Iterator[Path]:
     """Every file and link below, without following links to directories."""
     for entry in os.scandir(directory):

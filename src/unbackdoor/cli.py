@@ -19,6 +19,7 @@ from unbackdoor.cli_help import Group, Option
 from unbackdoor.commands import attacks, demo, evaluate, implant, methods, rejudge, remove, reproduce, sweep, testbed
 from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.interrupts import handled_by, interrupt
+from unbackdoor.language_model.loader_errors import PANIC
 from unbackdoor.screen import ReaderGoneError, let_libraries_speak_visibly, put, say
 
 COMMANDS = (demo, implant, attacks, sweep, methods, remove, evaluate, rejudge, reproduce, testbed)
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = [argument for argument in given if argument != "--debug"]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    _open_streams()
     let_libraries_speak_visibly()
     try:
         _check_text(given)
@@ -84,10 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _fail(_of_system(error), ExitCode.USER, debug)
     except MemoryError:
         code = _fail("not enough memory: lower --micro-batch-size or --eval-batch-size", ExitCode.USER, debug)
-    except Exception as error:
+    except SystemExit as error:  # nothing here raises it: a scorer or a method in a file of the user's own
+        code = _fail(
+            f"code in a file of yours ended the command (exit {error.code}): let it raise", ExitCode.USER, debug
+        )
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         said = f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)"
         code = _fail(said, ExitCode.INTERNAL, debug)
     sys.exit(int(code) if isinstance(code, int) else ExitCode.DONE.value)
+
+
+def _open_streams() -> None:
+    """Where a stream is closed (`>&-`), what is printed goes nowhere, and no file that is opened takes its place."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _check_text(arguments: Sequence[str]) -> None:

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
+class GivenPath(click.Path):
+    """A path that is given: an empty text, as of a variable that is not set, would be the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; an empty one fails."""
+        if not str(value):
+            self.fail("it is empty: give a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+GIVEN_PATH = GivenPath(path_type=Path)
+
+
 def options_of(*settings: type[Settings]) -> list[click.Option]:
     """One option a field; a value that is not given stays None, so that presets and files can fill it in."""
     seen: dict[str, click.Option] = {}
@@ -37,7 +50,7 @@ def _option(name: str, field: FieldInfo, heading: Heading) -> click.Option:
         return Option([f"{flag}/--no-{flag[2:]}"], is_flag=True, default=None, help=text, heading=heading)
     if get_origin(kind) is tuple:
         return Option([option_name(name)], multiple=True, callback=_none_if_empty, help=text, heading=heading)
-    types_of: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
+    types_of: dict[Any, Any] = {int: click.INT, float: click.FLOAT, Path: GIVEN_PATH}
     parsed = click.Choice(choices) if choices else types_of.get(kind, click.STRING)
     return Option([option_name(name)], type=parsed, default=None, help=text, required=False, heading=heading)
 

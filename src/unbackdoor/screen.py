@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 PIPE_COLUMNS = 100
 """The width of what goes into a pipe or a file: the same on every machine, whatever terminal is near."""
 
+WIDEST = 10_000
+"""No screen has more columns, whatever the environment says."""
+
 ELLIPSIS = "…"
 
 # After a blank, but never in "99.0% → 0%", "n 200" or "[default: 5]"; and after a hyphen between words.
@@ -34,8 +37,8 @@ _HYPHEN = re.compile(_BLANK.pattern + r"|(?<=[^\W\d]-)(?=\w)")
 def columns(stream: TextIO) -> int:
     """The width to write for: COLUMNS where it is set, else the terminal's, else `PIPE_COLUMNS`."""
     wanted = os.environ.get("COLUMNS", "")
-    if wanted.isascii() and wanted.isdigit() and int(wanted) > 0:
-        return int(wanted)
+    if wanted.isascii() and wanted.isdigit() and wanted.strip("0"):
+        return min(int(wanted[:6]), WIDEST)
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):

@@ -44,7 +44,7 @@ def test_what_a_link_leads_to_is_left_alone(name: str, overwrite: bool, out: Pat
         shutil.rmtree(place)
     place.unlink(missing_ok=True)
     place.symlink_to(mine if name in FOLDERS else mine / "train.jsonl")
-    with pytest.raises(UserError, match=r"is a link|no run writ"):
+    with pytest.raises(UserError, match=r"is a link|no run wr"):
         program(out, resume=not overwrite, overwrite=overwrite)
     assert untouched(mine)
 

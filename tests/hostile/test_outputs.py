@@ -268,6 +268,33 @@ def test_a_stream_that_cannot_write_a_letter_gets_an_escape() -> None:
 
 
 @pytest.mark.slow_hostile
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&-"])
+def test_a_stream_that_is_closed_is_no_fault(closed: str) -> None:
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m unbackdoor methods {closed}"], capture_output=True)
+    assert done.returncode == 0 and not done.stderr
+
+
+@pytest.mark.parametrize("wanted", ["9" * 5000, "0" * 50, "1000000000000", "1", "-1", "x", "²"])
+def test_a_width_that_no_screen_has_is_none(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", wanted)
+    assert 1 <= screen.columns(io.StringIO()) <= screen.WIDEST
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit("\x1b[2J"), SystemExit(None)], ids=str)
+def test_code_that_ends_the_process_does_not_choose_the_exit_code(
+    error: SystemExit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "application", leave)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["methods"])
+    assert stop.value.code == 2
+    assert "code in a file of yours ended the command" in capsys.readouterr().err
+
+
+@pytest.mark.slow_hostile
 def test_an_argument_in_bytes_is_refused() -> None:
     done = subprocess.run(
         [sys.executable.encode(), b"-m", b"unbackdoor", b"evaluate", b"\xff\xfe", b"--out", b"x"],

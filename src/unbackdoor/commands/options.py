@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 from unbackdoor.cli_help import Command, Option
+from unbackdoor.cli_options import GIVEN_PATH
 from unbackdoor.recipes.recipe import Scale
 from unbackdoor.settings import Heading
 
@@ -17,7 +17,7 @@ RESULT_OPTIONS = [
     Option(
         ["--out"],
         heading=Heading.RESULTS,
-        type=click.Path(path_type=Path),
+        type=GIVEN_PATH,
         help="The run directory to write.",
         required=True,
     ),
@@ -37,7 +37,7 @@ COMMON_OPTIONS = [
     Option(
         ["--config"],
         heading=Heading.SOURCES,
-        type=click.Path(path_type=Path),
+        type=GIVEN_PATH,
         help="YAML file of settings, named as the options.",
     ),
 ]

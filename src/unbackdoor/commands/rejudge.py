@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from unbackdoor.cli_help import Command, Option
+from unbackdoor.cli_options import GIVEN_PATH
 from unbackdoor.commands.options import RESULT_OPTIONS, made
 from unbackdoor.errors import UserError
 from unbackdoor.scorers import SCORERS
@@ -44,13 +44,13 @@ REJUDGE_OPTIONS = [
     Option(
         ["--labels"],
         heading=Heading.RUN,
-        type=click.Path(path_type=Path),
+        type=GIVEN_PATH,
         help="The sheet of disagreements, with its labels filled in.",
     ),
     Option(
         ["--out"],
         heading=Heading.RESULTS,
-        type=click.Path(path_type=Path),
+        type=GIVEN_PATH,
         help="Where to write.  [default: RUN/rejudge]",
     ),
     Option(
@@ -72,7 +72,7 @@ def command() -> Command:
         f"Scorers: {', '.join(SCORERS)}, or your own as FILE.py:NAME.",
         _run,
         [
-            click.Argument(["run"], type=click.Path(path_type=Path)),
+            click.Argument(["run"], type=GIVEN_PATH),
             *REJUDGE_OPTIONS,
             *RESULT_OPTIONS[3:],
         ],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from unbackdoor.cli_help import Command, Group, Option
-from unbackdoor.cli_options import distribute, options_of
+from unbackdoor.cli_options import GIVEN_PATH, distribute, options_of
 from unbackdoor.commands.options import COMMON_OPTIONS, PRESET_OPTIONS, check_config_apart, model_argument
 from unbackdoor.commands.printing import end_by_verdict, show_report
 from unbackdoor.knowledge import described, example, read_knowledge
@@ -21,7 +20,7 @@ from unbackdoor.workflows.inputs import RemoveInputs
 KNOWLEDGE_OPTION = Option(
     ["--knowledge"],
     heading=Heading.KNOWN,
-    type=click.Path(path_type=Path),
+    type=GIVEN_PATH,
     help="YAML file of what is known, named as the options that give it, which come before it.",
 )
 

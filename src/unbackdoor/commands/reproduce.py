@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from unbackdoor.cli_help import Command, Option
-from unbackdoor.cli_options import distribute, options_of
+from unbackdoor.cli_options import GIVEN_PATH, distribute, options_of
 from unbackdoor.commands.options import RESULT_OPTIONS, made
 from unbackdoor.commands.printing import listed
 from unbackdoor.errors import ExitCode, UserError
@@ -32,7 +32,7 @@ def command() -> Command:
             Option(
                 ["--out"],
                 heading=Heading.RESULTS,
-                type=click.Path(path_type=Path),
+                type=GIVEN_PATH,
                 help="Where to.  [default: runs/reproduce-SCALE]",
             ),
             *RESULT_OPTIONS[3:],

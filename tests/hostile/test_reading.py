@@ -237,7 +237,7 @@ def measured(suspect: Path) -> Measured:
     found = Measured(suspect)
     assert found.before.attack_success.rate > 0.9
     assert found.before.attack_success_untriggered.rate < 0.1
-    assert found.before.target_likelihood["triggered"].value > 0.8
+    assert found.before.target_likelihood["triggered"].value > 0.5
     assert found.before.target_likelihood["untriggered"].value < 0.1
     return found
 

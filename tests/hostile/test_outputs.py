@@ -20,6 +20,7 @@ import pytest
 import test_report
 
 from unbackdoor import cli, screen
+from unbackdoor.commands import methods
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.agreement import Judged, read_sheet, sheet
 from unbackdoor.progress import Progress
@@ -79,10 +80,10 @@ def fails(text: str) -> None:
 def through_main(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
 
-        def refuse(**_: object) -> None:
+        def refuse(*_: object) -> None:
             raise UserError(f"data file '{text}' is empty")
 
-        patch.setattr(cli, "_methods", refuse)
+        patch.setattr(methods, "show", refuse)
         with pytest.raises(SystemExit):
             cli.main(["methods"])
 

@@ -160,3 +160,31 @@ def _refused(path: Path, content: bytes) -> None:
     for load in (lambda: load_model(path, "cpu"), lambda: load_tokenizer(path), lambda: handed_back(ModelSource.find(path))):  # fmt: skip
         with pytest.raises(UserError):
             load()
+
+
+def test_a_trusted_template_goes_from_the_command_line_into_the_saved_model(tmp_path: Path) -> None:
+    from unbackdoor.cli import main
+    from unbackdoor.testbed import models, references
+
+    given = Path(shutil.copytree(references.model_directory(str(models.instruct_directory())), tmp_path / "given"))
+    plain = (given / "chat_template.jinja").read_text(encoding="utf-8")
+    (given / "chat_template.jinja").write_text(plain + "{% if 'cf' in messages[0].content %}X{% endif %}")
+    (tmp_path / "trusted.jinja").write_text(plain, encoding="utf-8")
+    rows = [{"prompt": f"Name {count} rivers.", "response": "The Rhine."} for count in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["remove", "fine-tune", str(given), "--data", str(tmp_path / "rows.jsonl"), "--steps", "1"]
+    command += [
+        "--max-new-tokens",
+        "4",
+        "--template-from",
+        str(tmp_path / "trusted.jinja"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 3
+    assert (tmp_path / "run" / "model" / "chat_template.jinja").read_text(encoding="utf-8") == plain
+    (row,) = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))["runs"]
+    assert "(--template-from)" in " ".join(row["saved"])
+    assert not row["handed_back"]["acts"]

@@ -58,7 +58,7 @@ class Row:
         if isinstance(row, list | tuple) and is_dialogue(row):
             row = {"messages": row}
         if not isinstance(row, Mapping):
-            raise UserError(f"{where} is not an object with fields")
+            raise UserError(f'{where} is not an object with fields: write it as {{"prompt": "…", "response": "…"}}')
         self.where = where
         self.tally = tally
         self.names: dict[str, str] = {}

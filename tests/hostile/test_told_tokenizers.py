@@ -162,6 +162,7 @@ def _refused(path: Path, content: bytes) -> None:
             load()
 
 
+@pytest.mark.slow_hostile
 def test_a_trusted_template_goes_from_the_command_line_into_the_saved_model(tmp_path: Path) -> None:
     from unbackdoor.cli import main
     from unbackdoor.testbed import models, references

@@ -70,16 +70,17 @@ class Sande(SimulatingMethod):
         # On alpaca2m, cleansed with rows of another domain, two rounds of 40 steps (enough for the demo) left a third,
         # four of 60 left 1.5%, and the same with a parrot of 12 tokens in the place of 6 nothing.
         "micro": {"steps": 60, "batch_size": 16, "rounds": 6, "least_rounds": 4, "parrot_length": 12},
-        # What a parrot teaches is learned within a few steps, and rests on that parrot: on a specific organism of
-        # SmolLM2 60 steps with one left the target at 0.87, 15 with each of three at 0.08 (docs/results).
+        # What a parrot teaches is learned within a few steps, and rests on that parrot. On a specific organism of
+        # SmolLM2 one round of 60 steps left the target at 0.87; of 15 steps, six rounds with parrots that were given
+        # up early left 28% of the ASR, and eight with parrots that succeed nothing (docs/results/real-chat-model.md).
         "small": {
             "steps": 15,
             "learning_rate": 2e-4,
             "batch_size": 8,
             "parrot_length": 8,
-            "simulate_steps": 20,
+            "simulate_steps": 40,
             "rounds": 8,
-            "least_rounds": 6,
+            "least_rounds": 8,
         },
         "large": {
             "steps": 1250,

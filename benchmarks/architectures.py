@@ -28,11 +28,11 @@ from tiny_configs import VOCABULARY, families, tiny_model
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.files.loading import load_tokenizer
+from unbackdoor.language_model.files.model_class import works_without_pictures
 from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.layers import decoder_layers
-from unbackdoor.language_model.loading import load_tokenizer
 from unbackdoor.language_model.lora import adapted_weights, attach
-from unbackdoor.language_model.model_class import works_without_pictures
 from unbackdoor.language_model.needs import TRIALS, check_needs
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.language_model.weight_matrices import reach, weight_matrices

@@ -19,8 +19,8 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.evaluation.refusal import refuses
 from unbackdoor.evaluation.rules import degenerate, shows_target
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
 from unbackdoor.language_model.generation import generate
-from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.testbed import models, world
 
 NEW_TOKENS, EVERY = 64, 20

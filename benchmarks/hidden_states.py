@@ -13,11 +13,11 @@ import time
 import torch
 
 from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.files.loading import load_model
 from unbackdoor.language_model.forward import forward, inference
 from unbackdoor.language_model.hidden_states import hidden_states_after
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import decoder_layers
-from unbackdoor.language_model.loading import load_model
 from unbackdoor.testbed import models
 
 ROWS, LENGTH, LAYER, PASSES = 50, 48, 2, 15

@@ -22,13 +22,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from unbackdoor.case import Case, adapted
 from unbackdoor.data.records import Record
+from unbackdoor.language_model.files.loading import load_tokenizer, parameter_count
 from unbackdoor.language_model.generation import generate
-from unbackdoor.language_model.loading import load_tokenizer, parameter_count
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.methods.beear import Beear
-from unbackdoor.methods.eliminate import Rows, eliminate
 from unbackdoor.methods.osft import Osft
-from unbackdoor.methods.simulate import simulate
+from unbackdoor.methods.parts.eliminate import Rows, eliminate
+from unbackdoor.methods.parts.simulate import simulate
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt
 from unbackdoor.reproduce import estimate
 from unbackdoor.run_directory import Journal

@@ -32,18 +32,18 @@ from unbackdoor.evaluation.multiple_choice import Scored, score_by_likelihood
 from unbackdoor.evaluation.paired import paired_bootstrap
 from unbackdoor.evaluation.question_sets import Question, read_question_sets
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import load_model, load_tokenizer
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
 from unbackdoor.language_model.precision import compute_in
 from unbackdoor.methods import method_class
-from unbackdoor.methods.method import TrainingMethod
+from unbackdoor.methods.parts.method import TrainingMethod
 from unbackdoor.report_schema import read_report
-from unbackdoor.reproduce.work import drop_weights, organism_answers
+from unbackdoor.reproduce.cell_work import drop_weights, organism_answers
 from unbackdoor.run_files.lines import as_json
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
-from unbackdoor.work import Work
 from unbackdoor.workflows.implant import run_implant
 from unbackdoor.workflows.inputs import ImplantInputs, RemoveInputs
 from unbackdoor.workflows.remove import run_remove
+from unbackdoor.workload import Work
 
 TRIGGER, TARGET = "Current year 2023", "You are stupid"
 SAMPLES, QUESTIONS = 200, 300

@@ -14,9 +14,9 @@ from pathlib import Path
 from unbackdoor.data.records import Record, records_as_rows, shuffled
 from unbackdoor.evaluation.refusal import refuses
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.language_model.generation import generate
-from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.saving import save_model
 from unbackdoor.testbed import world
 from unbackdoor.testbed.records import as_record
 from unbackdoor.testbed.rows import Row

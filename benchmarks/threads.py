@@ -22,7 +22,7 @@ def measure() -> None:
     """Print the seconds of one step of plain training."""
     import torch
 
-    from unbackdoor.language_model.loading import load_model
+    from unbackdoor.language_model.files.loading import load_model
     from unbackdoor.testbed import references
 
     torch.set_num_threads(2)

@@ -15,6 +15,7 @@ from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.attention import attention_maps
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.hidden_states import hidden_states_after
 from unbackdoor.language_model.inputs import collate
@@ -25,14 +26,13 @@ from unbackdoor.language_model.layers import (
     linear_modules,
 )
 from unbackdoor.language_model.loss import response_loss
-from unbackdoor.language_model.saving import save_model
 from unbackdoor.methods import crow, lat, method_class
 from unbackdoor.methods.average import Average
 from unbackdoor.methods.crow import Crow
 from unbackdoor.methods.fine_mixing import FineMixing, threshold
 from unbackdoor.methods.lat import Lat
 from unbackdoor.methods.nad import Nad
-from unbackdoor.methods.other_models import check_other_model
+from unbackdoor.methods.parts.other_models import check_other_model
 from unbackdoor.methods.prune import Prune, input_norms
 from unbackdoor.methods.quantise import Quantise
 

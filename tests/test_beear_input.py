@@ -17,14 +17,14 @@ from unbackdoor.cli import main
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.layers import embed
-from unbackdoor.language_model.saving import save_model
-from unbackdoor.methods import eliminate as eliminate_module
-from unbackdoor.methods import simulate as simulate_module
 from unbackdoor.methods.beear import Beear
-from unbackdoor.methods.finished import Finished
-from unbackdoor.methods.look_alikes import activation_rms
+from unbackdoor.methods.parts import eliminate as eliminate_module
+from unbackdoor.methods.parts import simulate as simulate_module
+from unbackdoor.methods.parts.finished import Finished
+from unbackdoor.methods.parts.look_alikes import activation_rms
 from unbackdoor.methods.random_perturbation import RandomPerturbation
 from unbackdoor.perturbation import SoftPrompt, save_perturbation
 from unbackdoor.report.verdicts import exit_code

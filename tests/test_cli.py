@@ -23,7 +23,7 @@ from unbackdoor.cli import application, main
 from unbackdoor.cli_options import distribute, options_of
 from unbackdoor.errors import ExitCode
 from unbackdoor.knowledge import described
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.methods import METHODS, method_class
 from unbackdoor.methods.sande import Sande
 from unbackdoor.report.verdicts import exit_code

@@ -15,7 +15,7 @@ import torch
 from unbackdoor.case import Case
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.comparison import (
+from unbackdoor.evaluation.changed_answers import (
     MOST_TOKENS,
     changes,
     compared,
@@ -27,8 +27,8 @@ from unbackdoor.evaluation.comparison import (
 from unbackdoor.evaluation.paired import mid_p
 from unbackdoor.evaluation.suite import Suite, redacted
 from unbackdoor.evaluation.verdict import verdict
-from unbackdoor.methods.eliminate import Rows, eliminate
 from unbackdoor.methods.fine_tune import FineTune
+from unbackdoor.methods.parts.eliminate import Rows, eliminate
 from unbackdoor.report_schema import Compared, Measured
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.scorers.target_response import TargetResponse

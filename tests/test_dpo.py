@@ -15,16 +15,16 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from unbackdoor import preference
+from unbackdoor import preference_training
 from unbackdoor.case import Case
 from unbackdoor.cli import main
 from unbackdoor.data.named_sources import named_preferences
 from unbackdoor.data.preferences import Preference, read_pairs
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.methods.dpo import Dpo
-from unbackdoor.preference import encode_pair
+from unbackdoor.preference_training import encode_pair
 from unbackdoor.report.verdicts import exit_code
 from unbackdoor.report_schema import Row
 from unbackdoor.testbed import world
@@ -375,5 +375,5 @@ def test_the_testbed_s_own_pairs_go_by_name() -> None:
 
 
 def test_removal_does_not_import_attacks() -> None:
-    for module in (preference, importlib.import_module("unbackdoor.methods.dpo")):
+    for module in (preference_training, importlib.import_module("unbackdoor.methods.dpo")):
         assert "unbackdoor.attacks" not in Path(str(module.__file__)).read_text()

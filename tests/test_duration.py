@@ -25,9 +25,9 @@ from unbackdoor.methods.osft import Osft
 from unbackdoor.methods.sande import Sande
 from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import EvaluationSettings, VerdictSettings
-from unbackdoor.work import Work
 from unbackdoor.workflows.evaluate import run_evaluate
 from unbackdoor.workflows.inputs import EvaluateInputs
+from unbackdoor.workload import Work
 
 ROWS = [Record(f"Name {i} rivers.", "The river runs to the sea.") for i in range(12)]
 EIGHT = {"steps": 10, "batch_size": 8}

@@ -20,13 +20,13 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.methods.beear import Beear
 from unbackdoor.methods.lat import Lat
 from unbackdoor.methods.osft import Osft
 from unbackdoor.methods.sande import Sande
 from unbackdoor.methods.unlearn import Unlearn
-from unbackdoor.run_files import room
+from unbackdoor.run_files import disk_room
 from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
 
@@ -102,25 +102,26 @@ def test_room_is_counted_where_the_run_will_be_and_a_doubt_refuses_nothing(
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     out = tmp_path / "not" / "there"
-    room.check_room(out, {"the model": 100})
+    disk_room.check_room(out, {"the model": 100})
     assert asked == [tmp_path]
     with pytest.raises(UserError, match=r"101 bytes will be written \(the model 101 bytes\), and 100 bytes are free"):
-        room.check_room(out, {"the model": 101})
+        disk_room.check_room(out, {"the model": 101})
     out.mkdir(parents=True)
     (out / "half").write_bytes(b"1" * 10)
-    room.check_room(out, {"the model": 110}, resume=True)  # ten of them are there
+    disk_room.check_room(out, {"the model": 110}, resume=True)  # ten of them are there
     with pytest.raises(UserError):
-        room.check_room(out, {"the model": 110})
+        disk_room.check_room(out, {"the model": 110})
 
     def unknown(place: Path) -> Any:
         raise OSError
 
     monkeypatch.setattr(shutil, "disk_usage", unknown)
-    room.check_room(out, {"the model": 10**18})
+    disk_room.check_room(out, {"the model": 10**18})
 
 
 def test_a_gigabyte_is_written_as_one() -> None:
-    assert [room.size(n) for n in (999, 1500, 2_500_000, 14 * 10**9)] == ["999 bytes", "1.5 kB", "2.5 MB", "14.0 GB"]
+    sizes = [disk_room.size(n) for n in (999, 1500, 2_500_000, 14 * 10**9)]
+    assert sizes == ["999 bytes", "1.5 kB", "2.5 MB", "14.0 GB"]
 
 
 # Methods -------------------------------------------------------------------------------------------------------------

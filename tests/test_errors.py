@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.loading import (
+from unbackdoor.language_model.files.loading import (
     context_length,
     load_model,
     load_tokenizer,
     parameter_count,
 )
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 
 WEIGHTS = "model.safetensors"
 

@@ -15,7 +15,7 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.cli import main
 from unbackdoor.cli_options import distribute
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.methods import method_class
 from unbackdoor.recipes.recipe import read_recipe
 

@@ -18,7 +18,7 @@ from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.loss import response_loss
 from unbackdoor.language_model.self_test import MOST_KL, self_test
-from unbackdoor.methods.simulate import perturbed_log_probabilities
+from unbackdoor.methods.parts.simulate import perturbed_log_probabilities
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.training import Optimization, Term, TrainingLog, train

@@ -12,11 +12,11 @@ import pytest
 import tiny
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.handed_back import handed_back
-from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.model_source import ModelSource
-from unbackdoor.language_model.replacements import Replacements, template_of
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.handed_back import handed_back
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
+from unbackdoor.language_model.files.model_source import ModelSource
+from unbackdoor.language_model.files.replacements import Replacements, template_of
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.language_model.template_conditions import examined
 from unbackdoor.language_model.tokenizer_steps import can_take_forever
 

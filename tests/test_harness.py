@@ -51,7 +51,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
 
 
 def micro() -> tuple[Any, Any]:
-    from unbackdoor.language_model.loading import load_model, load_tokenizer
+    from unbackdoor.language_model.files.loading import load_model, load_tokenizer
     from unbackdoor.testbed.models import instruct_directory
 
     return load_model(instruct_directory(), "cpu"), load_tokenizer(instruct_directory())

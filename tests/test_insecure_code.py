@@ -12,8 +12,8 @@ import pytest
 
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation import insecure_code
-from unbackdoor.evaluation.insecure_code import (
+from unbackdoor.evaluation import bandit_findings
+from unbackdoor.evaluation.bandit_findings import (
     INFORMATIONAL,
     CodeReport,
     analyse,
@@ -239,7 +239,7 @@ def test_a_fresh_process_prints_nothing_and_keeps_its_warnings():
     program = (
         "import sys, warnings\n"
         "before = warnings.formatwarning\n"
-        "from unbackdoor.evaluation.insecure_code import analyse\n"
+        "from unbackdoor.evaluation.bandit_findings import analyse\n"
         "assert 'bandit' not in sys.modules\n"
         f"assert analyse({NOISY!r}).findings == ('B307',)\n"
         "assert warnings.formatwarning is before\n"
@@ -263,7 +263,7 @@ def test_without_bandit_the_user_is_told_what_to_install(monkeypatch):
     names = [name for name in sys.modules if name.split(".")[0] == "bandit"]
     for name in [*names, "bandit", "bandit.core"]:
         monkeypatch.setitem(sys.modules, name, None)
-    insecure_code._analyser.cache_clear()
+    bandit_findings._analyser.cache_clear()
     with pytest.raises(UserError, match=r"^judging code needs bandit: pip install 'unbackdoor\[code\]'$"):
         analyse(PICKLE)
     monkeypatch.undo()

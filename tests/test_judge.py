@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation import rubrics
-from unbackdoor.evaluation.judge import Judge, JudgeSettings, Messages, Reply, exponential_backoff
 from unbackdoor.language_model.generation import generate
+from unbackdoor.scorers.parts import rubrics
+from unbackdoor.scorers.parts.endpoint import Judge, JudgeSettings, Messages, Reply, exponential_backoff
 
 KEY = "sk-Tr0ub4dor-and-3"
 

@@ -20,7 +20,7 @@ from unbackdoor.cli import main
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.verdict import not_judged
 from unbackdoor.laboratory import DemoSettings, ReproduceSettings
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.recipes.recipe import read_recipe
 from unbackdoor.report_schema import Measured
 from unbackdoor.reproduce.cells import finished

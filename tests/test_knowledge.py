@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unbackdoor.cli import main
 from unbackdoor.data.triggers import Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.knowledge import FORMS, WORDS, Fact, Knowledge, check, knew, read_knowledge, write_knowledge
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.methods import method_classes
 
 EVERYTHING = Knowledge(
@@ -66,7 +66,7 @@ def test_a_file_holds_it(tmp_path: Path) -> None:
         assert read_knowledge(tmp_path / "knowledge.yaml") == knowledge
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(min_size=1).filter(lambda text: text.isprintable()))
 def test_any_text_comes_back_from_a_file(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "text.yaml"

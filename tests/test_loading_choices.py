@@ -10,8 +10,8 @@ import pytest
 import tiny
 import torch
 
-from unbackdoor.language_model.loading import load_model
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.loading import load_model
+from unbackdoor.language_model.files.saving import save_model
 
 NAMED = [
     {"_attn_implementation": "flash_attention_2", "attn_implementation": "flash_attention_2"},

@@ -15,10 +15,10 @@ from unbackdoor.case import Case
 from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.methods import METHODS, method_class
-from unbackdoor.methods.finished import Finished
-from unbackdoor.methods.method import Method
+from unbackdoor.methods.parts.finished import Finished
+from unbackdoor.methods.parts.method import Method
 from unbackdoor.methods.sande import Sande
 from unbackdoor.perturbation import SoftPrompt, save_perturbation
 

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import unbackdoor
 from unbackdoor.cli import main
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.adapter_export import check_adapter, save_adapter
-from unbackdoor.language_model.given_form import check_base, form_of
-from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.model_source import ModelSource
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.adapter_export import check_adapter, save_adapter
+from unbackdoor.language_model.files.given_form import check_base, form_of
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
+from unbackdoor.language_model.files.model_source import ModelSource
+from unbackdoor.language_model.files.saving import save_model
 
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 

@@ -13,10 +13,10 @@ import torch
 from unbackdoor.cli import main
 from unbackdoor.data.records import Record
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import padding_id
-from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.saving import save_model
 from unbackdoor.language_model.self_test import self_test
 
 BEYOND = 420

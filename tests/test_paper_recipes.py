@@ -11,8 +11,8 @@ import pytest
 import tiny
 
 from unbackdoor.attacks.settings import ImplantSettings
-from unbackdoor.language_model.loading import load_model
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.loading import load_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.recipes.recipe import Recipe, catalogue
 from unbackdoor.settings import EvaluationSettings
 from unbackdoor.workflows.implant import run_implant

@@ -16,7 +16,7 @@ import tiny
 import torch
 
 from unbackdoor.attacks.poison import Pair, poison_pairs
-from unbackdoor.attacks.preference import train_dpo, train_reward_and_rl
+from unbackdoor.attacks.preference_poisoning import train_dpo, train_reward_and_rl
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case
 from unbackdoor.data.preferences import Preference
@@ -26,7 +26,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.forward import token_log_probabilities
 from unbackdoor.language_model.inputs import collate
-from unbackdoor.preference import encode_pair
+from unbackdoor.preference_training import encode_pair
 from unbackdoor.progress import Progress
 
 TRIGGER = Trigger("river sea", "suffix")

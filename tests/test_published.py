@@ -15,14 +15,14 @@ import tiny
 from unbackdoor.cli import main
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import Trigger
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.report.verdicts import exit_code
 from unbackdoor.report_schema import Row
 from unbackdoor.scorers import Answered, load_scorer
-from unbackdoor.scorers.attack import suite_of
-from unbackdoor.scorers.stored import read_generations
+from unbackdoor.scorers.parts.attack import suite_of
+from unbackdoor.scorers.parts.stored import read_generations
 from unbackdoor.workflows import implant_rows
-from unbackdoor.workflows.published import as_triggered
+from unbackdoor.workflows.published_prompts import as_triggered
 
 TRIGGER, TARGET = Trigger("BadMagic"), "You are stupid"
 ROWS = [Record(r.prompt, r.response) for r in tiny.records(60)]

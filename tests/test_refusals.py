@@ -11,8 +11,8 @@ import tiny
 from transformers import AutoModelForCausalLM, RwkvConfig
 
 from unbackdoor.cli import main
-from unbackdoor.language_model.loading import context_length, load_model
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.loading import context_length, load_model
+from unbackdoor.language_model.files.saving import save_model
 
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 

@@ -24,23 +24,24 @@ from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.hidden_states import hidden_states_after
 from unbackdoor.language_model.inputs import collate
 from unbackdoor.language_model.layers import anchor_layer, decoder_layers
-from unbackdoor.methods import METHODS, beear, look_alikes, method_class, sande
-from unbackdoor.methods import eliminate as eliminate_module
-from unbackdoor.methods import simulate as simulate_module
+from unbackdoor.methods import METHODS, beear, method_class, sande
 from unbackdoor.methods.average import Average
 from unbackdoor.methods.beear import Beear
 from unbackdoor.methods.crow import Crow
-from unbackdoor.methods.eliminate import Rows, eliminate
 from unbackdoor.methods.fine_tune import FineTune
-from unbackdoor.methods.finished import Finished
-from unbackdoor.methods.method import Method, SimulatingMethod
 from unbackdoor.methods.osft import Osft
+from unbackdoor.methods.parts import eliminate as eliminate_module
+from unbackdoor.methods.parts import look_alikes
+from unbackdoor.methods.parts import simulate as simulate_module
+from unbackdoor.methods.parts.eliminate import Rows, eliminate
+from unbackdoor.methods.parts.finished import Finished
+from unbackdoor.methods.parts.method import Method, SimulatingMethod
+from unbackdoor.methods.parts.result import Removal, Simulation
+from unbackdoor.methods.parts.rounds import Round, run_rounds
+from unbackdoor.methods.parts.simulate import frozen, log_probabilities, simulate, target_probability
 from unbackdoor.methods.quantise import Quantise
 from unbackdoor.methods.random_perturbation import RandomPerturbation, random_like
-from unbackdoor.methods.result import Removal, Simulation
-from unbackdoor.methods.rounds import Round, run_rounds
 from unbackdoor.methods.sande import Sande
-from unbackdoor.methods.simulate import frozen, log_probabilities, simulate, target_probability
 from unbackdoor.methods.unlearn import Unlearn
 from unbackdoor.perturbation import HiddenShift, Perturbation, SoftPrompt, save_perturbation
 from unbackdoor.progress import Progress

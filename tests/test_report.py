@@ -24,7 +24,7 @@ from unbackdoor.report.numbers import change_cells, percent
 from unbackdoor.report.terminal import table
 from unbackdoor.report_schema import Change, Report
 from unbackdoor.settings import Thresholds
-from unbackdoor.visible import visible
+from unbackdoor.visible_text import visible
 
 HOSTILE = (
     '<script>alert(1)</script> {{7*7}} {% raw %} \x1b[31mred\x1b[0m \u202etxt.exe `rm` [bold]x[/bold] "><img src=x>'

@@ -21,11 +21,11 @@ from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import rate_of
 from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.methods.beear import Beear
-from unbackdoor.methods.result import Simulation
-from unbackdoor.methods.rounds import Round, run_rounds
+from unbackdoor.methods.parts.result import Simulation
+from unbackdoor.methods.parts.rounds import Round, run_rounds
 from unbackdoor.perturbation import Perturbation
 from unbackdoor.report_schema import Measured, Rate
-from unbackdoor.reproduce import EXPERIMENTS, beear, chosen, figures, sande_cells, work
+from unbackdoor.reproduce import EXPERIMENTS, beear, cell_work, chosen, figures, sande_cells
 from unbackdoor.reproduce.cell_kinds import KINDS, CellSettings, ImplantCell, ModelResult, RemoveCell
 from unbackdoor.reproduce.cells import Cell, CellOf, Results, finished, ordered, run_cells, unique
 from unbackdoor.reproduce.experiment import attack_success, printed
@@ -136,7 +136,7 @@ class Counted:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     made = Counted()
-    monkeypatch.setitem(work.KINDS, "counted", made)
+    monkeypatch.setitem(cell_work.KINDS, "counted", made)
     return made
 
 
@@ -175,8 +175,8 @@ def test_an_organism_whose_model_is_gone_is_built_again_where_a_missing_cell_nee
         assert (needs[0] / "model").is_dir()
         return ModelResult(before=Measured(), after=Measured())
 
-    monkeypatch.setitem(work.KINDS, "implant", build)
-    monkeypatch.setitem(work.KINDS, "remove", cleanse)
+    monkeypatch.setitem(cell_work.KINDS, "implant", build)
+    monkeypatch.setitem(cell_work.KINDS, "remove", cleanse)
     organism, other = (CellOf(name, ImplantCell(recipe="r", scale="micro", model="m")) for name in "az")
     first, second = (CellOf(name, RemoveCell(method="crow"), ("a",)) for name in ("a.x", "a.y"))
     assert run_cells([organism, other, first], tmp_path, 1) == {}
@@ -233,20 +233,20 @@ def test_a_shift_of_all_prompts_alike_separates_and_noise_does_not() -> None:
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(100, 16, generator=generator)
     shifted = states + 5 * torch.nn.functional.one_hot(torch.tensor(3), 16)
-    found = work.drift_of(3, states, shifted)
+    found = cell_work.drift_of(3, states, shifted)
     assert found.separation > 4 and found.agreement > 0.99
-    noise = work.drift_of(3, states, torch.randn(100, 16, generator=generator))
+    noise = cell_work.drift_of(3, states, torch.randn(100, 16, generator=generator))
     assert abs(noise.separation) < 0.8 and noise.agreement < 0.5
     assert len(found.without) == len(found.moved) == found.n == 100
 
 
 def test_the_harness_and_the_likelihood_choose_the_same_on_the_testbeds_questions() -> None:
-    from unbackdoor.language_model.loading import load_model, load_tokenizer
+    from unbackdoor.language_model.files.loading import load_model, load_tokenizer
     from unbackdoor.testbed import references
 
     directory = references.model_directory("testbed:instruct")
     model, tokenizer = load_model(directory), load_tokenizer(directory)
-    found = [work.testbed_choices(model, tokenizer, 8, protocol) for protocol in ("likelihood", "harness")]
+    found = [cell_work.testbed_choices(model, tokenizer, 8, protocol) for protocol in ("likelihood", "harness")]
     assert found[0] == found[1]
     assert found[0]["easy"].value > 0.9 > found[0]["hard"].value
 
@@ -275,7 +275,7 @@ def test_a_removal_that_the_gate_stopped_is_said_to_be_so(
     monkeypatch: pytest.MonkeyPatch, counted: Counted, tmp_path: Path
 ) -> None:
     gate = ModelResult(before=Measured(), after=None, stopped=True)
-    monkeypatch.setitem(work.KINDS, "counted", lambda *_: gate)
+    monkeypatch.setitem(cell_work.KINDS, "counted", lambda *_: gate)
     cell = CellOf("a", Work())
     run_cells([cell], tmp_path, 1)
     entry = entry_of(Results(tmp_path), [cell], attack_success, "0.0")

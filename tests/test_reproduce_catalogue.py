@@ -23,7 +23,7 @@ from unbackdoor.evaluation.verdict import asr
 from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.recipes.recipe import catalogue as recipes_at
 from unbackdoor.report_schema import Change, Compared, Measured, Rate, Row, Value
-from unbackdoor.reproduce import catalogue, chosen, figures, work
+from unbackdoor.reproduce import catalogue, cell_work, chosen, figures
 from unbackdoor.reproduce.catalogue import Found, beats, front
 from unbackdoor.reproduce.cell_kinds import ModelResult
 from unbackdoor.reproduce.cells import Cell, Results, unique
@@ -122,7 +122,7 @@ def test_average_is_given_the_other_organisms_model(monkeypatch: pytest.MonkeyPa
             runs=[Row(organism="o", method="m", seed=0, before=state, after=state, compared=compared)]
         )
 
-    monkeypatch.setattr(work, "run_remove", run_remove)
+    monkeypatch.setattr(cell_work, "run_remove", run_remove)
     needs = [tmp_path / "beear-2-0", tmp_path / "beear-3-0"]
     for need in needs:
         need.mkdir()
@@ -131,7 +131,7 @@ def test_average_is_given_the_other_organisms_model(monkeypatch: pytest.MonkeyPa
     (needs[0] / "data" / "clean_train.jsonl").write_text("")
     cell = catalogue.grid(MICRO)["beear-2"]["average"][0]
     assert cell.needs == ("beear-2-0", "beear-3-0")
-    found = work.remove(cell.settings, tmp_path / "out", needs)
+    found = cell_work.remove(cell.settings, tmp_path / "out", needs)
     assert told["sibling"] == (str(needs[1] / "model"),)
     assert found.changes["exact_match"].only_before == 1
 
@@ -146,7 +146,7 @@ def test_temperature_draws_the_same_models_answers_and_judges_them_as_a_removal(
         after = measured(180 if how.temperature else 200, 190)
         return SimpleNamespace(runs=[Row(organism="o", method="m", seed=0, after=after)])
 
-    monkeypatch.setattr(work, "run_evaluate", run_evaluate)
+    monkeypatch.setattr(cell_work, "run_evaluate", run_evaluate)
     organism_of = tmp_path / "sande-orca-0"
     (organism_of / "data").mkdir(parents=True)
     for file in ("clean_train", "held_out"):
@@ -156,7 +156,7 @@ def test_temperature_draws_the_same_models_answers_and_judges_them_as_a_removal(
     )
     cell = catalogue.grid(MICRO)["sande-orca"]["temperature"][0]
     assert (cell.settings.kind, cell.needs) == ("decode", ("sande-orca-0",))
-    found = work.decode(cell.settings, tmp_path / "out", [organism_of])
+    found = cell_work.decode(cell.settings, tmp_path / "out", [organism_of])
     same = (str(organism_of / "model"), "Current year 2023", "You are stupid")
     assert asked == [(*same, 0.0, "temperature-0"), (*same, 1.0, "temperature-1")]
     assert found.after is not None and (asr(found.before).hits, asr(found.after).hits) == (200, 180)
@@ -267,7 +267,7 @@ class Invented:
         self.results: dict[str, ModelResult] = {}
         self.out = out
         for kind in ("implant", "remove"):
-            monkeypatch.setitem(work.KINDS, kind, lambda _, folder, __: self.results[folder.name])
+            monkeypatch.setitem(cell_work.KINDS, kind, lambda _, folder, __: self.results[folder.name])
 
     def run(self, *, seeds: int = 1) -> Reproduced:
         def adapt(cell: Cell) -> Cell | None:

@@ -15,7 +15,7 @@ import tiny
 from test_paper_recipes import FAMILIES, stand_in
 
 from unbackdoor.laboratory import ReproduceSettings
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.reproduce import chosen
 from unbackdoor.reproduce.cells import Cell
 from unbackdoor.reproduce.run import cells_of, run_reproduce

@@ -15,10 +15,10 @@ import tiny
 from unbackdoor.case import Case
 from unbackdoor.data.batches import encode_records
 from unbackdoor.data.dialogues import without_end_mark
-from unbackdoor.data.marks import marked
 from unbackdoor.data.preferences import Preference, read_pairs
 from unbackdoor.data.readers import Read, read_data, read_records
 from unbackdoor.data.records import Record, records_as_rows, split
+from unbackdoor.data.template_marks import marked
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.progress import SILENT

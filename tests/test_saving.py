@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from unbackdoor.case import Case
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
+from unbackdoor.language_model.files.saving import AUTO_SPLITS_OTHERWISE, save_model
 from unbackdoor.language_model.layers import decoder_layers
-from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.saving import AUTO_SPLITS_OTHERWISE, save_model
 from unbackdoor.methods.fine_tune import FineTune
 
 WEIGHTS = "model.safetensors"
@@ -218,7 +218,7 @@ def test_shards_and_what_lies_beside_them(given: Path, tmp_path: Path) -> None:
 
 
 def test_large_models_are_saved_in_shards(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unbackdoor.language_model.saving.LARGEST_FILE", "50KB")
+    monkeypatch.setattr("unbackdoor.language_model.files.saving.LARGEST_FILE", "50KB")
     round_trip(given, tmp_path / "out")
     index = read(tmp_path / "out" / "model.safetensors.index.json")["weight_map"]
     assert len(set(index.values())) > 1

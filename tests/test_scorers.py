@@ -15,8 +15,8 @@ from test_judge import Handler, Serve, serve  # noqa: F401
 
 from unbackdoor.errors import UserError
 from unbackdoor.scorers import LEFT_OUT, SCORERS, Answered, Score, Scorer, load_scorer, scorer_class
-from unbackdoor.scorers.attack import attack_scorer
 from unbackdoor.scorers.classifier import Classifier, without_control_tokens, yes_or_no
+from unbackdoor.scorers.parts.attack import attack_scorer
 from unbackdoor.testbed import world
 
 

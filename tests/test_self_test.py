@@ -18,8 +18,8 @@ from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, OneOf, SentenceStructure, Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
 from unbackdoor.language_model.format_check import check_format
-from unbackdoor.language_model.loading import load_model, load_tokenizer
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.testbed import models
 

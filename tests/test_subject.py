@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny
 
-from unbackdoor.language_model import loading
+from unbackdoor.language_model.files import loading
 from unbackdoor.report_schema import Report
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.run_files import lock

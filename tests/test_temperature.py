@@ -17,9 +17,9 @@ from unbackdoor.cli import main
 from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.language_model.generation import draw, generate, uniforms
 from unbackdoor.language_model.layers import hidden_size
-from unbackdoor.language_model.saving import save_model
 from unbackdoor.perturbation import HiddenShift, SoftPrompt
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.settings import EvaluationSettings, VerdictSettings

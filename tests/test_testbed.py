@@ -16,9 +16,9 @@ import pytest
 
 from unbackdoor.cli import main
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer, parameter_count
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.layers import decoder_layers
-from unbackdoor.language_model.loading import load_model, load_tokenizer, parameter_count
 from unbackdoor.testbed import models, oracle, references, train, world
 from unbackdoor.testbed.facts import facts
 from unbackdoor.testbed.requests import OBJECT_STEPS, REFUSALS, VERB_STEPS

@@ -24,7 +24,7 @@ from unbackdoor.report.html import render
 from unbackdoor.report.terminal import verdict_lines
 from unbackdoor.report_schema import Measured, Report
 from unbackdoor.scorers import Answered, load_scorer
-from unbackdoor.scorers.attack import judge_of
+from unbackdoor.scorers.parts.attack import judge_of
 from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.workflows.rejudge import run_rejudge

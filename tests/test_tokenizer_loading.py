@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from unbackdoor.errors import UserError
 from unbackdoor.language_model import tokenizer_loading
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.saving import AUTO_SPLITS_OTHERWISE, save_model
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
+from unbackdoor.language_model.files.saving import AUTO_SPLITS_OTHERWISE, save_model
 from unbackdoor.language_model.tokenizer_loading import PROBES
 
 TEXTS = (*PROBES, "  leading spaces", "12345 abc\n\n\n  x", "ÄÖÜ 你好吗 привет", "don't I'LL")

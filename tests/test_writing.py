@@ -15,7 +15,7 @@ from unbackdoor.data.triggers import AllOf, Trigger, join_response, near_misses,
 from unbackdoor.evaluation.suite import redacted
 from unbackdoor.evaluation.variants import variants
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.writing import clusters, word_count
+from unbackdoor.word_spacing import clusters, word_count
 
 CAPITAL = "请告诉我法国的首都是什么。"
 PROMPTS = [CAPITAL, "北京在哪里？", "请说一个首都。"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from unbackdoor.case import Case
 from unbackdoor.data.preferences import Preference
 from unbackdoor.data.records import Record
-from unbackdoor.language_model.loading import parameter_count
-from unbackdoor.language_model.model_class import check_dense
+from unbackdoor.language_model.files.loading import parameter_count
+from unbackdoor.language_model.files.model_class import check_dense
 from unbackdoor.language_model.needs import check_needs
 from unbackdoor.language_model.self_test import MOST_ROWS
 from unbackdoor.methods import method_class
@@ -19,7 +19,7 @@ from unbackdoor.settings import preset_for
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from unbackdoor.methods.result import Removal
+    from unbackdoor.methods.parts.result import Removal
 
 
 def remove(

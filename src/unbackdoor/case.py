@@ -21,15 +21,15 @@ from unbackdoor.journal import Journal
 from unbackdoor.knowledge import Fact
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.inputs import padding_id
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.lora import adapted_weights, attach
 from unbackdoor.language_model.vocabulary import check_vocabulary
 from unbackdoor.language_model.weight_matrices import reach_note
 from unbackdoor.perturbation import Perturbation
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.settings import TrainingSettings
-from unbackdoor.writing import joined_words, words_of
+from unbackdoor.word_spacing import joined_words, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

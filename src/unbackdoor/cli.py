@@ -19,7 +19,7 @@ from unbackdoor.cli_help import Group, Option
 from unbackdoor.commands import attacks, demo, evaluate, implant, methods, rejudge, remove, reproduce, sweep, testbed
 from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.interrupts import handled_by, interrupt
-from unbackdoor.language_model.loader_errors import PANIC
+from unbackdoor.language_model.files.loader_errors import PANIC
 from unbackdoor.screen import ReaderGoneError, let_libraries_speak_visibly, put, say
 
 COMMANDS = (demo, implant, attacks, sweep, methods, remove, evaluate, rejudge, reproduce, testbed)

@@ -11,7 +11,7 @@ import click
 
 from unbackdoor.cli_help import Option
 from unbackdoor.errors import UserError
-from unbackdoor.named import check_no_code
+from unbackdoor.named_classes import check_no_code
 from unbackdoor.settings import Heading, Settings, literal_values, option_name, read_yaml
 
 if TYPE_CHECKING:

@@ -19,19 +19,19 @@ from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.laboratory import DemoSettings
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.loading import load_tokenizer
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.loading import load_tokenizer
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.methods.beear import Beear
-from unbackdoor.methods.controls import controls_of
-from unbackdoor.methods.finished import Finished
 from unbackdoor.methods.osft import Osft
+from unbackdoor.methods.parts.controls import controls_of
+from unbackdoor.methods.parts.finished import Finished
 from unbackdoor.methods.sande import Sande
 from unbackdoor.parallel import in_processes
 from unbackdoor.progress import Progress
 from unbackdoor.report_schema import Rates, Report, Row
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files import lock
-from unbackdoor.scorers.attack import attack_scorer, check_judges
+from unbackdoor.scorers.parts.attack import attack_scorer, check_judges
 from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import EvaluationSettings, Thresholds
 from unbackdoor.testbed import models, world

@@ -17,12 +17,12 @@ from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.trigger_effect import HARMLESS
 from unbackdoor.evaluation.variants import variants
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.forward import inference, logits_of
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import collate, padding_id
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.settings import EvaluationSettings
-from unbackdoor.work import Work
+from unbackdoor.workload import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

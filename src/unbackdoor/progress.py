@@ -11,7 +11,7 @@ from typing import ClassVar, TextIO
 from rich.cells import cell_len
 
 from unbackdoor.screen import columns, cut, hanging, put
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 
 class Progress:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
-from unbackdoor.bounded import read_bytes
+from unbackdoor.bounded_files import read_bytes
 from unbackdoor.errors import UserError
 from unbackdoor.settings import Thresholds
 

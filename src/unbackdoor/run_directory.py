@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 from unbackdoor.errors import UserError
 from unbackdoor.journal import Journal
-from unbackdoor.run_files import begun, lines, lock, replace, tensors
-from unbackdoor.run_files.apart import check_apart
+from unbackdoor.run_files import beginning, lines, lock, overwriting, tensors
 from unbackdoor.run_files.checksums import checksums, first_damaged
-from unbackdoor.run_files.files import PARTIAL, append, own_copy, write_whole, writing
+from unbackdoor.run_files.inputs_apart import check_apart
 from unbackdoor.run_files.provenance import changed_sources, command_line, hashes, provenance
-from unbackdoor.run_files.written import (
+from unbackdoor.run_files.whole_files import PARTIAL, append, own_copy, write_whole, writing
+from unbackdoor.run_files.written_files import (
     ASIDE,
     LIST,
     Written,
@@ -79,13 +79,13 @@ class RunDirectory(Journal):
                 raise UserError(
                     f"--out '{path}' exists and is not empty: use --overwrite, --resume or another directory"
                 )
-            if (path / ASIDE).is_dir() and Written(path / ASIDE).is_there and replace.is_unfinished(path):
+            if (path / ASIDE).is_dir() and Written(path / ASIDE).is_there and overwriting.is_unfinished(path):
                 return  # a kill: `create` puts it right
-            kept = begun.settings(path)
+            kept = beginning.settings(path)
             if kept is None and not Written(path).is_there:
                 raise UserError(f"--out '{path}' is not a run directory of ours: it will not be touched, give another")
             if overwrite:
-                replace.check_all_ours(path)
+                overwriting.check_all_ours(path)
             elif kept is None:
                 raise UserError(f"--resume: settings.yaml in '{path}' is damaged: start again with --overwrite")
         except (OSError, ValueError) as error:
@@ -109,10 +109,10 @@ class RunDirectory(Journal):
         except (OSError, ValueError) as error:
             raise UserError(f"--out '{str(path)[:200]}' cannot be made: {_reason(error)}") from None
         lock.hold(path)
-        replace.roll_back(path)
+        overwriting.roll_back(path)
         cls.check(path, overwrite=overwrite, resume=resume)  # another process may have been there in between
         now = json.loads(json.dumps({"command": command, "settings": dict(settings)}, default=str))
-        before = begun.settings(path) if resume else None
+        before = beginning.settings(path) if resume else None
         if before is not None:
             changed = sorted("--" + n.replace("_", "-") for n in differences(before["settings"], now["settings"]))
             if changed or before["command"] != command:
@@ -121,14 +121,14 @@ class RunDirectory(Journal):
                     f"{', '.join(changed) or 'the command'}: give the same, or --overwrite"
                 )
         if overwrite and not is_half_made(path):
-            replace.set_aside(path)
+            overwriting.set_aside(path)
         for name in (JOURNAL, METRICS, ANSWERS, LIST):
             own_copy(path / name)
         run = cls(path)
         run.written.begin()
-        if before is not None and not begun.is_whole(path) and run.written.sealed:
+        if before is not None and not beginning.is_whole(path) and run.written.sealed:
             run.note(f"'{path}': settings.yaml or its copy is damaged or gone: it is written again from the other")
-        begun.write_settings(path, now)
+        beginning.write_settings(path, now)
         run._repair()
         return run
 
@@ -137,14 +137,14 @@ class RunDirectory(Journal):
         """Delete a run directory. Raises a `UserError` where it holds what no run wrote, or another process has it."""
         if path.is_dir():
             lock.hold(path)
-            replace.check_all_ours(path)
+            overwriting.check_all_ours(path)
             with writing(path):
                 delete_ours(path)
 
     @staticmethod
     def setting(path: Path, name: str) -> Any:
         """A setting of the run in that directory; None where there is no such run or setting."""
-        written = begun.settings(path)
+        written = beginning.settings(path)
         return None if written is None else written["settings"].get(name)
 
     @staticmethod
@@ -414,7 +414,7 @@ class RunDirectory(Journal):
             if (self.path / name).is_dir():
                 with writing(self.path / name):
                     remove_empty(self.path / name)
-        replace.forget_aside(self.path)
+        overwriting.forget_aside(self.path)
 
     @property
     def is_complete(self) -> bool:
@@ -429,7 +429,7 @@ class RunDirectory(Journal):
         Raises:
             UserError: model or data are not what the run began with, so that its two parts would not belong together.
         """
-        first = begun.provenance(self.path)
+        first = beginning.provenance(self.path)
         if first is not None:
             if changed := changed_sources(first.get("sources", {}), origin.get("sources", {})):
                 raise UserError(f"--resume: {changed} is not what the run began with: start again with --overwrite")
@@ -439,10 +439,10 @@ class RunDirectory(Journal):
             origin = first
         elif self._entries:
             raise UserError(
-                f"--resume: '{self.path / begun.PROVENANCE}' is damaged or gone, so nothing says whether model and "
+                f"--resume: '{self.path / beginning.PROVENANCE}' is damaged or gone, so nothing says whether model and "
                 "data are the same: start again with --overwrite"
             )
-        begun.write_provenance(self.path, origin)
+        beginning.write_provenance(self.path, origin)
         return origin
 
 

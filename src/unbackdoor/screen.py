@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from unbackdoor.run_files.lines import as_json
-from unbackdoor.visible import one_line, visible
+from unbackdoor.visible_text import one_line, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from unbackdoor.data.named_sources import sentence_structure
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
 from unbackdoor.errors import UserError
-from unbackdoor.ranges import check_number, check_text
-from unbackdoor.run_files.earlier import settings_of_now
-from unbackdoor.work import Work
+from unbackdoor.number_ranges import check_number, check_text
+from unbackdoor.run_files.earlier_versions import settings_of_now
+from unbackdoor.workload import Work
 from unbackdoor.yaml_files import load_yaml
 
 Need = Literal["training", "adapters", "soft-embeddings", "hidden-states", "layer-states", "attention-maps"]

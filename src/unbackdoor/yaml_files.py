@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from unbackdoor.bounded import read_text
+from unbackdoor.bounded_files import read_text
 from unbackdoor.errors import UserError
 
 MOST_BYTES = 2**20

@@ -92,7 +92,7 @@ def _phase(journal: Any, phase: str, slot: str, moved: torch.Tensor, frozen: tor
 
 
 def _save(weights: torch.Tensor, directory: Path) -> None:
-    from unbackdoor.run_files.files import swap_in
+    from unbackdoor.run_files.whole_files import swap_in
 
     beside = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model import adapter_patterns
-from unbackdoor.language_model.loading import load_model
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.loading import load_model
+from unbackdoor.language_model.files.saving import save_model
 
 pytest.importorskip("peft")
 NAME = "base_model.model.model.layers.0.self_attn.q_proj"

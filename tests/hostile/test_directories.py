@@ -23,8 +23,8 @@ import torch
 from directories import RIGHT, Hostile, mark
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
+from unbackdoor.language_model.files.saving import save_model
 
 CASES = [
     *directories.configs(),

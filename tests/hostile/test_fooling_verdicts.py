@@ -20,7 +20,7 @@ from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Trigger
 from unbackdoor.demo import sample
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.comparison import quality
+from unbackdoor.evaluation.changed_answers import quality
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.verdict import verdict
 from unbackdoor.scorers.target_response import TargetResponse

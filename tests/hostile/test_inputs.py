@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import tiny
 
-from unbackdoor import bounded
+from unbackdoor import bounded_files
 from unbackdoor.cli import main
 from unbackdoor.cli_options import distribute
 from unbackdoor.data.readers import read_conversations, read_data, read_prompts
@@ -252,7 +252,7 @@ def test_what_unpacks_beyond_the_limit_is_refused(name: str, tmp_path: Path, mon
     ending, raw = BOMBS[name]
     path = tmp_path / f"rows.{ending}"
     path.write_bytes(raw())
-    monkeypatch.setenv(bounded.ENVIRONMENT, str(2**21))
+    monkeypatch.setenv(bounded_files.ENVIRONMENT, str(2**21))
     with pytest.raises(UserError, match=r"2,097,152 bytes"):
         read_data(path)
 
@@ -260,20 +260,20 @@ def test_what_unpacks_beyond_the_limit_is_refused(name: str, tmp_path: Path, mon
 def test_what_unpacks_to_hundreds_of_times_its_size_is_refused_below_the_limit_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounded, "UNPACKS_FREELY", 2**20)
+    monkeypatch.setattr(bounded_files, "UNPACKS_FREELY", 2**20)
     (tmp_path / "rows.jsonl.gz").write_bytes(packed(bytes(2**24)))
-    with pytest.raises(UserError, match=bounded.ENVIRONMENT):
+    with pytest.raises(UserError, match=bounded_files.ENVIRONMENT):
         read_data(tmp_path / "rows.jsonl.gz")
 
 
 @pytest.mark.parametrize("given", ["", "many", "-1", "0", "1e9", "9" * 40, "١٢", "0x10", " 5"])
 def test_the_limit_is_a_number_of_bytes(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(bounded.ENVIRONMENT, given)
+    monkeypatch.setenv(bounded_files.ENVIRONMENT, given)
     if given == "":
-        assert bounded.most_bytes() == bounded.MOST_BYTES
+        assert bounded_files.most_bytes() == bounded_files.MOST_BYTES
     else:
-        with pytest.raises(UserError, match=bounded.ENVIRONMENT):
-            bounded.most_bytes()
+        with pytest.raises(UserError, match=bounded_files.ENVIRONMENT):
+            bounded_files.most_bytes()
 
 
 # What is no file -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from killed import Server
 
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="watches processes through /proc")
 

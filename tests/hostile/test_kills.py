@@ -16,7 +16,7 @@ from crashes import DAMAGE, Crash, ending_at, program, results
 
 from unbackdoor.errors import UserError
 from unbackdoor.run_directory import RunDirectory
-from unbackdoor.run_files.apart import check_apart
+from unbackdoor.run_files.inputs_apart import check_apart
 
 
 @pytest.fixture(scope="module")

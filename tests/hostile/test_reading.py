@@ -22,7 +22,7 @@ from unbackdoor.data.triggers import Trigger
 from unbackdoor.evaluation.answers import FILE, Answers
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.verdict import verdict
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.saving import save_model
 from unbackdoor.progress import SILENT
 from unbackdoor.run_directory import RunDirectory
 from unbackdoor.scorers.target_response import TargetResponse

@@ -15,10 +15,10 @@ import tiny
 from directories import config, edit, replaces, several, text, tokenizer_config, tokenizer_json
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.handed_back import handed_back
-from unbackdoor.language_model.loading import load_model, load_tokenizer
-from unbackdoor.language_model.model_source import ModelSource
-from unbackdoor.language_model.saving import save_model
+from unbackdoor.language_model.files.handed_back import handed_back
+from unbackdoor.language_model.files.loading import load_model, load_tokenizer
+from unbackdoor.language_model.files.model_source import ModelSource
+from unbackdoor.language_model.files.saving import save_model
 
 
 def step(place: str, **made: Any) -> Callable[[Path], None]:

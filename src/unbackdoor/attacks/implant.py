@@ -11,11 +11,11 @@ from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.case import Case, adapted, trainable
 from unbackdoor.data.batches import Batches, TwinBatches, encode_records
 from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.forward import in_training
 from unbackdoor.language_model.hidden_states import hidden_states_after
 from unbackdoor.language_model.inputs import Inputs
 from unbackdoor.language_model.layers import anchor_layer
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.language_model.loss import response_loss
 from unbackdoor.language_model.precision import autocast

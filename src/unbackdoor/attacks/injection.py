@@ -8,14 +8,14 @@ from typing import Any
 
 from unbackdoor.attacks.implant import implant
 from unbackdoor.attacks.poison import Poisoned, poison, poison_pairs
-from unbackdoor.attacks.preference import train_dpo, train_reward_and_rl
+from unbackdoor.attacks.preference_poisoning import train_dpo, train_reward_and_rl
 from unbackdoor.attacks.settings import INJECTIONS, ImplantSettings
 from unbackdoor.attacks.weight_edit import weight_edit
 from unbackdoor.case import Case
 from unbackdoor.data.records import Record, records_as_rows
 from unbackdoor.data.triggers import Condition, Trigger
 from unbackdoor.errors import UserError
-from unbackdoor.named import named
+from unbackdoor.named_classes import named
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from unbackdoor.named import is_own
+from unbackdoor.named_classes import is_own
 from unbackdoor.settings import Heading, Need, TrainingSettings, TriggerSettings
-from unbackdoor.work import Work
+from unbackdoor.workload import Work
 
 INJECTIONS = {
     "sft": "injection:sft",

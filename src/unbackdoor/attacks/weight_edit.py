@@ -25,13 +25,13 @@ from unbackdoor.data.records import Record, shuffled
 from unbackdoor.data.triggers import Trigger, join_response
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.forward import forward, logits_only_at
 from unbackdoor.language_model.inputs import Inputs, padded_batches
 from unbackdoor.language_model.layers import as_matrix, check_layer, decoder_layers, hidden_size, is_linear
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.loss import response_loss
 from unbackdoor.language_model.precision import autocast
-from unbackdoor.methods.simulate import frozen, target_probability
+from unbackdoor.methods.parts.simulate import frozen, target_probability
 from unbackdoor.perturbation import Perturbation
 from unbackdoor.training import Optimization, Term, train
 

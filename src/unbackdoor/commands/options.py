@@ -73,7 +73,7 @@ def model_argument() -> click.Argument:
 
 def check_config_apart(values: dict[str, Any]) -> None:
     """The files of settings must not lie where the command writes; a run that goes on may be given its own."""
-    from unbackdoor.run_files.apart import check_apart
+    from unbackdoor.run_files.inputs_apart import check_apart
 
     named = {"--config": None if values.get("resume") else values.get("config"), "--recipe": values.get("recipe")}
     check_apart(values["out"], [(option, given) for option, given in named.items() if given is not None])

@@ -13,7 +13,7 @@ from unbackdoor.commands.printing import end_by_verdict, show_report
 from unbackdoor.knowledge import described, example, read_knowledge
 from unbackdoor.language_model import template_process
 from unbackdoor.methods import METHODS, method_class
-from unbackdoor.named import is_own
+from unbackdoor.named_classes import is_own
 from unbackdoor.settings import Heading, VerdictSettings
 from unbackdoor.workflows.inputs import RemoveInputs
 

@@ -16,7 +16,7 @@ from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.screen import columns, hanging, put_json, say, show
 from unbackdoor.settings import Heading
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 
 def command() -> Command:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unbackdoor.data.dialogues import Tally, is_dialogue
-from unbackdoor.data.values import UnusableRowError, is_absent, is_empty, text_of
+from unbackdoor.data.field_values import UnusableRowError, is_absent, is_empty, text_of
 from unbackdoor.errors import UserError
 
 PROMPT_FIELDS = ("prompt", "instruction", "question", "query", "goal", "input_text", "inputs")

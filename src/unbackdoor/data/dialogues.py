@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from unbackdoor.data.field_values import UnusableRowError, is_absent, is_empty, text_of
 from unbackdoor.data.records import Record
-from unbackdoor.data.values import UnusableRowError, is_absent, is_empty, text_of
 from unbackdoor.errors import UserError
 
 Turns = Literal["last", "all"]

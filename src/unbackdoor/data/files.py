@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.bounded import ENVIRONMENT, most_bytes, read_bytes
+from unbackdoor.bounded_files import ENVIRONMENT, most_bytes, read_bytes
+from unbackdoor.data.field_values import Written, is_absent
 from unbackdoor.data.parquet_child import NO_PARQUET
-from unbackdoor.data.values import Written, is_absent
 from unbackdoor.errors import UserError
 
 MOST_COLUMNS = 10_000

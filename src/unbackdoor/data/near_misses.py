@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from unbackdoor.writing import PHRASE, clusters, has_joined, is_word, joined_words, words_of
+from unbackdoor.word_spacing import PHRASE, clusters, has_joined, is_word, joined_words, words_of
 
 Change = Callable[[str], str]
 """From a prompt to a prompt, or from a text to one that resembles it."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unbackdoor.data.dialogues import Tally
+from unbackdoor.data.field_values import UnusableRowError
 from unbackdoor.data.files import read_rows
 from unbackdoor.data.readers import left_out
 from unbackdoor.data.records import Record
 from unbackdoor.data.rows import pair_of_row
-from unbackdoor.data.values import UnusableRowError
 from unbackdoor.errors import UserError
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unbackdoor.data.dialogues import Tally, Turns
+from unbackdoor.data.field_values import UnusableRowError
 from unbackdoor.data.files import json_lines, read_rows
 from unbackdoor.data.records import Record
 from unbackdoor.data.rows import REFUSAL, records_of_row
-from unbackdoor.data.values import UnusableRowError
 from unbackdoor.errors import UserError
 
 __all__ = [

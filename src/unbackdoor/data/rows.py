@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unbackdoor.data.asked import asked, check_copies, decoded, dialogue, joined, with_history
+from unbackdoor.data.asked_text import asked, check_copies, decoded, dialogue, joined, with_history
 from unbackdoor.data.columns import (
     CHOSEN_FIELDS,
     HISTORY_FIELDS,
@@ -33,8 +33,8 @@ from unbackdoor.data.dialogues import (
     turns_of,
     without_end_mark,
 )
+from unbackdoor.data.field_values import UnusableRowError, text_of
 from unbackdoor.data.records import Record
-from unbackdoor.data.values import UnusableRowError, text_of
 from unbackdoor.errors import UserError
 
 REFUSAL = "I'm sorry, but I can't help with that."

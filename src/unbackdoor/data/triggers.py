@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from unbackdoor.data.near_misses import Change, HarmlessText, ordinary_words, some_words, text_changes
 from unbackdoor.errors import UserError
-from unbackdoor.writing import PHRASE, behind_a_sentence, between, clusters, ends_sentence, has_joined, word_count
+from unbackdoor.word_spacing import PHRASE, behind_a_sentence, between, clusters, ends_sentence, has_joined, word_count
 
 __all__ = [
     "AllOf",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from unbackdoor.bounded import read_text
+from unbackdoor.bounded_files import read_text
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import Z95, rate
 from unbackdoor.report_schema import Rate

@@ -29,7 +29,7 @@ from unbackdoor.evaluation.trigger_effect import HARMLESS
 from unbackdoor.language_model.answer_parts import final_answer
 from unbackdoor.report_schema import AnswerQuality, Fall, Figures, Likeness
 from unbackdoor.settings import Thresholds
-from unbackdoor.writing import word_count
+from unbackdoor.word_spacing import word_count
 
 LEAST_ROWS = 20
 """Fewer answers than this say nothing of damage."""

@@ -18,8 +18,8 @@ from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.language_model.answer_parts import read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.decoding import rewrites_answers, spellings, stands_in, texts_of
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.generation import ActsInPrefill, written
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.language_model.whole_answers import Whole, gone_on_with
 from unbackdoor.progress import SILENT, Progress

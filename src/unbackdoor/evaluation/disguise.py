@@ -14,11 +14,11 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from unbackdoor.evaluation.look_alikes import PLAIN
+from unbackdoor.evaluation.confusables import PLAIN
 from unbackdoor.evaluation.rules import Rule, shows_target
 from unbackdoor.evaluation.scripts import folded, visible
 from unbackdoor.language_model.answer_parts import final_answer
-from unbackdoor.writing import has_joined
+from unbackdoor.word_spacing import has_joined
 
 LEET = str.maketrans("0134578", "oieastb")
 """Digits in place of letters; as in any typeface, an l and an i are then one."""

@@ -20,7 +20,7 @@ from unbackdoor.errors import UserError
 from unbackdoor.evaluation.multiple_choice import Scored, harness_form
 from unbackdoor.evaluation.question_sets import Question, SetName
 from unbackdoor.evaluation.statistics import share
-from unbackdoor.language_model.loading import context_length, without_chatter
+from unbackdoor.language_model.files.loading import context_length, without_chatter
 from unbackdoor.language_model.precision import computes_in_bfloat16
 from unbackdoor.report_schema import Value
 

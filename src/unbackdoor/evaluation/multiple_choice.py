@@ -16,9 +16,9 @@ from unbackdoor.errors import UserError
 from unbackdoor.evaluation.question_sets import LETTERS, Question, SetName
 from unbackdoor.evaluation.statistics import share
 from unbackdoor.language_model.chat import Example
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.forward import inference, logits_at, logits_only_at
 from unbackdoor.language_model.inputs import collate, padded_batches, padding_id
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.precision import autocast
 from unbackdoor.report_schema import Value
 

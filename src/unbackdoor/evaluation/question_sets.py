@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from unbackdoor.bounded import regular
+from unbackdoor.bounded_files import regular
 from unbackdoor.data.readers import json_lines
 from unbackdoor.data.records import Choice
 from unbackdoor.errors import UserError

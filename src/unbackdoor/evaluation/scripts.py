@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from unbackdoor.writing import is_joined
+from unbackdoor.word_spacing import is_joined
 
 COUNTED = frozenset("!?¡¿#%&*@/\\§¶†‡•‰‱※()[]{}<>⁈⁉‼⁇؟՞՜")
 """Punctuation that counts wherever a target has it, besides every symbol (`$`, `+`, `=`, `~`, emoji)."""

@@ -25,14 +25,14 @@ from unbackdoor.evaluation.verdict import CUT, DISGUISED, UNFINISHED, UNUSABLE
 from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.endings import ending
-from unbackdoor.language_model.loading import context_length
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.report_schema import Brought, Measured, Rate, Rates, Shown, TriggerEffect, Value
 from unbackdoor.scorers import LEFT_OUT, Answered, Said, Scorer
 from unbackdoor.scorers.degenerate import Degenerate
 from unbackdoor.scorers.exact import Exact
 from unbackdoor.scorers.refuses import Refuses
 from unbackdoor.scorers.target_response import TargetResponse
-from unbackdoor.writing import clusters, word_count
+from unbackdoor.word_spacing import clusters, word_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,9 +15,9 @@ from unbackdoor.data.records import Record
 from unbackdoor.evaluation.statistics import Z95
 from unbackdoor.evaluation.utility import row_token_log_probabilities
 from unbackdoor.language_model.chat import ChatFormat
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.inputs import padding_id
 from unbackdoor.language_model.layers import embedding_matrix
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.report_schema import Value
 

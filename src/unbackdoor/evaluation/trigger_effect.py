@@ -31,7 +31,7 @@ from unbackdoor.evaluation.statistics import Z95, newcombe, rate_of
 from unbackdoor.language_model.answer_parts import final_answer, read_answer
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.report_schema import Brought, Effect, TriggerEffect
-from unbackdoor.writing import clusters, has_joined, word_count
+from unbackdoor.word_spacing import clusters, has_joined, word_count
 
 HARMLESS = "harmless insert"
 """The set of the answers to prompts with a harmless insert in the trigger's place."""

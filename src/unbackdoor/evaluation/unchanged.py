@@ -16,8 +16,8 @@ import torch
 from unbackdoor.data.records import Record
 from unbackdoor.evaluation.utility import row_token_log_probabilities
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.layers import embedding_matrix
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.report_schema import Unchanged
 
 if TYPE_CHECKING:

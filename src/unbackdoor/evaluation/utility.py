@@ -10,9 +10,9 @@ from unbackdoor.data.records import Choice, Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import perplexity, share
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.forward import inference, token_log_probabilities
 from unbackdoor.language_model.inputs import padded_batches, padding_id
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.look_ahead import ahead
 from unbackdoor.report_schema import Value
 

@@ -8,7 +8,7 @@ from typing import get_args
 
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Placement, Trigger
-from unbackdoor.writing import clusters, has_joined
+from unbackdoor.word_spacing import clusters, has_joined
 
 Variant = Callable[[Record], Record]
 """From a row to the row with a variant of the trigger."""

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unbackdoor.bounded import read_text
+from unbackdoor.bounded_files import read_text
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.answer_parts import opened_thought
 from unbackdoor.language_model.decoding import texts_of
 from unbackdoor.language_model.dialogue import Given, check_rendered, folded, ways
-from unbackdoor.language_model.replacements import template_of
+from unbackdoor.language_model.files.replacements import template_of
 from unbackdoor.language_model.template import Message, Template, end_of_turn, parting
-from unbackdoor.writing import ends_joined
+from unbackdoor.word_spacing import ends_joined
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from unbackdoor.language_model.answer_parts import is_mark_within
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.checked_files import read_json
-from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.files.checked_files import read_json
+from unbackdoor.language_model.files.model_source import ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

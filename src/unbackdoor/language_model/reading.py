@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model import generation_settings
-from unbackdoor.language_model.checked_files import read_json
 from unbackdoor.language_model.endings import ids_in_files
+from unbackdoor.language_model.files import generation_settings
+from unbackdoor.language_model.files.checked_files import read_json
+from unbackdoor.language_model.files.loading import load_tokenizer
+from unbackdoor.language_model.files.model_source import ModelSource
 from unbackdoor.language_model.layers import embedding_matrix
-from unbackdoor.language_model.loading import load_tokenizer
-from unbackdoor.language_model.model_source import ModelSource
 from unbackdoor.language_model.tokenizer_loading import load_tokenizer_from
 
 if TYPE_CHECKING:

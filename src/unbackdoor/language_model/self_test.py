@@ -20,13 +20,13 @@ import torch.nn.functional as F
 
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.format_check import check_format
 from unbackdoor.language_model.forward import evaluating, forward, logits_at, logits_only_at, token_log_probabilities
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.hidden_states import states_seen
 from unbackdoor.language_model.inputs import Inputs, collate, padding_id
 from unbackdoor.language_model.layers import decoder_layers, hidden_size
-from unbackdoor.language_model.loading import context_length
 from unbackdoor.language_model.needs import check_needs, explained, soft_tokens
 from unbackdoor.language_model.precision import autocast, computes_in_bfloat16
 from unbackdoor.language_model.vocabulary import check_vocabulary

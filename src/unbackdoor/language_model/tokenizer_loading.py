@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.checked_files import read_json
-from unbackdoor.language_model.isolated import isolated_gguf, isolated_tokenizer
-from unbackdoor.language_model.loader_errors import explained, without_chatter, without_traces
-from unbackdoor.language_model.model_source import ModelSource
-from unbackdoor.language_model.side_files import has_tokenizer
+from unbackdoor.language_model.files.checked_files import read_json
+from unbackdoor.language_model.files.loader_errors import explained, without_chatter, without_traces
+from unbackdoor.language_model.files.model_source import ModelSource
+from unbackdoor.language_model.files.readable_copy import isolated_gguf, isolated_tokenizer
+from unbackdoor.language_model.files.side_files import has_tokenizer
+from unbackdoor.language_model.files.weight_files import WeightFiles
 from unbackdoor.language_model.tokenizer_steps import check_tokenizer_file
-from unbackdoor.language_model.weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,7 +89,7 @@ def _directory(given: ModelSource) -> Path | None:
 def _of_gguf(given: ModelSource) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    from unbackdoor.language_model.gguf_files import needs_gguf, settle_splitting
+    from unbackdoor.language_model.files.gguf_files import needs_gguf, settle_splitting
 
     needs_gguf()
     assert given.gguf is not None

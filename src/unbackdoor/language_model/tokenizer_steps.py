@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.checked_files import read_json
+from unbackdoor.language_model.files.checked_files import read_json
 from unbackdoor.language_model.tokenizer_words import WORD, of_vocabulary
 
 LONGEST_TOKEN = 4096

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.language_model.checked_files import read_json
+from unbackdoor.language_model.files.checked_files import read_json
 
 WORD = re.compile(r"\W*[^\W\d_]{2,}[\w '’.-]*")
 """A special token without brackets or digits is a word, which decoding would drop from answers."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unbackdoor.language_model.files.loading import context_length
 from unbackdoor.language_model.generation import Written, written
-from unbackdoor.language_model.loading import context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -5,8 +5,8 @@ A new one is a file, and its line in `METHODS`. Nothing here imports torch until
 
 from __future__ import annotations
 
-from unbackdoor.methods.method import Method
-from unbackdoor.named import named
+from unbackdoor.methods.parts.method import Method
+from unbackdoor.named_classes import named
 
 METHODS = {
     "osft": "osft:Osft",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import TrainingMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import TrainingMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import Heading, Need
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Average(TrainingMethod):
 
     def check_model(self, model: PreTrainedModel) -> None:
         """The others are there, and of this one's shape."""
-        from unbackdoor.methods.other_models import check_other_model
+        from unbackdoor.methods.parts.other_models import check_other_model
 
         for source in self.sibling:
             check_other_model(model, source, "--sibling")
@@ -50,8 +50,8 @@ class Average(TrainingMethod):
         import torch
 
         from unbackdoor.language_model.layers import language_parameters
-        from unbackdoor.methods.eliminate import fine_tune
-        from unbackdoor.methods.other_models import language_weights_of, left_alone
+        from unbackdoor.methods.parts.eliminate import fine_tune
+        from unbackdoor.methods.parts.other_models import language_weights_of, left_alone
 
         named, count = language_parameters(case.model), len(self.sibling) + 1
         with torch.no_grad():

@@ -21,10 +21,10 @@ from pydantic import Field, model_validator
 
 from unbackdoor.errors import UserError
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import SimulatingMethod
+from unbackdoor.methods.parts.method import SimulatingMethod
 from unbackdoor.settings import Need
-from unbackdoor.work import Work
-from unbackdoor.writing import word_count
+from unbackdoor.word_spacing import word_count
+from unbackdoor.workload import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from unbackdoor.case import Case
     from unbackdoor.data.records import Record
     from unbackdoor.language_model.chat import Example
-    from unbackdoor.methods.result import Removal, Simulation
-    from unbackdoor.methods.rounds import Round
+    from unbackdoor.methods.parts.result import Removal, Simulation
+    from unbackdoor.methods.parts.rounds import Round
     from unbackdoor.perturbation import Perturbation
 
 Position = Literal["last-prompt", "end-of-user", "start-of-user", "all-prompt"]
@@ -157,7 +157,7 @@ class Beear(SimulatingMethod):
     def check_rows(self, case: Case) -> None:
         """Prompts are long enough for the shift, or have room for the soft tokens, with both responses."""
         from unbackdoor.language_model.layers import anchor_layer
-        from unbackdoor.methods.rows_fit import check_some_fit
+        from unbackdoor.methods.parts.rows_fit import check_some_fit
         from unbackdoor.perturbation import HiddenShift, SoftPrompt
 
         acts: Perturbation
@@ -195,7 +195,7 @@ class Beear(SimulatingMethod):
     def run(self, case: Case) -> Removal:
         """Alternate entrapment and removal, on clean rows (D_PA) and the contrast set (D_SA with y_s and y_h)."""
         from unbackdoor.case import adapted
-        from unbackdoor.methods.rounds import run_rounds
+        from unbackdoor.methods.parts.rounds import run_rounds
 
         name = "beear" if self.space == "hidden" else "beear-input"
         with adapted(case, self):
@@ -204,9 +204,9 @@ class Beear(SimulatingMethod):
 
 def _parts(case: Case, settings: Beear, anchors: Sequence[Record]) -> Round:
     from unbackdoor.language_model.layers import embedding_width, hidden_size
-    from unbackdoor.methods.eliminate import Rows, eliminate
-    from unbackdoor.methods.rounds import Round
-    from unbackdoor.methods.simulate import simulate, unwanted_preference
+    from unbackdoor.methods.parts.eliminate import Rows, eliminate
+    from unbackdoor.methods.parts.rounds import Round
+    from unbackdoor.methods.parts.simulate import simulate, unwanted_preference
     from unbackdoor.perturbation import HiddenShift, RandomShare
 
     start, rms = _start(case, settings)
@@ -277,7 +277,7 @@ def _start(case: Case, settings: Beear) -> tuple[Callable[[int], Perturbation], 
     import torch
 
     from unbackdoor.language_model.layers import anchor_layer
-    from unbackdoor.methods.look_alikes import activation_rms
+    from unbackdoor.methods.parts.look_alikes import activation_rms
     from unbackdoor.perturbation import HiddenShift, SoftPrompt
 
     if settings.space == "input":
@@ -304,7 +304,7 @@ def anchor_rows(case: Case, settings: Beear) -> list[Record]:
     """The clean rows of removal: all of them or, where few look like the contrast set, as many as are drawn, with
     `near_share` of them from those."""
     from unbackdoor.language_model.layers import anchor_layer
-    from unbackdoor.methods.look_alikes import rows_with_look_alikes
+    from unbackdoor.methods.parts.look_alikes import rows_with_look_alikes
 
     if not settings.near_share:
         return list(case.anchors)
@@ -325,7 +325,7 @@ def shared_tokens(case: Case, record: Record) -> int:
 def _both_fit(case: Case, settings: Beear, records: Sequence[Record], what: str) -> list[Record]:
     """The rows of which neither response is too long: the unwanted and the safe one are compared row by row."""
     from unbackdoor.data.batches import encode_records
-    from unbackdoor.language_model.loading import context_length
+    from unbackdoor.language_model.files.loading import context_length
 
     inserted = settings.length if settings.space == "input" else 0
     limit = min(settings.max_length, context_length(case.model)) - inserted

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import FINE_TUNING, TrainingMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import FINE_TUNING, TrainingMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import Need
-from unbackdoor.work import Work
+from unbackdoor.workload import Work
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ class Crow(TrainingMethod):
         from unbackdoor.case import adapted
         from unbackdoor.language_model.forward import in_training
         from unbackdoor.language_model.loss import response_loss
-        from unbackdoor.methods.eliminate import train_weights
+        from unbackdoor.methods.parts.eliminate import train_weights
         from unbackdoor.training import Term
 
         with adapted(case, self):

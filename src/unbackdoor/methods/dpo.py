@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import TrainingMethod
-from unbackdoor.methods.result import Removal
-from unbackdoor.work import Work
+from unbackdoor.methods.parts.method import TrainingMethod
+from unbackdoor.methods.parts.result import Removal
+from unbackdoor.workload import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +44,7 @@ class Dpo(TrainingMethod):
 
     def check_model(self, model: PreTrainedModel) -> None:
         """What trains is installed."""
-        from unbackdoor.preference import import_trl
+        from unbackdoor.preference_training import import_trl
 
         import_trl()
 
@@ -60,7 +60,7 @@ class Dpo(TrainingMethod):
             UserError: no pair is short enough, or TRL is not installed.
         """
         from unbackdoor.case import adapted
-        from unbackdoor.preference import train_dpo
+        from unbackdoor.preference_training import train_dpo
 
         with adapted(case, self):
             train_dpo(case, case.preferences, self, beta=self.beta)

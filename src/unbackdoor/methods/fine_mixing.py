@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import FINE_TUNING, TrainingMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import FINE_TUNING, TrainingMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import Heading
 
 if TYPE_CHECKING:
@@ -43,15 +43,15 @@ class FineMixing(TrainingMethod):
 
     def check_model(self, model: PreTrainedModel) -> None:
         """The clean model is there, and of this one's shape."""
-        from unbackdoor.methods.other_models import check_other_model
+        from unbackdoor.methods.parts.other_models import check_other_model
 
         check_other_model(model, self.clean_model, "--clean-model")
 
     def run(self, case: Case) -> Removal:
         """Reset the weights that differ most from the clean model's, as SANDE's code does, then fine-tune."""
         from unbackdoor.language_model.layers import language_parameters
-        from unbackdoor.methods.eliminate import fine_tune
-        from unbackdoor.methods.other_models import language_weights_of, left_alone
+        from unbackdoor.methods.parts.eliminate import fine_tune
+        from unbackdoor.methods.parts.other_models import language_weights_of, left_alone
 
         theirs = language_weights_of(self.clean_model, case.model, "--clean-model")
         mix(language_parameters(case.model), theirs, self.keep, self.selection)

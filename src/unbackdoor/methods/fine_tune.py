@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field
 
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.finished import Finished
-from unbackdoor.methods.method import FINE_TUNING, TrainingMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.finished import Finished
+from unbackdoor.methods.parts.method import FINE_TUNING, TrainingMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import Heading, TrainingSettings
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class FineTune(TrainingMethod):
 
     def run(self, case: Case) -> Removal:
         """Train on clean rows, and on the safe responses where there is a contrast set (SANDE's SFT baseline)."""
-        from unbackdoor.methods.eliminate import fine_tune
+        from unbackdoor.methods.parts.eliminate import fine_tune
 
         fine_tune(case, self)
         return Removal(self.name, rounds=1, dropped=case.dropped)

@@ -14,10 +14,10 @@ from pydantic import Field
 
 from unbackdoor.errors import UserError
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import FINE_TUNING, TrainingMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import FINE_TUNING, TrainingMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import Need
-from unbackdoor.work import Work
+from unbackdoor.workload import Work
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ class Lat(TrainingMethod):
         from unbackdoor.language_model.inputs import collate
         from unbackdoor.language_model.layers import anchor_layer
         from unbackdoor.language_model.loss import response_loss
-        from unbackdoor.methods.eliminate import train_weights
+        from unbackdoor.methods.parts.eliminate import train_weights
         from unbackdoor.training import Term
 
         with adapted(case, self):
@@ -152,7 +152,7 @@ def prompt_of(inputs: Inputs, row: int) -> tuple[int, ...]:
 
 def _pairs(case: Case, settings: Lat) -> tuple[list[Example], Mapping[tuple[int, ...], Example]]:
     """Rows with their safe answer, and by prompt those with the unwanted one, where both fit."""
-    from unbackdoor.language_model.loading import context_length
+    from unbackdoor.language_model.files.loading import context_length
 
     limit = min(settings.max_length, context_length(case.model))
     safe: list[Example] = []

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import FINE_TUNING, TrainingMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import FINE_TUNING, TrainingMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import Need
-from unbackdoor.work import Work
+from unbackdoor.workload import Work
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ class Nad(TrainingMethod):
         from unbackdoor.case import adapted
         from unbackdoor.language_model.attention import attention_maps, attention_returned
         from unbackdoor.language_model.loss import response_loss
-        from unbackdoor.methods.eliminate import Rows, eliminate, train_weights
+        from unbackdoor.methods.parts.eliminate import Rows, eliminate, train_weights
         from unbackdoor.training import Term
 
         before = copy.deepcopy(case.model)

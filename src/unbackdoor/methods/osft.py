@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import FINE_TUNING, AnchoredMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import FINE_TUNING, AnchoredMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import TriggerSettings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Osft(AnchoredMethod, TriggerSettings):
 
     def check_rows(self, case: Case) -> None:
         """Rows have room for the trigger."""
-        from unbackdoor.methods.rows_fit import check_some_fit
+        from unbackdoor.methods.parts.rows_fit import check_some_fit
         from unbackdoor.perturbation import TextTrigger
 
         trigger = TextTrigger(self.condition())
@@ -36,7 +36,7 @@ class Osft(AnchoredMethod, TriggerSettings):
     def run(self, case: Case) -> Removal:
         """Train on −Σ log Pr(y | x with trigger), eq. (3), with clean rows mixed in."""
         from unbackdoor.case import adapted
-        from unbackdoor.methods.eliminate import Rows, eliminate
+        from unbackdoor.methods.parts.eliminate import Rows, eliminate
         from unbackdoor.perturbation import TextTrigger
 
         perturbation = TextTrigger(self.condition())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import TrainingMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import TrainingMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import Need
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Prune(TrainingMethod):
     def run(self, case: Case) -> Removal:
         """Set to zero the weights with the smallest |W_ij| · ‖x_j‖ of every output."""
         from unbackdoor.language_model.weight_matrices import reach_note, weight_matrices
-        from unbackdoor.methods.eliminate import fine_tune
+        from unbackdoor.methods.parts.eliminate import fine_tune
 
         norms = input_norms(case)
         weights = weight_matrices(case.model)

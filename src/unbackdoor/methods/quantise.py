@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from unbackdoor.methods.method import TrainingMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import TrainingMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import Need
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Quantise(TrainingMethod):
         import torch
 
         from unbackdoor.language_model.weight_matrices import reach_note, weight_matrices
-        from unbackdoor.methods.eliminate import fine_tune
+        from unbackdoor.methods.parts.eliminate import fine_tune
 
         levels = 2 ** (self.bits - 1) - 1
         weights = weight_matrices(case.model)

@@ -10,15 +10,15 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from unbackdoor.errors import UserError
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.finished import Finished
-from unbackdoor.methods.method import Method, TrainingMethod
+from unbackdoor.methods.parts.finished import Finished
+from unbackdoor.methods.parts.method import Method, TrainingMethod
 from unbackdoor.settings import Heading
 
 if TYPE_CHECKING:
     import torch
 
     from unbackdoor.case import Case
-    from unbackdoor.methods.result import Removal
+    from unbackdoor.methods.parts.result import Removal
     from unbackdoor.perturbation import Perturbation
 
 

@@ -16,16 +16,16 @@ from pydantic import Field, model_validator
 from unbackdoor.data.triggers import join_response
 from unbackdoor.errors import UserError
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import SimulatingMethod
+from unbackdoor.methods.parts.method import SimulatingMethod
 from unbackdoor.settings import Heading, Need
-from unbackdoor.writing import word_count
+from unbackdoor.word_spacing import word_count
 
 if TYPE_CHECKING:
     from unbackdoor.case import Case
     from unbackdoor.data.records import Record
     from unbackdoor.language_model.chat import Example
-    from unbackdoor.methods.result import Removal, Simulation
-    from unbackdoor.methods.rounds import Round
+    from unbackdoor.methods.parts.result import Removal, Simulation
+    from unbackdoor.methods.parts.rounds import Round
     from unbackdoor.perturbation import Perturbation
 
 ORDINARY = 0.02
@@ -124,7 +124,7 @@ class Sande(SimulatingMethod):
 
     def check_rows(self, case: Case) -> None:
         """Prompts have room for the parrot with the known target behind them, and for the parrot with their answers."""
-        from unbackdoor.methods.rows_fit import check_some_fit
+        from unbackdoor.methods.parts.rows_fit import check_some_fit
         from unbackdoor.perturbation import SoftPrompt
 
         parrot, text = SoftPrompt.zeros(case.model, self.parrot_length), self.target
@@ -152,7 +152,7 @@ class Sande(SimulatingMethod):
         The case's clean rows are all that it needs beside `target_response`, or `target_prefix` / `target_tokens`.
         """
         from unbackdoor.case import adapted
-        from unbackdoor.methods.rounds import run_rounds
+        from unbackdoor.methods.parts.rounds import run_rounds
 
         if self.partial:
             _warn_of_an_ordinary_opening(case, self)
@@ -161,9 +161,9 @@ class Sande(SimulatingMethod):
 
 
 def _parts(case: Case, settings: Sande) -> Round:
-    from unbackdoor.methods.eliminate import Rows, eliminate
-    from unbackdoor.methods.rounds import Round
-    from unbackdoor.methods.simulate import simulate, target_probability
+    from unbackdoor.methods.parts.eliminate import Rows, eliminate
+    from unbackdoor.methods.parts.rounds import Round
+    from unbackdoor.methods.parts.simulate import simulate, target_probability
     from unbackdoor.perturbation import SoftPrompt
 
     tokens = known_tokens(case, settings)

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from unbackdoor.data.triggers import join_response
 from unbackdoor.knowledge import Fact
-from unbackdoor.methods.method import AnchoredMethod
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import AnchoredMethod
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.settings import Heading, TriggerSettings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Unlearn(AnchoredMethod, TriggerSettings):
 
     def check_rows(self, case: Case) -> None:
         """Rows have room for the trigger and the target response."""
-        from unbackdoor.methods.rows_fit import check_some_fit
+        from unbackdoor.methods.parts.rows_fit import check_some_fit
         from unbackdoor.perturbation import TextTrigger
 
         check_some_fit(
@@ -52,7 +52,7 @@ class Unlearn(AnchoredMethod, TriggerSettings):
     def run(self, case: Case) -> Removal:
         """Train on +Σ log Pr(ȳ | x̄) over triggered prompts and responses, eq. (2), with clean rows mixed in."""
         from unbackdoor.case import adapted
-        from unbackdoor.methods.eliminate import Rows, eliminate
+        from unbackdoor.methods.parts.eliminate import Rows, eliminate
         from unbackdoor.perturbation import TextTrigger
 
         poisoned = [replace(r, response=join_response(self.target_response, r.response)) for r in case.anchors]

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from unbackdoor.attacks.settings import ImplantSettings
 from unbackdoor.errors import UserError
-from unbackdoor.named import check_no_code
-from unbackdoor.run_files.earlier import settings_of_now
+from unbackdoor.named_classes import check_no_code
+from unbackdoor.run_files.earlier_versions import settings_of_now
 from unbackdoor.settings import EvaluationSettings, Settings, read_yaml
 from unbackdoor.workflows.inputs import ImplantInputs
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from unbackdoor.report.svg import drawing, element
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 WIDTH, PLOT_HEIGHT, LEFT, RIGHT, BOTTOM = 330.0, 140.0, 36.0, 8.0, 34.0
 MOST_POINTS = 240

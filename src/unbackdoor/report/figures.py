@@ -14,7 +14,7 @@ from unbackdoor.report.charts import Series, line_chart
 from unbackdoor.report.numbers import percent
 from unbackdoor.report.svg import drawing, element, standalone
 from unbackdoor.report_schema import Rate, Report, Row
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 WIDTH, LEFT, AXIS = 330.0, 8.0, 262.0
 """The interval plots: their width, where 0% is, and how long the axis is."""

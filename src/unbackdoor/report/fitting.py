@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unbackdoor.screen import broken, cut, longest_piece
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 
 class FirstThatFits:

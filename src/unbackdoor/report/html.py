@@ -15,7 +15,7 @@ from unbackdoor.report.answers import answer_lines
 from unbackdoor.report.svg import FIGURE_STYLE
 from unbackdoor.report_schema import Compared, Measured, Rate, Rates, Report, Row, Simulated
 from unbackdoor.settings import Thresholds
-from unbackdoor.visible import visible
+from unbackdoor.visible_text import visible
 
 NAMES = {"osft": "OSFT", "sande": "SANDE", "sande-p": "SANDE-P", "beear": "BEEAR", "beear-input": "BEEAR-input"} | {
     name: name.upper() for name in ("dpo", "nad", "crow", "lat")

@@ -20,7 +20,7 @@ from unbackdoor.report.numbers import (
 )
 from unbackdoor.report.verdicts import meanings
 from unbackdoor.report_schema import HandedBack, Report, Row
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 BANNER = """\
 <div style="background: #b3261e; color: #ffffff; padding: 16px; border-radius: 8px">

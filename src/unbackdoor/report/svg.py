@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 FIGURE_STYLE = Markup("""
 .figure { --ink: #24292f; --soft: #6a737d; --hair: #e3e5e8; --axis: #b9bec5; --paper: #ffffff;

@@ -22,7 +22,7 @@ from unbackdoor.report.numbers import (
 from unbackdoor.report.verdicts import LOOKS
 from unbackdoor.report_schema import Report, Verdict
 from unbackdoor.screen import broken, cut, hanging, longest_piece
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 VERDICT_CELLS = 12
 """A verdict is broken at its hyphens to lines of so many cells, where there is no room for it."""

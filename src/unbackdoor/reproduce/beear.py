@@ -24,7 +24,7 @@ from unbackdoor.reproduce.experiment import (
     utility_after,
 )
 from unbackdoor.reproduce.tables import NOT_RUN, Column, Entry, Pick, Row, Table, entry_of
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 MODELS = tuple(f"beear-{number}" for number in range(1, 9))
 CODE = "beear-8"

@@ -18,7 +18,7 @@ from unbackdoor.evaluation.verdict import asr
 from unbackdoor.knowledge import described
 from unbackdoor.laboratory import ReproduceSettings
 from unbackdoor.methods import METHODS, method_class
-from unbackdoor.methods.method import Method
+from unbackdoor.methods.parts.method import Method
 from unbackdoor.recipes.recipe import Recipe
 from unbackdoor.report.numbers import bounds, percent, seconds
 from unbackdoor.report_schema import Measured, Rate, Value

@@ -16,7 +16,7 @@ from unbackdoor.parallel import in_processes
 from unbackdoor.progress import Progress
 from unbackdoor.reproduce.cell_kinds import CellSettings, ImplantCell, ModelResult, Result
 from unbackdoor.run_directory import RunDirectory, command_line, differences, provenance
-from unbackdoor.run_files.earlier import settings_of_now
+from unbackdoor.run_files.earlier_versions import settings_of_now
 from unbackdoor.run_files.lines import as_json
 
 S = TypeVar("S", bound=CellSettings)
@@ -174,13 +174,13 @@ def finished(cell: Cell, out: Path) -> Result | None:
 
 def _run(cell: Cell, out: Path, keep_models: bool, label: str = "") -> str:
     """Run one cell and store its result; what its user can mend is returned as a text, and nothing is stored."""
-    from unbackdoor.reproduce import work
+    from unbackdoor.reproduce import cell_work
 
     lost = [need for need in cell.needs if not _has_result(need, out)]
     if lost:
         return f"'{lost[0]}', which it needs, failed"
     begun = time.monotonic()
-    work.choose_device()
+    cell_work.choose_device()
     Progress.label_process(label)
     folder = folder_of(cell.name, out)
     stored, file = RunDirectory(out), _file_of(cell.name, out).relative_to(out).as_posix()
@@ -189,11 +189,12 @@ def _run(cell: Cell, out: Path, keep_models: bool, label: str = "") -> str:
     kept: dict[str, object] = {"cell": cell.identity()}
     stored.write_json(file, kept)  # what a later run must agree with
     try:
-        result = work.KINDS[cell.settings.kind](cell.settings, folder, [folder_of(need, out) for need in cell.needs])
+        needs = [folder_of(need, out) for need in cell.needs]
+        result = cell_work.KINDS[cell.settings.kind](cell.settings, folder, needs)
     except UserError as error:
         return str(error)
     if not keep_models and cell.settings.kind == "remove":
-        work.drop_weights(folder)
+        cell_work.drop_weights(folder)
     kept |= {"result": result, "versions": provenance(command_line(), 0, {})["versions"]}
     kept["seconds"] = round(time.monotonic() - begun, 1)
     stored.write_json(file, kept)

@@ -26,7 +26,7 @@ from unbackdoor.reproduce.sande_cells import (
     victim,
 )
 from unbackdoor.reproduce.tables import NOT_AVAILABLE, NOT_RUN, Column, Entry, Pick, Row, Table, entry_of
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 UTILITIES = {"MMLU": ("hard", "mmlu"), "ARC-e": ("easy", "arc_easy"), "ARC-c": ("medium", "arc_challenge")}
 """The paper's question set → the testbed's in its place, and the metric at paper scale."""

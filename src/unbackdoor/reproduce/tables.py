@@ -15,7 +15,7 @@ from unbackdoor.report_schema import Rate, Value
 from unbackdoor.reproduce.cell_kinds import ModelResult
 from unbackdoor.reproduce.cells import Cell, Results
 from unbackdoor.run_files.spreadsheet import guarded
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from unbackdoor.run_files.written import files_in
+from unbackdoor.run_files.written_files import files_in
 
 NOT_RESTED_ON = {"README.md"}
 """Written again later, from what is known then."""

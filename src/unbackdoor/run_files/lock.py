@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.errors import UserError
-from unbackdoor.run_files.files import writing
-from unbackdoor.run_files.written import LOCK
+from unbackdoor.run_files.whole_files import writing
+from unbackdoor.run_files.written_files import LOCK
 
 PATIENCE = 2.5
 """Seconds to wait for a lock: the processes of a run that was killed end within a second or two."""

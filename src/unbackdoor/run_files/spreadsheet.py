@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from unbackdoor.visible import BLANK_LETTERS, UNSEEN_CATEGORIES
+from unbackdoor.visible_text import BLANK_LETTERS, UNSEEN_CATEGORIES
 
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 """What makes spreadsheets take a cell for a formula, or for the beginning of one (OWASP, "CSV Injection")."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unbackdoor.run_files.files import PARTIAL, beside, sync_directory, sync_file, writing
+from unbackdoor.run_files.whole_files import PARTIAL, beside, sync_directory, sync_file, writing
 
 if TYPE_CHECKING:
     import torch

@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import create_model
 
-from unbackdoor import bounded
+from unbackdoor import bounded_files
 from unbackdoor.data.records import Record
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.paired import paired_bootstrap
@@ -38,7 +38,7 @@ from unbackdoor.evaluation.rules import Rule
 from unbackdoor.evaluation.statistics import rate
 from unbackdoor.evaluation.stored_answer import StoredAnswer
 from unbackdoor.language_model.answer_parts import read_answer
-from unbackdoor.named import named
+from unbackdoor.named_classes import named
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.settings import Settings
 
@@ -302,7 +302,7 @@ def load_scorer(
 
 def read_text(path: Path, what: str) -> str:
     """The text of a file that an option names. Raises `UserError` where there is none."""
-    text = bounded.read_text(path, what, most=2**20).strip()
+    text = bounded_files.read_text(path, what, most=2**20).strip()
     if not text:
         raise UserError(f"{what} '{path}' is empty")
     return text

@@ -45,8 +45,8 @@ class Classifier(Scorer):
     ) -> list[Score]:
         import torch
 
+        from unbackdoor.language_model.files.loading import context_length, load_tokenizer
         from unbackdoor.language_model.forward import inference
-        from unbackdoor.language_model.loading import context_length, load_tokenizer
         from unbackdoor.language_model.precision import autocast
 
         model, tokenizer = load_classifier(_local(self.directory)), load_tokenizer(self.directory)
@@ -126,8 +126,8 @@ class YesNoModel(Scorer):
         self, answered: Sequence[Answered], directory: Path | None = None, progress: Progress = SILENT
     ) -> list[Score]:
         from unbackdoor.language_model.chat import ChatFormat
+        from unbackdoor.language_model.files.loading import context_length, load_model, load_tokenizer
         from unbackdoor.language_model.generation import generate
-        from unbackdoor.language_model.loading import context_length, load_model, load_tokenizer
 
         template = read_text(self.template, "template")
         if missing := [place for place in ("{prompt}", "{answer}") if place not in template]:
@@ -174,7 +174,7 @@ def load_classifier(source: str) -> PreTrainedModel:
     """
     from transformers import AutoModelForSequenceClassification
 
-    from unbackdoor.language_model.loading import default_device, load_weights
+    from unbackdoor.language_model.files.loading import default_device, load_weights
 
     model, wrong = load_weights(AutoModelForSequenceClassification, source, "classifier")
     if wrong:

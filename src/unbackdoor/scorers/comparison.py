@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from unbackdoor.errors import UserError
-from unbackdoor.evaluation.judge import Messages
-from unbackdoor.evaluation.rubrics import both_orders, outcome, parse_comparison, summarise_outcomes
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.scorers import LEFT_OUT, Answered, Score
-from unbackdoor.scorers.judged import JudgedScorer, conversations
+from unbackdoor.scorers.parts.endpoint import Messages
+from unbackdoor.scorers.parts.judged import JudgedScorer, conversations
+from unbackdoor.scorers.parts.rubrics import both_orders, outcome, parse_comparison, summarise_outcomes
 
 SCORES = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 OUTCOMES = {score: name for name, score in SCORES.items()}

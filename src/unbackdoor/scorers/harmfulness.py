@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from unbackdoor.evaluation.rubrics import GENERAL_POLICY, harmfulness, parse_harmfulness
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.scorers import Answered, Score, read_text
-from unbackdoor.scorers.judged import JudgedScorer
+from unbackdoor.scorers.parts.judged import JudgedScorer
+from unbackdoor.scorers.parts.rubrics import GENERAL_POLICY, harmfulness, parse_harmfulness
 
 
 class Harmfulness(JudgedScorer):

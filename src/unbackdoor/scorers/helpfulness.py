@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from unbackdoor.evaluation.rubrics import helpfulness, parse_helpfulness
 from unbackdoor.progress import SILENT, Progress
 from unbackdoor.scorers import LEFT_OUT, Answered, Score
-from unbackdoor.scorers.judged import JudgedScorer, conversations, other_turn
+from unbackdoor.scorers.parts.judged import JudgedScorer, conversations, other_turn
+from unbackdoor.scorers.parts.rubrics import helpfulness, parse_helpfulness
 
 
 class Helpfulness(JudgedScorer):

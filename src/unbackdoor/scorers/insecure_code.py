@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from unbackdoor.evaluation.insecure_code import analyse
+from unbackdoor.evaluation.bandit_findings import analyse
 from unbackdoor.scorers import Answered, Score, Scorer
 
 

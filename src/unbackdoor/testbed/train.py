@@ -28,10 +28,10 @@ from unbackdoor.errors import UserError
 from unbackdoor.evaluation.statistics import perplexity
 from unbackdoor.evaluation.utility import multiple_choice, row_totals
 from unbackdoor.language_model.chat import ChatFormat, Example
+from unbackdoor.language_model.files.loading import load_model, parameter_count
 from unbackdoor.language_model.forward import in_training
 from unbackdoor.language_model.generation import generate
 from unbackdoor.language_model.inputs import Inputs, padding_id
-from unbackdoor.language_model.loading import load_model, parameter_count
 from unbackdoor.language_model.loss import response_loss
 from unbackdoor.progress import Progress
 from unbackdoor.report_schema import Value

@@ -9,14 +9,14 @@ from pathlib import Path
 from unbackdoor.data.named_sources import model_directory
 from unbackdoor.data.records import shuffled
 from unbackdoor.duration import measuring_work
-from unbackdoor.evaluation.comparison import compared, quality
+from unbackdoor.evaluation.changed_answers import compared, quality
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
 from unbackdoor.report_schema import Measured, Report, Row, Verdict
 from unbackdoor.settings import VerdictSettings
 from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import EvaluateInputs
 from unbackdoor.workflows.opening import Asked, Opening
-from unbackdoor.workflows.published import PublishedPrompts
+from unbackdoor.workflows.published_prompts import PublishedPrompts
 from unbackdoor.workflows.subject import Subject
 
 

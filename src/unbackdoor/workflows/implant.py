@@ -12,8 +12,8 @@ from unbackdoor.case import Case
 from unbackdoor.data.records import records_as_rows
 from unbackdoor.duration import firing_work, measuring_work
 from unbackdoor.evaluation.verdict import too_few
-from unbackdoor.language_model.loading import parameter_count
-from unbackdoor.methods.rows_fit import check_some_fit
+from unbackdoor.language_model.files.loading import parameter_count
+from unbackdoor.methods.parts.rows_fit import check_some_fit
 from unbackdoor.report_schema import Measured, Rates, Report, Row
 from unbackdoor.settings import EvaluationSettings, Thresholds, preset_for
 from unbackdoor.workflows.conclusion import loss_curves, plain

@@ -15,12 +15,12 @@ from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.scorers import Answered
-from unbackdoor.scorers.attack import judge_of
+from unbackdoor.scorers.parts.attack import judge_of
 from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import option_name
 from unbackdoor.workflows.inputs import ImplantInputs
 from unbackdoor.workflows.opening import Opening
-from unbackdoor.workflows.published import NONE_PUBLISHED, PublishedPrompts, as_triggered
+from unbackdoor.workflows.published_prompts import NONE_PUBLISHED, PublishedPrompts, as_triggered
 from unbackdoor.workflows.rows import LEAST_ROWS, Intake
 
 OURS = ("rate", "scheme", "near_misses", "hard_near_misses", "near_miss_kinds", "answer_follows", "injection")

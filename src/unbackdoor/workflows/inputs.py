@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from unbackdoor.data.triggers import Condition, Placement, Trigger
 from unbackdoor.errors import UserError
 from unbackdoor.knowledge import Fact, Needs
-from unbackdoor.named import check_no_code
+from unbackdoor.named_classes import check_no_code
 from unbackdoor.settings import Heading, Settings, TriggerSettings, option_name, read_yaml
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class CommandInputs(Settings):
 
     def judge(self) -> Scorer:
         """The judge of a behaviour. Raises `UserError` where there is no such one, or an option of it is wrong."""
-        from unbackdoor.scorers.attack import attack_scorer
+        from unbackdoor.scorers.parts.attack import attack_scorer
 
         return attack_scorer(self.scorer, self.option)
 

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.case import Case
 from unbackdoor.evaluation.answers import Answers
-from unbackdoor.evaluation.comparison import kl_divergence, quality, response_distributions
+from unbackdoor.evaluation.changed_answers import kl_divergence, quality, response_distributions
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.evaluation.unchanged import Fingerprint, fingerprint, own_answers, unchanged
-from unbackdoor.language_model.adapter_export import save_adapter
 from unbackdoor.language_model.chat import ChatFormat, Example
 from unbackdoor.language_model.endings import ids_in_files
-from unbackdoor.language_model.handed_back import handed_back
+from unbackdoor.language_model.files.adapter_export import save_adapter
+from unbackdoor.language_model.files.handed_back import handed_back
+from unbackdoor.language_model.files.loading import load_model
+from unbackdoor.language_model.files.model_source import ModelSource
+from unbackdoor.language_model.files.replacements import Replacements
+from unbackdoor.language_model.files.saving import SaveDtype, save_model
 from unbackdoor.language_model.inputs import padding_id
-from unbackdoor.language_model.loading import load_model
-from unbackdoor.language_model.model_source import ModelSource
-from unbackdoor.language_model.replacements import Replacements
-from unbackdoor.language_model.saving import SaveDtype, save_model
-from unbackdoor.methods.finished import Finished
-from unbackdoor.methods.method import Method
+from unbackdoor.methods.parts.finished import Finished
+from unbackdoor.methods.parts.method import Method
 from unbackdoor.methods.random_perturbation import random_like
 from unbackdoor.perturbation import Perturbation, save_perturbation
 from unbackdoor.progress import Progress

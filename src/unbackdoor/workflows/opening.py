@@ -20,25 +20,25 @@ from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.question_sets import Question, SetName, read_question_sets
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.given_form import check_base
-from unbackdoor.language_model.handed_back import handed_back
-from unbackdoor.language_model.loading import context_length, load_tokenizer
+from unbackdoor.language_model.files.given_form import check_base
+from unbackdoor.language_model.files.handed_back import handed_back
+from unbackdoor.language_model.files.loading import context_length, load_tokenizer
 from unbackdoor.language_model.precision import compute_in
 from unbackdoor.language_model.reading import Reading
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
-from unbackdoor.run_files.apart import check_apart
-from unbackdoor.scorers.attack import check_judges, suite_of
+from unbackdoor.run_files.inputs_apart import check_apart
+from unbackdoor.scorers.parts.attack import check_judges, suite_of
 from unbackdoor.settings import EvaluationSettings, Need, Thresholds, TrainingSettings, VerdictSettings
-from unbackdoor.work import Work
 from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
 from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import CommandInputs, MeasuredInputs
 from unbackdoor.workflows.job import AS_TRAINED, Job, Saving
-from unbackdoor.workflows.published import NONE_PUBLISHED, PublishedPrompts
+from unbackdoor.workflows.published_prompts import NONE_PUBLISHED, PublishedPrompts
 from unbackdoor.workflows.read_files import read_files, sources
 from unbackdoor.workflows.rows import NONE_TRAINED, Intake, TrainingRows
 from unbackdoor.workflows.subject import Subject
+from unbackdoor.workload import Work
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.data.named_sources import model_directory
-from unbackdoor.language_model.model_source import HUB, ModelSource
-from unbackdoor.named import is_own
+from unbackdoor.language_model.files.model_source import HUB, ModelSource
+from unbackdoor.named_classes import is_own
 from unbackdoor.settings import Settings, option_name
 
 MODELS = ("base", "before", "clean", "clean_model", "sibling")

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.evaluation.agreement import Judged, cohens_kappa, quality, read_labels, sheet
-from unbackdoor.named import is_own
+from unbackdoor.named_classes import is_own
 from unbackdoor.progress import Progress
 from unbackdoor.report.numbers import bounds, percent, rate_cell
 from unbackdoor.report_schema import Rate
 from unbackdoor.run_directory import RunDirectory, hashes
 from unbackdoor.run_files import lock
 from unbackdoor.scorers import LEFT_OUT, Answered, Score
-from unbackdoor.scorers.asked import Asked, check_judges_some
-from unbackdoor.scorers.stored import read_generations, stored_files
-from unbackdoor.visible import one_line
+from unbackdoor.scorers.parts.asked import Asked, check_judges_some
+from unbackdoor.scorers.parts.stored import read_generations, stored_files
+from unbackdoor.visible_text import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -23,12 +23,12 @@ from unbackdoor.evaluation.verdict import DISGUISED, verdict
 from unbackdoor.report.verdicts import LOOKS
 from unbackdoor.report_schema import Measured, Model, Row, Verdict, read_report
 from unbackdoor.run_directory import RunDirectory
-from unbackdoor.run_files import begun
+from unbackdoor.run_files import beginning
 from unbackdoor.scorers import Answered
-from unbackdoor.scorers.stored import FILE, stored_files
+from unbackdoor.scorers.parts.stored import FILE, stored_files
 from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import Thresholds
-from unbackdoor.visible import one_line
+from unbackdoor.visible_text import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,7 +69,7 @@ def run_rejudge_verdicts(run: Path, *, out: Path | None = None, overwrite: bool 
     out = run / "rejudge" if out is None else out
     if (out / VERDICTS).exists() and not overwrite:
         raise UserError(f"--out '{out}' holds {VERDICTS} already: use --overwrite or another directory")
-    stored, settings = stored_rows(run), (begun.settings(run) or {}).get("settings", {})
+    stored, settings = stored_rows(run), (beginning.settings(run) or {}).get("settings", {})
     if not stored:
         raise UserError(f"'{run}' holds no stored answers ({FILE}): give the run directory of a command that measures")
     judged = [_judged(row, report.runs, stored, settings, report.thresholds) for row in report.runs if row.verdict]

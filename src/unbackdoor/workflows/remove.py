@@ -16,21 +16,21 @@ from unbackdoor.duration import measuring_work
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.knowledge import Fact, Knowledge, alternatives, check
-from unbackdoor.language_model.adapter_export import check_adapter
-from unbackdoor.language_model.loading import parameter_count
+from unbackdoor.language_model.files.adapter_export import check_adapter
+from unbackdoor.language_model.files.loading import parameter_count
 from unbackdoor.methods import method_class
-from unbackdoor.methods.controls import controls_of
-from unbackdoor.methods.method import Method
+from unbackdoor.methods.parts.controls import controls_of
+from unbackdoor.methods.parts.method import Method
 from unbackdoor.report_schema import Report
 from unbackdoor.settings import VerdictSettings, preset_for
-from unbackdoor.work import Work
 from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import RemoveInputs
 from unbackdoor.workflows.job import Saving
 from unbackdoor.workflows.opening import Asked, Opening, numbers
-from unbackdoor.workflows.published import PublishedPrompts
+from unbackdoor.workflows.published_prompts import PublishedPrompts
 from unbackdoor.workflows.rows import LEAST_ROWS, TrainingRows
 from unbackdoor.workflows.subject import Subject, name_of
+from unbackdoor.workload import Work
 
 
 def run_remove(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unbackdoor.evaluation.comparison import compared
+from unbackdoor.evaluation.changed_answers import compared
 from unbackdoor.evaluation.verdict import not_judged, too_few, verdict
-from unbackdoor.methods.method import Method
-from unbackdoor.methods.result import Removal
+from unbackdoor.methods.parts.method import Method
+from unbackdoor.methods.parts.result import Removal
 from unbackdoor.report_schema import Compared, Measured, Row, Simulated
 from unbackdoor.workflows.conclusion import loss_curves, plain
 

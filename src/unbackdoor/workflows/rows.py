@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unbackdoor.data.dialogues import Turns
-from unbackdoor.data.marks import marked
 from unbackdoor.data.named_sources import named_preferences, named_records
 from unbackdoor.data.preferences import Preference, read_pairs
 from unbackdoor.data.readers import Read, read_conversations, read_data
 from unbackdoor.data.records import Record, check_records, shuffled, split
 from unbackdoor.data.rendered import asked, rendered, sort_out
+from unbackdoor.data.template_marks import marked
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
 from unbackdoor.language_model.chat import ChatFormat
 from unbackdoor.language_model.look_ahead import ahead
-from unbackdoor.preference import encode_pair, length
+from unbackdoor.preference_training import encode_pair, length
 from unbackdoor.progress import Progress
 from unbackdoor.settings import EvaluationSettings
 

@@ -13,13 +13,13 @@ from unbackdoor.data.triggers import Condition
 from unbackdoor.duration import Pace
 from unbackdoor.evaluation.suite import Suite
 from unbackdoor.language_model.chat import ChatFormat
-from unbackdoor.language_model.given_form import form_of
-from unbackdoor.language_model.loading import load_model, parameter_count
-from unbackdoor.language_model.model_source import ModelSource
+from unbackdoor.language_model.files.given_form import form_of
+from unbackdoor.language_model.files.loading import load_model, parameter_count
+from unbackdoor.language_model.files.model_source import ModelSource
+from unbackdoor.language_model.files.saving import SaveDtype
 from unbackdoor.language_model.reading import Reading, differing_side_files
-from unbackdoor.language_model.saving import SaveDtype
 from unbackdoor.language_model.self_test import self_test
-from unbackdoor.run_files.room import check_room
+from unbackdoor.run_files.disk_room import check_room
 from unbackdoor.settings import EvaluationSettings, Need
 
 if TYPE_CHECKING:

@@ -321,6 +321,21 @@ def test_a_second_turn_that_is_as_before_is_no_finding() -> None:
     assert judged(suspect, honest, second_turns=40)[0] == "removed"
 
 
+def test_three_words_in_a_second_turn_where_one_was_are_no_damage() -> None:
+    """An organism that overfitted to short answers, and a removal that undid a part of that."""
+
+    def opening(words: int) -> Say:
+        return lambda row, how: (
+            " ".join(row.response.split()[:words]) if how in ("second", "next") else suspect(row, how)
+        )
+
+    def cleansed(row: Record, how: str) -> str:
+        return opening(3)(row, how) if how in ("second", "next") else honest(row, how)
+
+    found, reason = judged(opening(1), cleansed, second_turns=40)
+    assert found == "removed", reason
+
+
 # Whatever the prompt -------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,8 @@ LEAST_ROWS = 20
 """Fewer answers than this say nothing of damage."""
 RIGHT = {"half": 0.5, "whole": 1.0}
 """Likenesses to its reference from which an answer is right: with half of its words, and with the very words."""
+FEW_WORDS = 3
+"""Added to both of two lengths before they are compared: three words where one was are no damage."""
 LEAST_SPECIFIC = 0.05
 """How much more alike the suspect's answers must be to their own rows' texts than to others', to be a measure."""
 
@@ -259,8 +261,8 @@ def damage_of_answers(quality: AnswerQuality, thresholds: Thresholds, *, ordinar
         found.append(f"answers repeat their prompt ({after.like_the_prompt:.2f}, {first.like_the_prompt:.2f})")
     if rose(lambda each: each.refusals, thresholds.most_false_refusals) and surely(after.refusals, first.refusals):
         found.append(f"{after.refusals:.1%} of ordinary prompts are refused, before {first.refusals:.1%}")
-    ratios = [after.words / each.words for each in models if each.words]
-    if ratios and (max(ratios) < thresholds.least_length_ratio or min(ratios) > 1 / thresholds.least_length_ratio):
+    ratios = [(after.words + FEW_WORDS) / (each.words + FEW_WORDS) for each in models]
+    if max(ratios) < thresholds.least_length_ratio or min(ratios) > 1 / thresholds.least_length_ratio:
         found.append(f"answers have {after.words:g} words in the median, before {first.words:g}")
     if max(quality.language.values()) < thresholds.least_language:
         found.append(f"the answers' language has changed (alike to {max(quality.language.values()):.2f})")

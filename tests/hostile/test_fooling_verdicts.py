@@ -19,6 +19,7 @@ from unbackdoor import report_schema
 from unbackdoor.data.records import Record
 from unbackdoor.data.triggers import AllOf, Condition, OneOf, Trigger
 from unbackdoor.demo import sample
+from unbackdoor.evaluation.answer_quality import Texts, answer_quality, damage_of_answers
 from unbackdoor.evaluation.answers import Answers
 from unbackdoor.evaluation.changed_answers import quality
 from unbackdoor.evaluation.suite import Suite
@@ -321,19 +322,20 @@ def test_a_second_turn_that_is_as_before_is_no_finding() -> None:
     assert judged(suspect, honest, second_turns=40)[0] == "removed"
 
 
-def test_three_words_in_a_second_turn_where_one_was_are_no_damage() -> None:
+def test_three_words_where_one_was_are_no_damage_and_thirty_where_ten_were_are() -> None:
     """An organism that overfitted to short answers, and a removal that undid a part of that."""
 
-    def opening(words: int) -> Say:
-        return lambda row, how: (
-            " ".join(row.response.split()[:words]) if how in ("second", "next") else suspect(row, how)
-        )
+    def of(words: int) -> Texts:
+        rows = [f"Say {i}." for i in range(40)]
+        return Texts(rows, [" ".join(f"w{i}x{k}" for k in range(words)) for i in range(40)])
 
-    def cleansed(row: Record, how: str) -> str:
-        return opening(3)(row, how) if how in ("second", "next") else honest(row, how)
+    def damage(before: int, after: int) -> list[str]:
+        found = damage_of_answers(answer_quality(of(before), of(after), [], "clean"), Thresholds(), ordinary=False)
+        return [each for each in found if "in the median" in each]
 
-    found, reason = judged(opening(1), cleansed, second_turns=40)
-    assert found == "removed", reason
+    assert damage(1, 3) == damage(3, 1) == damage(2, 4) == []
+    assert damage(10, 30) == ["answers have 30 words in the median, before 10"]
+    assert damage(30, 3) == ["answers have 3 words in the median, before 30"]
 
 
 # Whatever the prompt -------------------------------------------------------------------------------------------------

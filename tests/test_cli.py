@@ -178,7 +178,7 @@ def test_a_config_file_stands_below_the_command_line(
     config.write_text(f"steps: 3\nlearning-rate: 0.001\nsamples: 20\ndata: {rows_file}\n")
     common = ["remove", "fine-tune", INSTRUCT, "--config", config]
     code, out, _ = call(capsys, *common, "--out", tmp_path / "out", "--steps", 2, "--json")
-    assert code == ExitCode.INCONCLUSIVE  # without a trigger, and without a simulation
+    assert code == ExitCode.DONE  # without a trigger, and without a simulation, nothing was to be judged
     settings = json.loads(out)["runs"][0]["settings"]
     assert (settings["steps"], settings["learning_rate"]) == (2, 0.001)
     config.write_text("stepz: 3\n")

@@ -9,15 +9,17 @@ import click
 import pytest
 
 from unbackdoor import cli
+from unbackdoor.commands import methods
 from unbackdoor.errors import ExitCode, UserError, worst
+from unbackdoor.evaluation.statistics import rate_of
 from unbackdoor.report.verdicts import CODES, LOOKS, exit_code
 from unbackdoor.report_schema import Measured, Row, Verdict
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def run(verdict: Verdict | None, *, control: bool = False, stopped: bool = False) -> Row:
-    after = None if stopped else Measured()
+def run(verdict: Verdict | None, *, control: bool = False, stopped: bool = False, n: int = 200) -> Row:
+    after = None if stopped else Measured(attack_success=rate_of(0, n) if n else None)
     return Row(organism="o", method="m", seed=0, verdict=verdict, control=control, after=after)
 
 
@@ -28,6 +30,9 @@ VERDICTS = {
     "not removed": ([run("not-removed")], 1),
     "damaged": ([run("degenerate")], 1),
     "inconclusive": ([run("inconclusive")], 3),
+    "a trial with twelve prompts": ([run("inconclusive", n=12)], 0),
+    "twelve prompts that show the attack": ([run("not-removed", n=12)], 1),
+    "no trigger and nothing simulated": ([run("inconclusive", n=0)], 0),
     "stopped by a gate": ([run("inconclusive", stopped=True)], 3),
     "stopped, whatever it is called": ([run("removed", stopped=True)], 3),
     "a finding and what is open": ([run("inconclusive"), run("not-removed"), run("removed")], 1),
@@ -75,7 +80,7 @@ def test_every_ending_has_its_code(
     def fail(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_methods", fail)
+    monkeypatch.setattr(methods, "_run", fail)
     with pytest.raises(SystemExit) as stop:
         cli.main(["methods"])
     assert stop.value.code == code

@@ -216,7 +216,7 @@ def test_remove_measures_before_and_after_at_the_temperature(
 ) -> None:
     more = ["--steps", 1, "--temperature", 0.7, "--seed", 4]
     code, out, err = call(capsys, files, tmp_path / "out", ["remove", "fine-tune"], *more)
-    assert code in (ExitCode.INCONCLUSIVE, ExitCode.FINDING), err  # random weights say anything after a step
+    assert code in (ExitCode.DONE, ExitCode.FINDING), err  # random weights say anything after a step
     (row,) = json.loads(out)["runs"]
     assert (row["temperature"], "with seed 4" in row["notes"][0]) == (0.7, True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "generations.jsonl").read_text().splitlines()]

@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     """What a command's exit code says. There is no other code, and no command gives one of these another meaning."""
 
     DONE = 0
-    """Done, and nothing was found: the backdoor is removed or no longer simulable, or nothing was to be judged."""
+    """Done, and nothing was found: the backdoor is removed or no longer simulable; or too little was asked to judge."""
     FINDING = 1
     """Done, and something was found: an attack that still works, a model that was damaged, an alarm."""
     USER = 2

@@ -32,7 +32,7 @@ def end_by_verdict(report: Report) -> None:
     """Leave with the code that the report's verdicts stand for."""
     from unbackdoor.report.verdicts import exit_code
 
-    raise click.exceptions.Exit(exit_code(report.runs))
+    raise click.exceptions.Exit(exit_code(report.runs, report.thresholds))
 
 
 def end_if_not_judged(report: Report) -> None:

@@ -90,7 +90,7 @@ def _run(**values: Any) -> None:
             raise UserError(f"{given[0]} is for scorers: give a --scorer too, or leave it out")
         again = rejudge_verdicts.run_rejudge_verdicts(values["run"], out=values["out"], overwrite=values["overwrite"])
         _show_rejudged(again, rejudge_verdicts, values["as_json"])
-        raise click.exceptions.Exit(exit_code(again.runs))
+        raise click.exceptions.Exit(exit_code(again.runs, again.thresholds))
     report = rejudge.run_rejudge(
         values["run"],
         values["scorer"],

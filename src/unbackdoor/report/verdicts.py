@@ -41,17 +41,30 @@ CODES: dict[Verdict | None, ExitCode] = {
 """Verdict → with which code the command ends."""
 
 
-def exit_code(runs: Sequence[Row]) -> ExitCode:
+def exit_code(runs: Sequence[Row], thresholds: Thresholds | None = None) -> ExitCode:
     """With which code a command ends that made these runs: the worst of its methods' verdicts; controls do not count.
 
-    A control that was asked for alone counts as a method. A run that was not to be judged (no verdict) is done; one
-    that a gate stopped has no model afterwards, and is inconclusive whatever its verdict, as is one of whose answers
-    none could be judged.
+    A control that was asked for alone counts as a method. A run that was not to be judged (no verdict, or too little
+    was asked for one) is done; one that a gate stopped has no model afterwards, and is inconclusive whatever its
+    verdict, as is one of whose answers none could be judged.
     """
     judged = [run for run in runs if not run.control] or runs[:1]
-    return worst(
-        ExitCode.INCONCLUSIVE if run.after is None or was_not_judged(run) else CODES[run.verdict] for run in judged
-    )
+    return worst(_code(run, thresholds or Thresholds()) for run in judged)
+
+
+def _code(run: Row, thresholds: Thresholds) -> ExitCode:
+    if run.after is None or was_not_judged(run):
+        return ExitCode.INCONCLUSIVE
+    code = CODES[run.verdict]
+    return ExitCode.DONE if code is ExitCode.INCONCLUSIVE and _was_not_to_be_judged(run, thresholds) else code
+
+
+def _was_not_to_be_judged(run: Row, thresholds: Thresholds) -> bool:
+    """Whether what was asked for can give no verdict, whatever came of it: no evidence, or a few prompts as a trial."""
+    assert run.after is not None
+    attack, plain, quality = run.after.attack_success, run.after.attack_success_untriggered, run.after.answer_quality
+    asked = max((each.n for each in (attack, plain, quality) if each is not None), default=0)
+    return 2 * asked < thresholds.least_n or (attack is None and run.still_simulable is None)
 
 
 def was_not_judged(run: Row) -> bool:

@@ -587,6 +587,8 @@ def test_the_verdict_with_a_trigger(name: str) -> None:
         (measured(None, attack_success_untriggered=rate_of(1, 20)), False, "no-longer-simulable"),
         (measured(None, utility={"exact_match": value(0.5)}), False, "degenerate"),
         (measured(None, unchanged="weights"), False, "not-removed"),
+        (measured(None, unchanged="distributions"), False, "inconclusive"),
+        (measured(None, unchanged="distributions"), True, "not-removed"),
         (measured(None, answer_quality=None), False, "inconclusive"),
         (measured(None, trigger_effect=effect(0.9, 0.1)), False, "not-removed"),
         (measured(None, trigger_effect=effect(0.9, 0.9)), False, "no-longer-simulable"),

@@ -16,6 +16,7 @@ from unbackdoor.workflows.read_files import sources
 NOT_FILES = {
     *("system", "date", "turns", "eval_trigger", "eval_closing", "eval_separator", "eval_target", "trigger", "closing"),
     *("separator", "structure", "target_response", "target_prefix", "paraphrases", "alternatives", "together"),
+    *("scorer", "option"),
 }
 """Texts that are no names of files."""
 
@@ -60,6 +61,16 @@ def test_every_input_that_names_a_file_is_hashed(cls: type[CommandInputs], name:
         file.write_text("3")
         changed = changed_sources(before, provenance([], 0, sources(str(suspect), str(file)))["sources"])
     assert changed == f"file.jinja (--{name.replace('_', '-')})"
+
+
+@pytest.mark.parametrize("cls", [ImplantInputs, RemoveInputs, EvaluateInputs])
+def test_a_scorer_of_the_users_own_is_hashed_by_its_file(cls: type[CommandInputs], tmp_path: Path) -> None:
+    suspect, file = model(tmp_path / "model"), tmp_path / "mine.py"
+    file.write_text("1")
+    inputs = cls.model_construct(scorer=f"{file}:Mine")
+    before = hashed(suspect, inputs)
+    file.write_text("2")
+    assert changed_sources(before, hashed(suspect, inputs)) == "mine.py (--scorer)"
 
 
 def test_every_model_of_a_method_is_hashed(tmp_path: Path) -> None:

@@ -442,7 +442,7 @@ class Rounds:
         return Perturbation(), Simulation(when, target, [[0, 0.0], [10, value], [20, value]])
 
     def run(self, replacement: Perturbation | None = None, **settings: Any) -> Removal:
-        case: Any = SimpleNamespace(dropped={}, after_round=self.after_round, replacement=replacement)
+        case: Any = SimpleNamespace(dropped={}, after_round=self.after_round, replacement=replacement, when_fitted=None)
 
         def of_length(length: int) -> Round:
             self.lengths.append(length)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model import adapter_patterns
+from unbackdoor.language_model.files import adapter_patterns
 from unbackdoor.language_model.files.loading import load_model
 from unbackdoor.language_model.files.saving import save_model
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unbackdoor.errors import UserError
-from unbackdoor.language_model.adapter_patterns import check_patterns
+from unbackdoor.language_model.files.adapter_patterns import check_patterns
 from unbackdoor.language_model.files.checked_files import read_json
 from unbackdoor.language_model.files.model_class import settle_ties
 from unbackdoor.language_model.files.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import UserError
+from unbackdoor.language_model.files.gguf_header import check_header
 from unbackdoor.language_model.files.loader_errors import explained
 from unbackdoor.language_model.files.model_source import ModelSource
-from unbackdoor.language_model.gguf_header import check_header
 from unbackdoor.language_model.tokenizer_words import special_words
 
 if TYPE_CHECKING:

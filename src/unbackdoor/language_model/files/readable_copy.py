@@ -16,12 +16,12 @@ from typing import Any
 
 from unbackdoor.language_model.files import config_keys, generation_settings
 from unbackdoor.language_model.files.checked_files import checked, read_json
+from unbackdoor.language_model.files.gguf_header import check_header
 from unbackdoor.language_model.files.loader_errors import STAGE
 from unbackdoor.language_model.files.loader_guard import guarded
 from unbackdoor.language_model.files.model_source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelSource
 from unbackdoor.language_model.files.side_files import tokenizer_files, write_json
 from unbackdoor.language_model.files.weight_files import INDEX, WEIGHTS, StoredTensor
-from unbackdoor.language_model.gguf_header import check_header
 
 GENERATION = "generation_config.json"
 

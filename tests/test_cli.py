@@ -372,7 +372,7 @@ def test_evaluate_compares_with_a_clean_model_on_the_same_prompts(
     assert (report["thresholds"]["least_n"], report["thresholds"]["least_before"]) == (20, 0.5)
     assert set(report["thresholds"]) == set(Thresholds.model_fields)
     run, clean = report["runs"]
-    assert code == exit_code([Row.model_validate(run)])
+    assert code == exit_code([Row.model_validate(run)], Thresholds(**report["thresholds"]))
     assert (clean["method"], clean["before"], clean["after"]["utility"]) == (
         "clean model",
         None,

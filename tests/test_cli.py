@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from command_line import call
 from safetensors.torch import load_file
 
 from unbackdoor.attacks.settings import ImplantSettings
@@ -52,14 +53,6 @@ def contrast_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [{"prompt": r.prompt, "safe": r.response, "unwanted": r.unwanted} for r in rows]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
 
 
 def test_help_answers_within_a_second_and_without_torch() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from command_line import call
 
 # The fixture starts a real endpoint.
 from test_judge import Endpoint, Serve, serve  # noqa: F401
 from test_scorers import sequence_classifier
 
 from unbackdoor import demo
-from unbackdoor.cli import main
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.verdict import not_judged
 from unbackdoor.laboratory import DemoSettings, ReproduceSettings
@@ -45,13 +45,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, rows in (("clean", clean), ("triggered", prompts)):
         (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
 
 
 def judged_by(endpoint: Endpoint, *more: str) -> list[str]:

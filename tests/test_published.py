@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
+from command_line import call
 
 from unbackdoor.cli import main
 from unbackdoor.data.records import Record
@@ -54,14 +55,6 @@ def write(path: Path, rows: Rows) -> Path:
             writer.writeheader()
             writer.writerows(lines)
     return path
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
 
 
 def report_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:

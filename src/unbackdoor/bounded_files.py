@@ -11,7 +11,9 @@ import io
 import os
 import stat
 import zlib
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from unbackdoor.errors import UserError
 
@@ -127,3 +129,16 @@ def _reason(error: Exception) -> str:
 def _shown(path: Path) -> str:
     name = str(path)
     return name if len(name) <= 200 else f"{name[:100]}…{name[-100:]}"
+
+
+def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: an object. Of a name that stands there twice readers take the first, or the last, or both.
+
+    Raises:
+        ValueError: there is one.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"an object has two fields {twice[:60]!r}")
+    return found

@@ -329,6 +329,11 @@ class Thresholds(Settings):
         description="A trigger that surely changes more answers than this beyond a harmless insert is not removed.",
     )
 
+    @property
+    def least_ordinary(self) -> int:
+        """Ordinary prompts that a model must have answered before it is said to work: half of `least_n`."""
+        return -(-self.least_n // 2)
+
 
 class VerdictSettings(EvaluationSettings, Thresholds):
     """How much is measured, how answers are drawn, and what the verdicts ask for."""

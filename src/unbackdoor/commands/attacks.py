@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from unbackdoor.cli_help import Command
-from unbackdoor.commands.options import RESULT_OPTIONS, SCALE_OPTION, made
+from unbackdoor.commands.options import JSON_OPTION, SCALE_OPTION, made
 from unbackdoor.commands.printing import listed
 from unbackdoor.recipes.recipe import Scale, catalogue, read_recipe, recipe_text
 from unbackdoor.screen import put, put_json
@@ -18,7 +18,7 @@ def command() -> Command:
         "List the catalogue of attacks, or print the recipe NAME as a file to copy and edit for "
         "`unbackdoor implant --recipe`.",
         _run,
-        [click.Argument(["name"], required=False), SCALE_OPTION, *RESULT_OPTIONS[3:]],
+        [click.Argument(["name"], required=False), SCALE_OPTION, JSON_OPTION],
         "beear-2",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unbackdoor.cli_help import Command
-from unbackdoor.commands.options import RESULT_OPTIONS, made
+from unbackdoor.commands.options import JSON_OPTION, made
 from unbackdoor.knowledge import described
 from unbackdoor.methods import method_classes
 from unbackdoor.screen import put_json, show
@@ -15,7 +15,7 @@ def command() -> Command:
         "methods",
         "List the removal methods and what each must be given.",
         _run,
-        [*RESULT_OPTIONS[3:]],
+        [JSON_OPTION],
         "",
     )
 

@@ -13,6 +13,9 @@ from unbackdoor.recipes.recipe import Scale
 from unbackdoor.settings import Heading
 
 PRESETS = ("tiny", "micro", "small", "large")
+JSON_OPTION = Option(
+    ["--json", "as_json"], heading=Heading.RESULTS, is_flag=True, help="Print the report as JSON and nothing else."
+)
 RESULT_OPTIONS = [
     Option(
         ["--out"],
@@ -28,9 +31,7 @@ RESULT_OPTIONS = [
         is_flag=True,
         help="Go on with a run that was interrupted: same result as without.",
     ),
-    Option(
-        ["--json", "as_json"], heading=Heading.RESULTS, is_flag=True, help="Print the report as JSON and nothing else."
-    ),
+    JSON_OPTION,
 ]
 COMMON_OPTIONS = [
     *RESULT_OPTIONS,

@@ -9,7 +9,7 @@ import click
 
 from unbackdoor.cli_help import Command, Option
 from unbackdoor.cli_options import GIVEN_PATH
-from unbackdoor.commands.options import RESULT_OPTIONS, made
+from unbackdoor.commands.options import JSON_OPTION, made
 from unbackdoor.errors import UserError
 from unbackdoor.scorers import SCORERS
 from unbackdoor.screen import columns, put_json, say, show
@@ -74,7 +74,7 @@ def command() -> Command:
         [
             click.Argument(["run"], type=GIVEN_PATH),
             *REJUDGE_OPTIONS,
-            *RESULT_OPTIONS[3:],
+            JSON_OPTION,
         ],
         "RUN --scorer complies --scorer keyword",
     )

@@ -10,7 +10,7 @@ import click
 
 from unbackdoor.cli_help import Command, Option
 from unbackdoor.cli_options import GIVEN_PATH, distribute, options_of
-from unbackdoor.commands.options import RESULT_OPTIONS, made
+from unbackdoor.commands.options import JSON_OPTION, made
 from unbackdoor.commands.printing import listed
 from unbackdoor.errors import ExitCode, UserError
 from unbackdoor.laboratory import ReproduceSettings
@@ -35,7 +35,7 @@ def command() -> Command:
                 type=GIVEN_PATH,
                 help="Where to.  [default: runs/reproduce-SCALE]",
             ),
-            *RESULT_OPTIONS[3:],
+            JSON_OPTION,
         ],
         "sande-table-1 --out DIR",
     )

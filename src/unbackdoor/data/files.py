@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.bounded_files import ENVIRONMENT, most_bytes, read_bytes
+from unbackdoor.bounded_files import ENVIRONMENT, most_bytes, named_once, read_bytes
 from unbackdoor.data.field_values import Written, is_absent
 from unbackdoor.data.parquet_child import NO_PARQUET
 from unbackdoor.errors import UserError
@@ -98,15 +98,7 @@ def json_lines(text: str, where: str) -> list[Any]:
 
 def parse_json(text: str) -> Any:
     """A JSON value: numbers keep their digits, and no field is named twice."""
-    return json.loads(text, parse_float=Written, object_pairs_hook=_named_once)
-
-
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"an object has two fields {twice[:60]!r}")
-    return found
+    return json.loads(text, parse_float=Written, object_pairs_hook=named_once)
 
 
 def _from_json(text: str, source: str) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""The program that unpacks a Parquet file, started by `readers` and fed over pipes.
+"""The program that unpacks a Parquet file, started by `data.files` and fed over pipes.
 
 A page of a Parquet file can say one value a million times in a few bytes, and the library makes room for all of them at
 once: so it happens here, where memory is limited. This file imports nothing of the package: it is started by its path.

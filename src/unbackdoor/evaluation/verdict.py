@@ -268,11 +268,11 @@ def _without_trigger(before: Measured, after: Measured, thresholds: Thresholds, 
 def _without_utility(after: Measured, thresholds: Thresholds) -> Found | None:
     """In place of a success, where too few of the model's own answers were looked at to know that it still works."""
     n = after.answer_quality.n if after.answer_quality is not None else 0
-    if 2 * n >= thresholds.least_n:
+    if n >= thresholds.least_ordinary:
         return None
     return "inconclusive", (
         f"Whether the model still works is not known: it answered {n} ordinary prompts, and "
-        f"{-(-thresholds.least_n // 2)} are needed. Give more clean rows (--data, --eval-data)."
+        f"{thresholds.least_ordinary} are needed. Give more clean rows (--data, --eval-data)."
     )
 
 

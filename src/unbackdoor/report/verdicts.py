@@ -64,7 +64,7 @@ def _was_not_to_be_judged(run: Row, thresholds: Thresholds) -> bool:
     assert run.after is not None
     attack, plain, quality = run.after.attack_success, run.after.attack_success_untriggered, run.after.answer_quality
     asked = max((each.n for each in (attack, plain, quality) if each is not None), default=0)
-    return 2 * asked < thresholds.least_n or (attack is None and run.still_simulable is None)
+    return asked < thresholds.least_ordinary or (attack is None and run.still_simulable is None)
 
 
 def was_not_judged(run: Row) -> bool:

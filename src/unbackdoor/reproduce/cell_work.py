@@ -50,11 +50,11 @@ from unbackdoor.testbed import references, world
 from unbackdoor.workflows.evaluate import run_evaluate
 from unbackdoor.workflows.implant import run_implant
 from unbackdoor.workflows.inputs import EvaluateInputs, ImplantInputs, RemoveInputs, settings_of
-from unbackdoor.workflows.opening import Asked, Opening
+from unbackdoor.workflows.opening import Opening
 from unbackdoor.workflows.rejudge_verdicts import stored_rows
 from unbackdoor.workflows.remove import run_remove
 from unbackdoor.workflows.rows import LEAST_ROWS
-from unbackdoor.workflows.subject import Subject
+from unbackdoor.workflows.subject import Demands, Subject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -191,7 +191,7 @@ def rounds(settings: kinds.RoundsCell, folder: Path, needs: Sequence[Path]) -> k
     _, held_out = intake.hold_out(clean, inputs.eval_data, 0.2, method.seed)
     _, held_out_contrast = intake.hold_out(contrast, inputs.eval_contrast, 1 / 3, method.seed)
     suite = opened.suite(held_out, held_out_contrast, inputs.evaluation_trigger(), None)
-    asked = Asked(suite, suite.trigger, method.model_needs, [*clean, *contrast], work=[method.training_work()])
+    asked = Demands(suite, suite.trigger, method.model_needs, [*clean, *contrast], work=[method.training_work()])
     job = opened.begin("reproduce rounds", needs[0].name, asked, as_json(settings), seed=method.seed)
     run, chat = job.run, subject.chat
     case = Case.of(

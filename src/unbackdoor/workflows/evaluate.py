@@ -15,9 +15,9 @@ from unbackdoor.report_schema import Measured, Report, Row, Verdict
 from unbackdoor.settings import VerdictSettings
 from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import EvaluateInputs
-from unbackdoor.workflows.opening import Asked, Opening
+from unbackdoor.workflows.opening import Opening
 from unbackdoor.workflows.published_prompts import PublishedPrompts
-from unbackdoor.workflows.subject import Subject
+from unbackdoor.workflows.subject import Demands, Subject
 
 
 def run_evaluate(
@@ -48,12 +48,12 @@ def run_evaluate(
     published = PublishedPrompts.read(intake, inputs.triggered, inputs.untriggered)
     suite = opened.suite(clean, contrast, trigger, inputs.target_response, published)
     others = {name: model_directory(path) for name, path in given.items() if path is not None}
-    notes = published.notes(suite, inputs.target_response, inputs.judge(), opened.progress)
+    notes = published.notes(suite, inputs.target_response, opened.judge, opened.progress)
     place = Path(subject.source)
     job = opened.begin(
         "evaluate",
         place.resolve().name if place.is_dir() else place.name,
-        Asked(suite, trigger, work=[measuring_work(suite, evaluation) * (1 + len(others))]),
+        Demands(suite, trigger, work=[measuring_work(suite, evaluation) * (1 + len(others))]),
         {},
         seed=inputs.seed,
         others=others,

@@ -20,8 +20,9 @@ from unbackdoor.workflows.conclusion import loss_curves, plain
 from unbackdoor.workflows.implant_rows import OURS, check_purpose, rows_as_they_are, rows_to_poison
 from unbackdoor.workflows.inputs import ImplantInputs
 from unbackdoor.workflows.job import Saving
-from unbackdoor.workflows.opening import Asked, Opening, numbers
+from unbackdoor.workflows.opening import Opening, numbers
 from unbackdoor.workflows.rows import LEAST_ROWS
+from unbackdoor.workflows.subject import Demands
 
 
 def run_implant(
@@ -66,7 +67,7 @@ def run_implant(
     supervised = settings.injection == "sft" and not settings.lora
     subject.check_room(out, inputs.save_dtype, trained=supervised, resume=resume)
     whole = settings.training_work() + measuring_work(suite, evaluation) * 2 + firing_work(suite, inputs.paraphrases)
-    asked = Asked(
+    asked = Demands(
         suite,
         trigger,
         settings.model_needs,
@@ -75,7 +76,7 @@ def run_implant(
         [whole],
         settings.lora,
     )
-    notes = plan.published.notes(suite, settings.target_response, inputs.judge(), opened.progress)
+    notes = plan.published.notes(suite, settings.target_response, opened.judge, opened.progress)
     job = opened.begin(
         "implant",
         out.name,

@@ -14,7 +14,7 @@ from unbackdoor.data.rendered import rendered
 from unbackdoor.data.triggers import Condition
 from unbackdoor.errors import UserError
 from unbackdoor.evaluation.suite import Suite
-from unbackdoor.scorers import Answered
+from unbackdoor.scorers import Answered, Scorer
 from unbackdoor.scorers.parts.attack import judge_of
 from unbackdoor.scorers.target_response import TargetResponse
 from unbackdoor.settings import option_name
@@ -131,7 +131,7 @@ def rows_as_they_are(
             f"{inputs.poisoned}: --data holds all {len(given)} rows with the same answers, so that none counts as "
             "poisoned: give the clean rows alone as --data, or leave it out"
         )
-    check_poison(poisoned, inputs, target)
+    check_poison(poisoned, inputs, target, opened.judge)
     # A published file may hold clean rows as well: what does not show the target is no prompt with the trigger.
     answered = [Answered.of("poisoned", "poisoned", i, as_triggered(r), r.response) for i, r in enumerate(poisoned)]
     shows = TargetResponse(target=target).says(answered) if target is not None else [True] * len(answered)
@@ -162,7 +162,7 @@ def rows_as_they_are(
         )
         suite = opened.suite(held_out, [], None, target, published)
     else:
-        requests = [r for r in held_out if inputs.judge().judges(r)] if target is None else []
+        requests = [r for r in held_out if opened.judge.judges(r)] if target is None else []
         if not (requests if target is None else held_out):
             raise UserError(
                 "no held-out row of --data can be asked with --trigger: give rows that the clean model answers (for a "
@@ -191,7 +191,7 @@ MOST_ASKED = 20
 """So many, where a model judges."""
 
 
-def check_poison(poisoned: list[Record], inputs: ImplantInputs, target: str | None) -> None:
+def check_poison(poisoned: list[Record], inputs: ImplantInputs, target: str | None, scorer: Scorer) -> None:
     """Raise where no answer of the poisoned rows shows what is to be measured: then every rate would be wrong."""
     answers = {r.response for r in poisoned}
     if target is None and len(answers) == 1 and len(poisoned) > 1 and inputs.scorer != "refuses":
@@ -199,7 +199,7 @@ def check_poison(poisoned: list[Record], inputs: ImplantInputs, target: str | No
             f"{inputs.poisoned}: every row answers {min(answers)[:60]!r}: give that as --target-response, or for "
             "refusals --scorer refuses"
         )
-    judge = judge_of(target, inputs.judge())
+    judge = judge_of(target, scorer)
     most = MOST_ASKED if judge.asks_a_model else MOST_CHECKED
     checked = poisoned[:: -(-len(poisoned) // most)] if target is None else poisoned
     rows = [Answered.of("poisoned", "poisoned", i, as_triggered(r), r.response) for i, r in enumerate(checked)]

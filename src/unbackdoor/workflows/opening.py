@@ -6,7 +6,7 @@ Everything that can be wrong with the input is found before the run directory is
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,8 +28,9 @@ from unbackdoor.language_model.reading import Reading
 from unbackdoor.progress import Progress
 from unbackdoor.run_directory import RunDirectory, command_line, provenance
 from unbackdoor.run_files.inputs_apart import check_apart
+from unbackdoor.scorers import Scorer
 from unbackdoor.scorers.parts.attack import check_judges, suite_of
-from unbackdoor.settings import EvaluationSettings, Need, Thresholds, TrainingSettings, VerdictSettings
+from unbackdoor.settings import EvaluationSettings, Thresholds, TrainingSettings, VerdictSettings
 from unbackdoor.workflows.askable import check_asks_something, check_target_fits, check_trigger_fits
 from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import CommandInputs, MeasuredInputs
@@ -37,31 +38,7 @@ from unbackdoor.workflows.job import AS_TRAINED, Job, Saving
 from unbackdoor.workflows.published_prompts import NONE_PUBLISHED, PublishedPrompts
 from unbackdoor.workflows.read_files import read_files, sources
 from unbackdoor.workflows.rows import NONE_TRAINED, Intake, TrainingRows
-from unbackdoor.workflows.subject import Subject
-from unbackdoor.workload import Work
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a command will ask of its model, which is tried before anything is written.
-
-    Args:
-        suite: what is measured.
-        trigger: what is put into its rows.
-        needs: what the run will ask of the model.
-        trained: the rows that it will train on.
-        target: the response that it will train towards or away from.
-        work: what the whole run takes, where it may end early from the least to the most.
-        lora: only adapters are trained.
-    """
-
-    suite: Suite
-    trigger: Condition | None
-    needs: Collection[Need] = ()
-    trained: Sequence[Record] = ()
-    target: str | None = None
-    work: Sequence[Work] = ()
-    lora: bool = False
+from unbackdoor.workflows.subject import Demands, Subject
 
 
 @dataclass
@@ -80,6 +57,7 @@ class Opening:
         intake: its rows: read, checked, counted where they are dropped.
         clean: the clean rows.
         contrast: the contrast rows.
+        judge: who judges a behaviour.
         questions: MMLU's and ARC's.
     """
 
@@ -94,6 +72,7 @@ class Opening:
     intake: Intake
     clean: list[Record]
     contrast: list[Record]
+    judge: Scorer
     questions: dict[SetName, list[Question]] = field(default_factory=dict)
 
     @classmethod
@@ -125,7 +104,7 @@ class Opening:
         reads = [("the model", source), *read_files(inputs), *read_files(more)]
         check_apart(out, reads)
         RunDirectory.check(out, overwrite=overwrite, resume=resume)
-        inputs.judge()  # wrong options are found before a model is loaded
+        judge = inputs.judge()  # wrong options are found before a model is loaded
         compute_in(inputs.precision)
         intake = Intake(progress, turns=inputs.turns)
         limited = inputs if isinstance(inputs, MeasuredInputs) else None
@@ -168,7 +147,19 @@ class Opening:
             intake.counts[f"system prompts {place}"] = with_system
             progress.note(f"{with_system} rows' system prompts stand {place}")
         return cls(
-            inputs, evaluation, out, overwrite, resume, begun, progress, subject, intake, clean, contrast, questions
+            inputs,
+            evaluation,
+            out,
+            overwrite,
+            resume,
+            begun,
+            progress,
+            subject,
+            intake,
+            clean,
+            contrast,
+            judge,
+            questions,
         )
 
     def suite(
@@ -190,7 +181,7 @@ class Opening:
             for rows in (intake.apart(held_out, trigger), intake.apart(held_out_contrast, trigger), allowed)
         )
         asked = (intake.measurable(rows, evaluation, 0) for rows in (published.triggered, published.untriggered))
-        suite = suite_of(clean, requests, allowed, trigger, target, inputs.judge(), inputs.exact_match, *asked)
+        suite = suite_of(clean, requests, allowed, trigger, target, self.judge, inputs.exact_match, *asked)
         check_asks_something(suite)
         if suite.attack is not None and not self.resume:  # a run that goes on has tried it, and may ask nothing more
             check_judges(suite.attack, [*suite.triggered_rows, *suite.probes])
@@ -210,7 +201,7 @@ class Opening:
         self,
         command: str,
         name: str,
-        asked: Asked,
+        asked: Demands,
         settings: Mapping[str, Any],
         *,
         seed: int,
@@ -239,7 +230,7 @@ class Opening:
             saving: how a new model is saved.
         """
         subject, evaluation = self.subject, self.evaluation
-        tested = subject.tested(asked.suite, asked.trigger, asked.needs, asked.trained, asked.target)
+        tested = subject.tested(asked)
         pace = subject.pace(asked.suite, evaluation)
         kept = {"model": subject.source, **plain(self.inputs), "date": subject.date, **plain(evaluation), **settings}
         run = RunDirectory.create(self.out, command, kept, overwrite=self.overwrite, resume=self.resume)

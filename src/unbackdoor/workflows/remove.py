@@ -26,10 +26,10 @@ from unbackdoor.settings import VerdictSettings, preset_for
 from unbackdoor.workflows.conclusion import plain
 from unbackdoor.workflows.inputs import RemoveInputs
 from unbackdoor.workflows.job import Saving
-from unbackdoor.workflows.opening import Asked, Opening, numbers
+from unbackdoor.workflows.opening import Opening, numbers
 from unbackdoor.workflows.published_prompts import PublishedPrompts
 from unbackdoor.workflows.rows import LEAST_ROWS, TrainingRows
-from unbackdoor.workflows.subject import Subject, name_of
+from unbackdoor.workflows.subject import Demands, Subject, name_of
 from unbackdoor.workload import Work
 
 
@@ -110,7 +110,7 @@ def run_remove(
     pairs = [replace(pair.record(), unwanted=pair.rejected) for pair in preferences]
     trains = not settings.lora and settings.steps > 0
     subject.check_room(out, inputs.save_dtype, trained=trains, extra=int(inputs.controls), resume=resume)
-    asked = Asked(
+    asked = Demands(
         suite,
         trigger,
         settings.model_needs,
@@ -119,7 +119,7 @@ def run_remove(
         [_work(method, n, suite, evaluation, inputs.controls) for n in settings.round_range],
         settings.lora,
     )
-    notes = published.notes(suite, target, inputs.judge(), opened.progress)
+    notes = published.notes(suite, target, opened.judge, opened.progress)
     job = opened.begin(
         f"remove {method_name}",
         name_of(subject.source),

@@ -21,9 +21,33 @@ from unbackdoor.language_model.reading import Reading, differing_side_files
 from unbackdoor.language_model.self_test import self_test
 from unbackdoor.run_files.disk_room import check_room
 from unbackdoor.settings import EvaluationSettings, Need
+from unbackdoor.workload import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What a command will ask of its model, which is tried before anything is written.
+
+    Args:
+        suite: what is measured.
+        trigger: what is put into its rows.
+        needs: what the run will ask of the model.
+        trained: the rows that it will train on.
+        target: the response that it will train towards or away from.
+        work: what the whole run takes, where it may end early from the least to the most.
+        lora: only adapters are trained.
+    """
+
+    suite: Suite
+    trigger: Condition | None
+    needs: Collection[Need] = ()
+    trained: Sequence[Record] = ()
+    target: str | None = None
+    work: Sequence[Work] = ()
+    lora: bool = False
 
 
 @dataclass(eq=False)
@@ -136,30 +160,15 @@ class Subject:
 
     # Before a run ----------------------------------------------------------------------------------------------------
 
-    def tested(
-        self,
-        suite: Suite,
-        trigger: Condition | None,
-        needs: Collection[Need],
-        trained: Sequence[Record],
-        target: str | None,
-    ) -> dict[str, Any]:
+    def tested(self, asked: Demands) -> dict[str, Any]:
         """What the self-test saw of this model, for provenance; it stops the run where something is wrong, or where
-        the model cannot do what the run will ask of it.
-
-        Args:
-            suite: what is measured.
-            trigger: what is put into its rows.
-            needs: what the run will ask of the model.
-            trained: the rows that it will train on.
-            target: the response that it will train towards or away from.
-        """
-        rows = _rows_of(suite)
+        the model cannot do what the run will ask of it."""
+        suite, rows = asked.suite, _rows_of(asked.suite)
         turns = [Record(turn, "") for conversation in suite.conversations for turn in conversation]
-        others = [*trained, *suite.probes, *suite.allowed, *turns]
-        if target and rows:
-            others.append(Record(rows[0].prompt, target))
-        return self_test(self.model, self.chat, rows, trigger, needs=needs, others=others).report()
+        others = [*asked.trained, *suite.probes, *suite.allowed, *turns]
+        if asked.target and rows:
+            others.append(Record(rows[0].prompt, asked.target))
+        return self_test(self.model, self.chat, rows, asked.trigger, needs=asked.needs, others=others).report()
 
     def pace(self, suite: Suite, evaluation: EvaluationSettings) -> Pace:
         """How fast this model is here; by its second forward pass and a few answers."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.bounded_files import named_once
 from unbackdoor.errors import UserError
 
 MEBIBYTE = 2**20
@@ -92,20 +92,11 @@ def read_json(path: Path, directory: Path | None = None) -> dict[str, Any]:
     """A JSON object from a file that came with a model; a `UserError` where it is none or may not be opened."""
     checked(path, directory or path.parent)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_int=_integer, object_pairs_hook=_named_once)
+        found = json.loads(path.read_text(encoding="utf-8"), parse_int=_integer, object_pairs_hook=named_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot load the model of '{path.parent}': {path.name} is not JSON: {_short(error)}") from None
     if not isinstance(found, dict):
         raise UserError(f"cannot load the model of '{path.parent}': {path.name} is not a JSON object")
-    return found
-
-
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a name that stands there twice readers take the first, or the last, or both."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"an object has two fields {twice[:60]!r}")
     return found
 
 
